@@ -1,0 +1,173 @@
+"""What a handler is, and what may come of one record: the contract between the handlers and the loop that runs them.
+
+A handler is a pure decision over one partition: it reads and writes state, sends records and asks for HTTP calls only
+through the transaction it is given, and takes the time as an argument. The loop commits all of it (outputs, state and
+input position) in one Kafka transaction or none of it. HTTP calls that a handler asks for are made after the
+transaction that asked for them has been committed, never inside one; what they answered comes back by `on_reply`.
+
+After any failure the same input is given again against the same state, so a handler never sees half of its own work.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from worker.events import Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record of a topic; `timestamp` is in milliseconds since the epoch."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A topic that a handler reads.
+
+    `start`: where a task without any state begins, the topic's beginning or its end as it is then.
+    """
+
+    topic: str
+    start: Literal["earliest", "latest"] = "earliest"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An HTTP call that a handler wants made once its transaction is committed.
+
+    `id` comes back with the reply and is unique among the calls under way; `lane` names the target whose rate limit,
+    breaker and session serve it. `path` is below the target's base URL, already encoded.
+    """
+
+    id: str
+    lane: str
+    method: str
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    json: object | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a call: a status with headers (names in lower case) and body, or no answer at all.
+
+    `status` is None where the call got no answer (`error` says why: `timeout`, `connection`, `tls`, ...), in which
+    case it may or may not have been carried out; `sent` is False only if it certainly never left.
+    """
+
+    status: int | None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    error: str | None = None
+    sent: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The record was handled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """The record needs nothing done; `reason` is a short fixed word for the metrics, such as `seen`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Not now: give the same record again after `after` seconds; the records behind it wait."""
+
+    after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """The record can never be handled: it goes to the dead letters; `reason` holds no customer data."""
+
+    reason: str
+
+
+Outcome = Done | Skip | Retry | Dead
+
+
+class State(Protocol):
+    """The state of one task: an ordered map of bytes, written with the transaction."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value of `key`, None where there is none; writes of this transaction are seen."""
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set `key`. Keys are 1 to 500 bytes (LMDB's limit of 511 less our own prefix)."""
+
+    def delete(self, key: bytes) -> None:
+        """Remove `key`; nothing happens where there is none."""
+
+    def scan(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) of the keys with `prefix`, in byte order, from `start` on.
+
+        Writes of this transaction are seen. Do not write under the prefix while the iterator is open.
+        """
+
+
+class Tx(State, Protocol):
+    """The transaction that a handler works in."""
+
+    def send(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes | None,
+        headers: Headers | None = None,
+        *,
+        partition_key: bytes | None = None,
+    ) -> None:
+        """Publish a record with this transaction; its partition is murmur2 of `partition_key`, by default of `key`."""
+
+    def call(self, call: Call) -> None:
+        """Have an HTTP call made once this transaction is committed; the answer comes by `on_reply`."""
+
+
+class Handler(Protocol):
+    """One stage of a handler, run once for each partition of its primary input.
+
+    The loop calls, always within a transaction: `open` once after the state was restored; `on_record` for each record,
+    in order within each input; `on_reply` for each answer; `on_timer` when the time that the last `on_timer` (or
+    `open`) returned has come. `now` is milliseconds since the epoch. Only one call runs at a time.
+    """
+
+    @property
+    def stage(self) -> str:
+        """The stage's name: of its group, its transactional ids and its state topic."""
+
+    @property
+    def version(self) -> int:
+        """The version of the state's format; state of an older one is rebuilt, of a newer one refused."""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What it reads: the primary input first (the group's subscription), further ones with it by partition."""
+
+    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:
+        """Take up a partition. `ends` has the end offset of each input now.
+
+        Returns when `on_timer` is first wanted, in milliseconds since the epoch, or None.
+        """
+
+    def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:
+        """Handle one record. `Dead` and `Retry` must be returned before anything is written to `tx`."""
+
+    def on_reply(self, tx: Tx, call: Call, reply: Reply, now: int) -> None:
+        """Take the answer of a call."""
+
+    def on_timer(self, tx: Tx, now: int) -> int | None:
+        """Do what is due; return when to be called next, in milliseconds since the epoch, or None for never."""

@@ -1,0 +1,5 @@
+"""(placeholder while the contract is laid down)"""
+
+
+class Normalizer:
+    """See the contract."""

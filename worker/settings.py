@@ -1,0 +1,108 @@
+"""The building blocks of the configuration: durations, secrets by reference, and what every source and target has.
+
+The settings of one kind of source stand in its adapter's file and extend `SourceSettings`; the whole configuration is
+put together and checked in `worker.config`.
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def _seconds(value: object) -> object:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value)
+        if match is None:
+            message = f"{value!r} is not a duration; write a number with a unit: 500ms, 30s, 5m, 1h, 7d"
+            raise ValueError(message)
+        return float(match[1]) * _UNITS[match[2]]
+    return value
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    Field(ge=0, description="A duration: a number of seconds, or a number with a unit: 500ms, 30s, 5m, 1h, 7d"),
+]
+
+NAME_PATTERN: Final = r"^[a-z][a-z0-9_-]{0,62}$"
+SourceName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+# What the privacy policy may do with an upstream's field.
+Treatment = Literal["keep", "hash", "drop"]
+
+
+class Model(BaseModel):
+    """A part of the configuration: unknown keys are refused, and nothing changes once it has been read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Secret(Model):
+    """A reference to a secret: the name of an environment variable or of a file, never the value itself."""
+
+    env: str | None = Field(default=None, min_length=1, description="Name of an environment variable")
+    file: Path | None = Field(default=None, description="File whose content, less a final line break, is the secret")
+
+    @model_validator(mode="after")
+    def _one(self) -> "Secret":
+        if (self.env is None) == (self.file is None):
+            message = "name either env or file"
+            raise ValueError(message)
+        return self
+
+    def read(self) -> str:
+        """Return the value as it is now, so that a rotated file is taken up; raises ValueError where there is none."""
+        if self.file is not None:
+            try:
+                value = self.file.read_text(encoding="utf-8").rstrip("\r\n")
+            except OSError as error:
+                message = f"the file {self.file} cannot be read: {error.strerror}"
+                raise ValueError(message) from error
+            what = f"the file {self.file}"
+        else:
+            value = os.environ.get(self.env or "", "")
+            what = f"the environment variable {self.env}"
+        if not value:
+            message = f"{what} is empty or not set"
+            raise ValueError(message)
+        return value
+
+
+class HttpSettings(Model):
+    """How an API is spoken to, whether it is a source or a target of deletions."""
+
+    url: AnyHttpUrl = Field(description="Base URL; paths of the API are appended")
+    rate: float = Field(default=10.0, gt=0, description="Requests a second, retries included")
+    burst: int = Field(default=10, ge=1, description="Requests that may be sent at once after a pause")
+    timeout: Duration = Field(default=30.0, gt=0, description="For one request, from connecting to the last byte")
+    max_response_bytes: int = Field(default=16 * 1024 * 1024, ge=1024, description="A larger answer is refused")
+    ca_file: Path | None = Field(default=None, description="CA certificates to trust instead of the system's")
+    allow_private_addresses: bool = Field(
+        default=False, description="Allow loopback, link-local and private address ranges"
+    )
+
+
+class SourceSettings(HttpSettings):
+    """What every source has, whatever its kind."""
+
+    kind: str
+    interval: Duration = Field(default=5.0, gt=0, description="From the end of one poll to the next")
+    scan_interval: Duration = Field(default=3600.0, gt=0, description="From the end of one enumeration to the next")
+    page_size: int = Field(default=100, ge=1, le=1000)
+    region: str = Field(default="US", pattern="^[A-Z]{2}$", description="Of phone numbers without a country code")
+    privacy: dict[str, Treatment] = Field(
+        default_factory=dict, description="By upstream field: keep, hash (identifiers only) or drop; over the defaults"
+    )
+    absence_guard_count: int = Field(default=10, ge=0, description="Absences held above max(this, the fraction)")
+    absence_guard_fraction: float = Field(default=0.02, ge=0, le=1, description="Of the source's live customers")
+
+    def secrets(self) -> dict[str, Secret]:
+        """Return the secrets that this source needs, by the name of the setting."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, Secret)}

@@ -1,0 +1,214 @@
+"""The topics of a deployment, declared once: name, key, cleanup and the settings that the guarantees rest on.
+
+`plan` compares the declaration with what a cluster has; a worker refuses to start over a topic that is missing or
+wrong, because a state topic that deletes, or an event topic that trusts the producer's clock, loses data silently.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+DAY_MS: Final = 86_400_000
+
+Cleanup = Literal["compact", "delete"]
+
+# The stages, in the order in which the data flows through them.
+STAGES: Final = ("poll", "keys", "pairs", "clusters", "requests", "executor")
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """One declared topic. `config` is in Kafka's own names and units."""
+
+    name: str
+    key: str
+    cleanup: Cleanup
+    partitions: int
+    public: bool
+    config: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Return every setting that is created with the topic and checked later."""
+        return {"cleanup.policy": self.cleanup, **self.config}
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of all topics of one deployment.
+
+    Public names start with `prefix`. Internal ones start with `rollcall.`, or with `rollcall.<prefix>.` where the
+    prefix is not the default, so that deployments with different prefixes never meet.
+    """
+
+    prefix: str = "customers"
+    partitions: int = 8
+    receipts_retention_ms: int = -1
+
+    @property
+    def internal(self) -> str:
+        """Return what internal names start with, without the dot."""
+        return "rollcall" if self.prefix == "customers" else f"rollcall.{self.prefix}"
+
+    @property
+    def events(self) -> str:
+        """Return the log of all changes."""
+        return f"{self.prefix}.events"
+
+    @property
+    def latest(self) -> str:
+        """Return the table of live customers."""
+        return f"{self.prefix}.latest"
+
+    @property
+    def clusters(self) -> str:
+        """Return the table of which cluster a customer is in."""
+        return f"{self.prefix}.clusters"
+
+    @property
+    def identity(self) -> str:
+        """Return the log of merges, splits, changed winners and reviews."""
+        return f"{self.prefix}.identity"
+
+    @property
+    def deletions(self) -> str:
+        """Return the table of deletions, by target and customer."""
+        return f"{self.prefix}.deletions"
+
+    @property
+    def receipts(self) -> str:
+        """Return the log of receipts, one a request."""
+        return f"{self.prefix}.receipts"
+
+    @property
+    def deadletters(self) -> str:
+        """Return where records go that cannot be handled."""
+        return f"{self.prefix}.deadletters"
+
+    @property
+    def keys(self) -> str:
+        """Return the match keys, from the keys stage to the pairs stage."""
+        return f"{self.internal}.keys"
+
+    @property
+    def links(self) -> str:
+        """Return nodes and links, from the keys and pairs stages to the clusters stage."""
+        return f"{self.internal}.links"
+
+    @property
+    def departures(self) -> str:
+        """Return customers that left a cluster, from the clusters stage to the deletes."""
+        return f"{self.internal}.departures"
+
+    @property
+    def requests(self) -> str:
+        """Return requested deletions, from the requests stage to the executor."""
+        return f"{self.internal}.requests"
+
+    @property
+    def control(self) -> str:
+        """Return operators' commands."""
+        return f"{self.internal}.control"
+
+    @property
+    def approvals(self) -> str:
+        """Return operators' decisions on deletions; apart from `control` for an ACL of its own."""
+        return f"{self.internal}.approvals"
+
+    @property
+    def status(self) -> str:
+        """Return the newest status of every source, stage, plan and command."""
+        return f"{self.internal}.status"
+
+    def state(self, stage: str) -> str:
+        """Return the changelog of a stage's state."""
+        return f"{self.internal}.state.{stage}"
+
+    def group(self, stage: str) -> str:
+        """Return the consumer group of a stage."""
+        return f"{self.prefix}.{stage}"
+
+    def transactional_id(self, stage: str, partition: int) -> str:
+        """Return the transactional id of the one producer that writes for this stage and partition."""
+        return f"{self.prefix}.{stage}.{partition}"
+
+    def declared(self, stages: Iterable[str] = STAGES) -> tuple[TopicSpec, ...]:
+        """Return every topic, with the state topics of `stages`."""
+        compact = {"delete.retention.ms": str(30 * DAY_MS)}
+        table = compact | {"min.compaction.lag.ms": str(DAY_MS)}
+        log = {"retention.ms": str(30 * DAY_MS), "message.timestamp.type": "LogAppendTime"}
+        kept = log | {"retention.ms": str(self.receipts_retention_ms)}
+        state = compact | {"segment.ms": str(DAY_MS), "max.message.bytes": str(4 * 1024 * 1024)}
+        rows: list[tuple[str, str, Cleanup, bool, Mapping[str, str]]] = [
+            (self.events, "<source>/<customer id>", "delete", True, log),
+            (self.latest, "<source>/<customer id>", "compact", True, table),
+            (self.clusters, "<source>/<customer id>", "compact", True, compact),
+            (self.identity, "cluster id", "delete", True, log),
+            (self.deletions, "<target>/<customer id>", "compact", True, compact),
+            (self.receipts, "request id", "delete", True, kept),
+            (self.deadletters, "key of the failed record", "delete", True, log),
+            (self.keys, "match key and customer", "compact", False, compact),
+            (self.links, "node or link", "compact", False, compact),
+            (self.departures, "<source>/<customer id>", "delete", False, log),
+            (self.requests, "request id", "compact", False, compact),
+            (self.control, "addressee", "delete", False, log),
+            (self.approvals, "addressee", "delete", False, log),
+            (self.status, "what it is the status of", "compact", False, compact),
+            *((self.state(stage), "state key", "compact", False, state) for stage in stages),
+        ]
+        return tuple(
+            TopicSpec(name, key, cleanup, self.partitions, public, config) for name, key, cleanup, public, config in rows
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A topic as a cluster has it."""
+
+    partitions: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What has to be done for a cluster to have the declared topics: `create`, `alter` (name to settings), `wrong`.
+
+    `wrong` cannot be mended by a command: a partition count that differs.
+    """
+
+    create: tuple[TopicSpec, ...]
+    alter: Mapping[str, Mapping[str, str]]
+    wrong: tuple[str, ...]
+
+    @property
+    def empty(self) -> bool:
+        """Return whether nothing needs doing."""
+        return not (self.create or self.alter or self.wrong)
+
+    def problems(self) -> list[str]:
+        """Return the plan as a list of sentences, for a person who has to mend it."""
+        lines = [f"topic {spec.name} is missing" for spec in self.create]
+        for name, settings in self.alter.items():
+            lines += [f"topic {name}: {setting} should be {value}" for setting, value in settings.items()]
+        return lines + list(self.wrong)
+
+
+def plan(declared: Iterable[TopicSpec], found: Mapping[str, Found]) -> Plan:
+    """Compare `declared` with what is `found` (by name)."""
+    create: list[TopicSpec] = []
+    alter: dict[str, dict[str, str]] = {}
+    wrong: list[str] = []
+    for spec in declared:
+        have = found.get(spec.name)
+        if have is None:
+            create.append(spec)
+            continue
+        if have.partitions != spec.partitions:
+            wrong.append(
+                f"topic {spec.name} has {have.partitions} partitions, the configuration says {spec.partitions}: keys "
+                "would move under their state. Set kafka.partitions back, or start over under a new prefix and resync"
+            )
+        differing = {name: value for name, value in spec.settings.items() if have.config.get(name) != value}
+        if differing:
+            alter[spec.name] = differing
+    return Plan(tuple(create), alter, tuple(wrong))
