@@ -8,12 +8,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from aiokafka.partitioner import murmur2
+
 DAY_MS: Final = 86_400_000
 
 Cleanup = Literal["compact", "delete"]
 
 # The stages, in the order in which the data flows through them.
 STAGES: Final = ("poll", "keys", "pairs", "clusters", "requests", "executor")
+
+
+def partition_of(key: bytes, partitions: int) -> int:
+    """Return the partition of a key, as Kafka's default partitioner computes it: murmur2, made positive, modulo."""
+    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 @dataclass(frozen=True, slots=True)
