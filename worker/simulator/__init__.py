@@ -1,0 +1,16 @@
+"""The four upstream systems, simulated faithfully: for the demo, the tests and the benchmarks.
+
+Each is a real HTTP server that behaves as its vendor's documents and measurements say, can be told to misbehave, and keeps
+the history that an independent checker needs. `docs/simulators.md` says what each imitates and what it does not.
+"""
+
+from worker.simulator.data import People, Person
+from worker.simulator.drivly import Drivly
+from worker.simulator.faults import Fault
+from worker.simulator.server import Request, Simulator
+from worker.simulator.store import Change
+
+SYSTEMS: dict[str, type[Simulator]] = {"drivly": Drivly}
+"""The simulators by name."""
+
+__all__ = ["SYSTEMS", "Change", "Drivly", "Fault", "People", "Person", "Request", "Simulator"]
