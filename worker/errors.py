@@ -104,5 +104,14 @@ class CursorExpiredError(UpstreamError):
     """The upstream no longer knows the cursor: the feed starts over, and its enumeration proves nothing."""
 
 
+class RecordTooLargeError(RollcallError):
+    """A record is larger than the broker takes; nothing of it was written. `size` is in bytes."""
+
+    def __init__(self, message: str, *, size: int) -> None:
+        """Give the size beside the message."""
+        super().__init__(message, hint="Raise kafka.max_record_bytes together with the topics' max.message.bytes.")
+        self.size = size
+
+
 class RecordError(RollcallError):
     """One record of a topic cannot be decoded or handled: it goes to the dead letters, the task goes on."""

@@ -74,6 +74,46 @@ class Secret(Model):
         return value
 
 
+class KafkaSettings(Model):
+    """The cluster, how to reach it, and the times that fencing and recovery rest on."""
+
+    bootstrap: str = Field(default="localhost:9092", description="host:port, several separated by commas")
+    partitions: int = Field(default=8, ge=1, le=1000, description="Of every topic; fixed once they are made")
+    replication: int = Field(default=-1, ge=-1, le=10, description="Replicas of a topic; -1: the broker's default")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str | None = None
+    password: Secret | None = None
+    ca_file: Path | None = Field(default=None, description="CA certificates to trust instead of the system's")
+    cert_file: Path | None = Field(default=None, description="Client certificate")
+    key_file: Path | None = Field(default=None, description="Client key")
+    compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "none"
+    max_record_bytes: int = Field(default=1_000_000, ge=1024, description="A larger record is set aside")
+    session_timeout: Duration = Field(default=6.0, gt=0)
+    heartbeat_interval: Duration = Field(default=1.5, gt=0)
+    rebalance_timeout: Duration = Field(default=20.0, gt=0)
+    transaction_timeout: Duration = Field(default=10.0, gt=0, description="After it the broker ends a transaction")
+    commit_timeout: Duration = Field(default=8.0, gt=0, description="After it a transaction is given up here")
+    request_timeout: Duration = Field(default=15.0, gt=0)
+    start_timeout: Duration = Field(default=30.0, gt=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "KafkaSettings":
+        if self.security_protocol.startswith("SASL") and (self.username is None or self.password is None):
+            message = f"security_protocol {self.security_protocol} needs username and password"
+            raise ValueError(message)
+        if (self.cert_file is None) != (self.key_file is None):
+            message = "cert_file and key_file go together"
+            raise ValueError(message)
+        if not self.commit_timeout < self.transaction_timeout < self.request_timeout:
+            message = (
+                "commit_timeout must be below transaction_timeout, and that below request_timeout: otherwise the "
+                "client would end a transaction a second time under the same epoch"
+            )
+            raise ValueError(message)
+        return self
+
+
 class HttpSettings(Model):
     """How an API is spoken to, whether it is a source or a target of deletions."""
 

@@ -1,0 +1,443 @@
+"""Kafka's clients as the tasks need them: every wait bounded, every error told apart, no half-known outcome.
+
+Guarantees that aiokafka does not give by itself, each beside the code that gives it:
+
+- a record that the broker rejects fails the transaction (aiokafka would commit without it);
+- EndTxn is sent once: what became of an unanswered one is unknown, and sending it again under the same epoch can end
+  the next transaction instead (the torn transaction of Jepsen's analysis of Bufstream 0.1.0);
+- `stop()` of a client never hangs its caller.
+"""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from types import MappingProxyType
+from typing import Any, ClassVar, Final, cast
+
+import structlog
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import (
+    AuthenticationFailedError,
+    IllegalStateError,
+    InvalidProducerEpoch,
+    KafkaConnectionError,
+    KafkaError,
+    ProducerFenced,
+    TopicAlreadyExistsError,
+    TopicAuthorizationFailedError,
+    for_code,
+)
+from aiokafka.producer.sender import EndTxnHandler
+from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.types import Array, Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+from aiokafka.structs import OffsetAndMetadata
+
+from worker.errors import FencedError, KafkaUnavailableError, TopicError, TransactionError
+from worker.events import Headers
+from worker.settings import KafkaSettings
+from worker.topics import Found, TopicSpec
+
+log = structlog.get_logger()
+
+Encoded = tuple[bytes | None, bytes | None, Headers]
+Outputs = Mapping[tuple[str, int], Sequence[Encoded]]
+
+CLOSE_TIMEOUT: Final = 5.0
+_BATCH_BYTES: Final = 512 * 1024
+_TOPIC_CONFIG_SOURCE: Final = 1  # DYNAMIC_TOPIC_CONFIG in DescribeConfigs
+
+
+async def bounded_stop(stopping: Awaitable[Any], what: str) -> None:
+    """Wait for a client to stop, but not longer than `CLOSE_TIMEOUT` seconds.
+
+    aiokafka's `stop` may wait for a flush that never ends, or raise CancelledError at a caller whom nobody cancelled:
+    it runs as a task of its own.
+    """
+    task = asyncio.ensure_future(stopping)
+    done, _ = await asyncio.wait([task], timeout=CLOSE_TIMEOUT)
+    if not done:
+        task.cancel()
+        log.warning("kafka_client_abandoned", client=what, after_seconds=CLOSE_TIMEOUT)
+    elif not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("kafka_client_close_failed", client=what, error=type(error).__name__)
+
+
+def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext | None:
+    if settings.security_protocol not in {"SSL", "SASL_SSL"}:
+        return None
+    context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+    if settings.cert_file and settings.key_file:
+        context.load_cert_chain(settings.cert_file, settings.key_file)
+    return context
+
+
+class Connection:
+    """How to reach the cluster; makes the clients."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        """Use `settings`; secrets are read anew for each client, so that a rotated file is taken up."""
+        self.settings = settings
+
+    def _common(self) -> dict[str, Any]:
+        settings = self.settings
+        common: dict[str, Any] = {
+            "bootstrap_servers": settings.bootstrap,
+            "security_protocol": settings.security_protocol,
+            "ssl_context": _ssl_context(settings),
+            "request_timeout_ms": int(settings.request_timeout * 1000),
+        }
+        if settings.security_protocol.startswith("SASL") and settings.password is not None:
+            common |= {
+                "sasl_mechanism": settings.sasl_mechanism,
+                "sasl_plain_username": settings.username,
+                "sasl_plain_password": settings.password.read(),
+            }
+        return common
+
+    def _explain(self, error: Exception) -> KafkaUnavailableError:
+        settings = self.settings
+        if isinstance(error, AuthenticationFailedError):
+            hint = "Check kafka.username, kafka.password and kafka.sasl_mechanism."
+        elif isinstance(error, KafkaConnectionError | TimeoutError | OSError):
+            hint = "Is it running, and is kafka.bootstrap right? `rollcall kafka start` starts an embedded broker."
+        else:
+            hint = "See the broker's log; a principal without the ACL it needs looks like this too."
+        what = str(error) or type(error).__name__
+        message = f"Kafka at {settings.bootstrap} ({settings.security_protocol}) cannot be used: {what}"
+        return KafkaUnavailableError(message, hint=hint)
+
+    async def _start(self, client: Any, what: str) -> None:  # noqa: ANN401 - aiokafka's clients share no base
+        try:
+            async with asyncio.timeout(self.settings.start_timeout):
+                await client.start()
+        except BaseException as error:
+            closing = client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop()
+            await bounded_stop(closing, what)
+            if isinstance(error, KafkaError | TimeoutError | OSError):
+                raise self._explain(error) from error
+            raise
+
+    @asynccontextmanager
+    async def admin(self) -> AsyncIterator["Admin"]:
+        """Open an admin client; raises KafkaUnavailableError."""
+        client = AIOKafkaAdminClient(**self._common())
+        await self._start(client, "admin")
+        try:
+            yield Admin(client, self.settings)
+        except (KafkaConnectionError, TimeoutError) as error:
+            raise self._explain(error) from error
+        finally:
+            await bounded_stop(client.close(), "admin")
+
+    async def consumer(self, *, committed: bool = True, group: str | None = None, **more: Any) -> AIOKafkaConsumer:  # noqa: ANN401
+        """Start a consumer that commits nothing by itself; raises KafkaUnavailableError.
+
+        `committed`: see only what was committed (`read_committed`). `group`: to be a member of that group.
+        """
+        consumer = AIOKafkaConsumer(
+            **self._common(),
+            group_id=group,
+            enable_auto_commit=False,
+            isolation_level="read_committed" if committed else "read_uncommitted",
+            **({"auto_offset_reset": "none"} | more),
+        )
+        await self._start(consumer, "consumer")
+        return consumer
+
+    async def producer(self, transactional_id: str) -> "TransactionalProducer":
+        """Start a producer, which fences every earlier one of the same id and ends its open transaction.
+
+        Raises KafkaUnavailableError, FencedError.
+        """
+        settings = self.settings
+        client = AIOKafkaProducer(
+            **self._common(),
+            transactional_id=transactional_id,
+            transaction_timeout_ms=int(settings.transaction_timeout * 1000),
+            max_batch_size=_BATCH_BYTES,
+            max_request_size=settings.max_record_bytes,
+            compression_type=None if settings.compression == "none" else settings.compression,
+            retry_backoff_ms=20,
+        )
+        try:
+            await self._start(client, f"producer {transactional_id}")
+        except (ProducerFenced, InvalidProducerEpoch) as error:
+            raise _fenced(transactional_id) from error
+        return TransactionalProducer(client, transactional_id, settings)
+
+
+def _fenced(transactional_id: str) -> FencedError:
+    return FencedError(f"the producer {transactional_id} was fenced: another worker owns its partition now")
+
+
+class _EndTxnOnce(EndTxnHandler):  # type: ignore[misc] - aiokafka has no types
+    """EndTxn that is never sent again after an answer was lost."""
+
+    def handle_error(self) -> float:
+        message = "the answer to EndTxn was lost"
+        raise TransactionError(message)
+
+    async def do(self, node_id: int) -> Any:  # noqa: ANN401 - as in aiokafka
+        try:
+            response = await self._sender.client.send(node_id, self.create_request(), group=self.group)
+        except KafkaError as error:
+            message = f"the answer to EndTxn was lost ({type(error).__name__})"
+            raise TransactionError(message) from error
+        backoff = self.handle_response(response)
+        if backoff is not None:  # refused before it was carried out: the coordinator moved, or is still busy
+            await asyncio.sleep(backoff)
+        return backoff is None
+
+
+class TransactionalProducer:
+    """The one producer of a task. After any error it must be closed; another one restores what is true."""
+
+    def __init__(self, client: AIOKafkaProducer, transactional_id: str, settings: KafkaSettings) -> None:
+        """Wrap a started `client`."""
+        self._client = client
+        self._id = transactional_id
+        self._settings = settings
+        client._sender._do_txn_commit = self._end_once  # noqa: SLF001 - see the module's second guarantee
+
+    async def _end_once(self, commit_result: int) -> None:
+        sender = self._client._sender  # noqa: SLF001
+        node = await sender._find_coordinator(1, self._id)  # noqa: SLF001 - 1: a transaction's coordinator
+        await _EndTxnOnce(sender, commit_result).do(node)
+
+    async def transact(
+        self,
+        outputs: Outputs,
+        offsets: Mapping[TopicPartition, int],
+        group: str,
+    ) -> dict[tuple[str, int], int]:
+        """Write `outputs` and the group's `offsets` in one transaction, and commit it.
+
+        `outputs` is by (topic, partition). Returns, by the same, the offset after the last record. Raises FencedError,
+        or TransactionError when the outcome is unknown or nothing; nothing may be sent by this producer after either.
+        """
+        try:
+            async with asyncio.timeout(self._settings.commit_timeout):
+                await self._client.begin_transaction()
+                ends = await self._deliver(outputs)
+                if offsets:  # after the records: both at once costs a retry's back-off
+                    await self._client.send_offsets_to_transaction(
+                        {partition: OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}, group
+                    )
+                await self._client.commit_transaction()
+        except (ProducerFenced, InvalidProducerEpoch) as error:
+            raise _fenced(self._id) from error
+        except TransactionError:
+            raise
+        except (KafkaError, TimeoutError, OSError, AssertionError) as error:
+            what = str(error) or type(error).__name__
+            message = f"a transaction of {self._id} failed: {what}"
+            raise TransactionError(message) from error
+        return ends
+
+    async def _deliver(self, outputs: Outputs) -> dict[tuple[str, int], int]:
+        """Send every record and wait until the broker has taken each: a failed send must fail the transaction."""
+        queues = {where: list(self._batches(records)) for where, records in outputs.items() if records}
+        sent: list[tuple[tuple[str, int], int, Awaitable[Any]]] = []
+        while queues:  # the first batch of every partition, then the second: they travel together
+            for where, batches in list(queues.items()):
+                batch = batches.pop(0)
+                count = batch.record_count()
+                sent.append((where, count, await self._client.send_batch(batch, where[0], partition=where[1])))
+                if not batches:
+                    del queues[where]
+        answers = await asyncio.gather(*(future for _, _, future in sent))
+        return {where: answer.offset + count for (where, count, _), answer in zip(sent, answers, strict=True)}
+
+    def _batches(self, records: Iterable[Encoded]) -> Iterable[Any]:
+        batch = self._client.create_batch()
+        for key, value, headers in records:
+            if batch.append(timestamp=None, key=key, value=value, headers=headers) is None:
+                yield batch
+                batch = self._client.create_batch()
+                batch.append(timestamp=None, key=key, value=value, headers=headers)
+        yield batch
+
+    async def know(self, topics: Iterable[str]) -> None:
+        """Have the metadata of `topics` at hand, so that no send waits for it; raises KafkaUnavailableError."""
+        try:
+            async with asyncio.timeout(self._settings.request_timeout):
+                for topic in topics:
+                    await self._client.partitions_for(topic)
+        except (KafkaError, TimeoutError) as error:
+            message = f"the topics' metadata is not to be had ({type(error).__name__})"
+            raise KafkaUnavailableError(message) from error
+
+    async def close(self) -> None:
+        """Close, without waiting for what cannot end."""
+        await bounded_stop(self._client.stop(), f"producer {self._id}")
+        await bounded_stop(self._client.client.close(), f"connection of {self._id}")
+
+
+class Admin:
+    """What Rollcall asks of a cluster."""
+
+    def __init__(self, client: AIOKafkaAdminClient, settings: KafkaSettings) -> None:
+        """Wrap a started `client`."""
+        self._client = client
+        self._settings = settings
+
+    async def found(self, names: Iterable[str]) -> dict[str, Found]:
+        """Return, of the topics `names`, those that exist, with partition count and settings."""
+        wanted = list(names)
+        described = await self._client.describe_topics(wanted)
+        counts = {row["topic"]: len(row["partitions"]) for row in described if row["error_code"] == 0}
+        if not counts:
+            return {}
+        return {name: Found(counts[name], config) for name, config in (await self._configs(list(counts))).items()}
+
+    async def _configs(self, names: Sequence[str], *, own_only: bool = False) -> dict[str, dict[str, str]]:
+        resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+        configs: dict[str, dict[str, str]] = {}
+        for response in await self._client.describe_configs(resources):
+            for code, message, _, name, entries in response.resources:
+                if code:
+                    what = f"the settings of topic {name} cannot be read: {message or for_code(code).__name__}"
+                    raise TopicError(what)
+                configs[name] = {
+                    entry[0]: entry[1] for entry in entries if not own_only or entry[3] == _TOPIC_CONFIG_SOURCE
+                }
+        return configs
+
+    async def create(self, specs: Sequence[TopicSpec]) -> None:
+        """Create topics; one that is there already is left alone. Raises TopicError."""
+        if not specs:
+            return
+        new = [
+            NewTopic(spec.name, spec.partitions, self._settings.replication, topic_configs=spec.settings)
+            for spec in specs
+        ]
+        response = await self._client.create_topics(new)
+        for name, code, *more in response.topic_errors:
+            if code and for_code(code) is not TopicAlreadyExistsError:
+                reason = (more[0] if more else None) or for_code(code).__name__
+                hint = "Does this principal have CREATE on the topic?" if for_code(code) is _NOT_ALLOWED else None
+                message = f"topic {name} cannot be created: {reason}"
+                raise TopicError(message, hint=hint)
+
+    async def alter(self, changes: Mapping[str, Mapping[str, str]]) -> None:
+        """Set settings of topics, leaving their other settings as they are. Raises TopicError."""
+        if not changes:
+            return
+        own = await self._configs(list(changes), own_only=True)  # AlterConfigs replaces them all
+        resources = [
+            ConfigResource(ConfigResourceType.TOPIC, name, configs={**own[name], **settings})
+            for name, settings in changes.items()
+        ]
+        for response in await self._client.alter_configs(resources):
+            for code, message, _, name in response.resources:
+                if code:
+                    what = f"topic {name} cannot be changed: {message or for_code(code).__name__}"
+                    raise TopicError(what)
+
+    async def topic_ids(self, names: Sequence[str]) -> tuple[str, dict[str, str]]:
+        """Return the cluster's id and, by name, the ids of topics; raises TopicError for one that does not exist."""
+        client = cast("AIOKafkaClient", self._client._client)  # noqa: SLF001
+        response = await client.send(client.get_random_node(), _TopicIdsRequest(names))
+        ids = {}
+        for code, name, topic_id, *_ in response.topics:
+            if code:
+                message = f"topic {name} cannot be used: {for_code(code).__name__}"
+                raise TopicError(message, hint="`rollcall topics apply` makes the topics.")
+            ids[name] = topic_id.hex()
+        return response.cluster_id, ids
+
+
+_NOT_ALLOWED: Final = TopicAuthorizationFailedError
+
+
+class _Uuid:
+    """Kafka's UUID on the wire: sixteen bytes."""
+
+    @classmethod
+    def decode(cls, data: Any) -> bytes:  # noqa: ANN401 - a BytesIO, as in aiokafka
+        return cast("bytes", data.read(16))
+
+    @classmethod
+    def encode(cls, value: bytes) -> bytes:
+        return value
+
+    @classmethod
+    def repr(cls, value: bytes) -> str:
+        return value.hex()
+
+
+_NAME: Final = CompactString("utf-8")
+
+
+class _TopicIdsResponse(Response):
+    """Metadata v10: the first version that names a topic's id (KIP-516); aiokafka stops at v5."""
+
+    API_KEY = 3  # type: ignore[assignment]
+    API_VERSION = 10  # type: ignore[assignment]
+    SCHEMA: ClassVar[Schema] = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32), ("host", _NAME), ("port", Int32), ("rack", _NAME), ("tags", TaggedFields)
+            ),
+        ),
+        ("cluster_id", _NAME),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", _NAME),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_authorized_operations", Int32),
+        ("tags", TaggedFields),
+    )
+
+
+class _TopicIdsRequestV10(RequestStruct):
+    API_KEY = 3
+    API_VERSION = 10
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _TopicIdsResponse
+    SCHEMA = Schema(
+        ("topics", CompactArray(("topic_id", _Uuid), ("name", _NAME), ("tags", TaggedFields))),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+class _TopicIdsRequest(Request[_TopicIdsRequestV10]):
+    API_KEY = 3
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def build(self, request_struct_class: type[_TopicIdsRequestV10]) -> _TopicIdsRequestV10:
+        no_id = bytes(16)
+        topics = [(no_id, name, {}) for name in self._names]
+        return request_struct_class(topics, False, False, False, {})  # noqa: FBT003 - the protocol's fields in order

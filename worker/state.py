@@ -1,0 +1,266 @@
+"""The local store of one task: an LMDB environment that holds the data and the changelog offset it corresponds to.
+
+The disk is a cache of the changelog topic; Kafka is the truth. A store tells by itself whether it may be used: it holds
+the ids of the cluster and of the topic, the time of the newest record in it and the machine's boot
+(LMDB writes without flushing, which survives the process but not the machine). If anything differs it is wiped and read
+anew from the changelog. Data and offset move in one LMDB transaction, so it is never between two offsets.
+
+Guarantee: the writes of an open transaction are seen by its own reads and by nobody else, and they reach the store only
+by `commit`, which is called after Kafka's commit has succeeded.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, Final
+
+import lmdb
+import orjson
+
+from worker.errors import StateError
+
+MAP_SIZE: Final = 64 * 1024**3
+_META: Final = b"meta"
+_MAX_OPENINGS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a store's content depends on: another value of any of these, and it is worth nothing."""
+
+    cluster_id: str
+    topic_id: str
+
+
+def boot_id() -> str:
+    """Return the id of the machine's present boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def claim(state_dir: Path) -> tuple[Path, IO[str]]:
+    """Return a folder under `state_dir` that belongs to this process as long as the returned file stays open.
+
+    Several workers on one machine may share a `state_dir`; each has a slot of its own, and a restarted worker finds its
+    old slot free again. Raises StateError where the folder cannot be written.
+    """
+    for slot in range(1024):
+        folder = state_dir / f"slot-{slot}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = (folder / "lock").open("a", encoding="ascii")
+        except OSError as error:
+            message = f"the state folder {state_dir} cannot be used: {error.strerror}"
+            raise StateError(message, hint="Set state_dir to a folder that this user may write to.") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            continue
+        return folder, lock
+    message = f"all 1024 slots of the state folder {state_dir} are taken"
+    raise StateError(message)
+
+
+class Store:
+    """The store of one task. Not to be shared between threads; at most one transaction is open at a time."""
+
+    def __init__(self, path: Path, identity: Identity, *, oldest: int, map_size: int = MAP_SIZE) -> None:
+        """Open the store in folder `path`, wiping it where it is of no use.
+
+        `oldest`: a store whose newest record is older (ms since the epoch) is wiped, since the changelog may have
+        forgotten tombstones that it never saw. `wiped` says why it was, None if it was not.
+        """
+        self.path = path
+        self.identity = identity
+        self.wiped: str | None = None
+        self._map_size = map_size
+        self._txn: lmdb.Transaction | None = None
+        reason = self._open()
+        if reason is None:
+            reason = self._unusable(oldest)
+        if reason is not None:
+            self._wipe(reason)
+
+    def _open(self) -> str | None:
+        """Open the environment; return why what is on disk cannot be used, None if it opened."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        openings = self.path / "openings"
+        count = int(openings.read_text(encoding="ascii")) + 1 if openings.exists() else 1
+        openings.write_text(str(count), encoding="ascii")
+        data = self.path / "data.mdb"
+        if count > _MAX_OPENINGS and data.exists():
+            return f"it was opened {count - 1} times without being closed"
+        try:
+            self._env = lmdb.open(
+                str(self.path),
+                map_size=self._map_size,
+                max_dbs=3,
+                sync=False,
+                metasync=False,
+                readahead=False,
+                max_readers=16,
+            )
+            if data.stat().st_size < (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]:
+                return "its file is cut short"
+            self._data = self._env.open_db(b"data")
+            self._scratch = self._env.open_db(b"scratch")
+            self._info = self._env.open_db(b"info")
+            with self._env.begin() as txn:
+                found = txn.get(_META, db=self._info)
+        except lmdb.Error as error:
+            return f"it cannot be read ({type(error).__name__})"
+        self._meta: dict[str, Any] = orjson.loads(found) if found else {}
+        return None
+
+    def _unusable(self, oldest: int) -> str | None:
+        meta = self._meta
+        if not meta:
+            return "it is new"
+        for name, value in asdict(self.identity).items():
+            if meta[name] != value:
+                return f"its {name} is another one"
+        if meta["newest"] < oldest:
+            return "it is older than the changelog remembers deletions"
+        if not meta["clean"] and meta["boot"] != boot_id():
+            return "the machine went down with it open"
+        return None
+
+    def _wipe(self, reason: str) -> None:
+        self.wiped = reason
+        if hasattr(self, "_env"):
+            self._env.close()
+        shutil.rmtree(self.path)
+        again = self._open()
+        if again is not None:
+            message = f"a fresh store in {self.path} cannot be opened: {again}"
+            raise StateError(message, hint="Is the disk full, or does it fail?")
+        self._meta = asdict(self.identity) | {"offset": 0, "newest": 0, "boot": boot_id(), "clean": False}
+
+    @property
+    def offset(self) -> int:
+        """Return the next changelog offset that the store has not seen."""
+        return int(self._meta["offset"])
+
+    def begin(self) -> "StoreTransaction":
+        """Open the transaction; RuntimeError if one is open."""
+        if self._txn is not None:
+            message = "a transaction is open already"
+            raise RuntimeError(message)
+        self._txn = self._env.begin(write=True, db=self._data)
+        return StoreTransaction(self._txn, self._data, self._scratch)
+
+    @contextmanager
+    def reading(self) -> Iterator["StoreTransaction"]:
+        """Open a view of what is committed; nothing can be written through it."""
+        with self._env.begin(db=self._data) as txn:
+            yield StoreTransaction(txn, self._data, self._scratch)
+
+    def commit(self, offset: int, newest: int) -> None:
+        """Keep what the open transaction wrote, and that the store now stands at changelog `offset`.
+
+        `newest` is the time of the last record in it (ms since the epoch). Raises StateError where the disk is full.
+        """
+        if self._txn is None:
+            message = "no transaction is open"
+            raise RuntimeError(message)
+        meta = self._meta | {"offset": offset, "newest": newest, "clean": False, "boot": boot_id()}
+        try:
+            self._txn.put(_META, orjson.dumps(meta), db=self._info)
+            self._txn.commit()
+        except lmdb.Error as error:
+            message = f"the store in {self.path} cannot be written ({type(error).__name__})"
+            raise StateError(message, hint="Is the disk full? The store is read anew from Kafka.") from error
+        finally:
+            self._txn = None
+        self._meta = meta
+
+    def abort(self) -> None:
+        """Drop what the open transaction wrote; nothing happens if none is open."""
+        if self._txn is not None:
+            self._txn.abort()
+            self._txn = None
+
+    def apply(self, records: Iterable[tuple[bytes, bytes | None]], offset: int, newest: int) -> None:
+        """Put records of the changelog into the store (a None value deletes), which then stands at `offset`."""
+        transaction = self.begin()
+        try:
+            for key, value in records:
+                if value is None:
+                    transaction.remove(key)
+                else:
+                    transaction.write(key, value)
+        except lmdb.Error as error:
+            self.abort()
+            message = f"the store in {self.path} cannot be written ({type(error).__name__})"
+            raise StateError(message, hint="Is the disk full?") from error
+        self.commit(offset, newest)
+
+    def entries(self) -> int:
+        """Return the number of keys."""
+        with self._env.begin() as txn:
+            return int(txn.stat(self._data)["entries"])
+
+    def close(self) -> None:
+        """Flush and close; an open transaction is dropped."""
+        self.abort()
+        meta = self._meta | {"clean": True, "boot": boot_id()}
+        with suppress(lmdb.Error):  # a full disk: the store is then found unclean, and read anew where it matters
+            self._env.sync(True)
+            with self._env.begin(write=True) as txn:
+                txn.put(_META, orjson.dumps(meta), db=self._info)
+            self._env.sync(True)
+        self._env.close()
+        (self.path / "openings").unlink(missing_ok=True)
+
+
+class StoreTransaction:
+    """An open LMDB transaction as the state of a handler, remembering what has to go into the changelog."""
+
+    __slots__ = ("changes", "database", "get", "remove", "scratch", "txn", "write")
+
+    def __init__(self, txn: lmdb.Transaction, database: object, scratch: object) -> None:
+        """Wrap `txn`; `changes` is by key what was written (None: deleted), in the order of first writing."""
+        self.txn = txn
+        self.database = database
+        self.scratch = scratch
+        self.changes: dict[bytes, bytes | None] = {}
+        self.get = txn.get  # bound at once: a look-up is the most frequent thing that is done
+        self.write = txn.put
+        self.remove = txn.delete
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set `key`."""
+        self.write(key, value)
+        self.changes[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Remove `key`."""
+        if self.remove(key):
+            self.changes[key] = None
+
+    def scan(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
+        """Yield (key, value) under `prefix` in byte order, from `start` on."""
+        with self.txn.cursor(self.database) as cursor:
+            found = cursor.set_range(max(prefix, start or prefix))
+            while found and cursor.key().startswith(prefix):
+                yield cursor.item()
+                found = cursor.next()
+
+    def mark(self, key: bytes) -> bool:
+        """Set a mark that only this store knows (never in Kafka); return whether it was not set before."""
+        return bool(self.txn.put(key, b"", overwrite=False, db=self.scratch))
+
+    def marked(self, key: bytes) -> bool:
+        """Return whether a mark is set."""
+        return self.txn.get(key, db=self.scratch) is not None
+
+    def unmark(self, prefix: bytes) -> None:
+        """Remove all marks that start with `prefix`."""
+        with self.txn.cursor(self.scratch) as cursor:
+            found = cursor.set_range(prefix)
+            while found and cursor.key().startswith(prefix):
+                found = cursor.delete()

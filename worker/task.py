@@ -1,0 +1,303 @@
+"""A task: one partition, one transactional producer, one state store, and one way to change all three.
+
+Everything that Rollcall runs is such a task, whether it polls or handles. `start` fences the partition's earlier owner
+and only then reads state; `transact` commits outputs, state and position together or not at all. Guarantees:
+
+- a task that lost its partition publishes nothing any more (the broker refuses its producer: `FencedError`);
+- after any other error inside a transaction its outcome counts as unknown, and the task is finished: its successor
+  reads from Kafka what became of it;
+- no transaction is open while anything else is waited for.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import structlog
+from aiokafka import TopicPartition
+
+from worker import telemetry
+from worker.errors import FencedError, RecordTooLargeError, RollcallError, StateError, TransactionError
+from worker.events import Headers
+from worker.handling import Call
+from worker.kafka import Connection, Encoded, TransactionalProducer, bounded_stop
+from worker.state import Identity, Store, StoreTransaction
+from worker.topics import DAY_MS, Topics, partition_of
+
+log = structlog.get_logger()
+
+Result = TypeVar("Result")
+
+# Keys of the runtime's own in a task's state start with a zero byte.
+VERSION_KEY: Final = b"\x00version"
+# Half of the state topics' delete.retention.ms: an older store may have missed tombstones that are gone since.
+STORE_AGE_MS: Final = 15 * DAY_MS
+_RESTORE_BATCH: Final = 20_000
+_RESTORE_STALL: Final = 30.0
+_OVERHEAD: Final = 128  # what a record takes beside its key, value and headers, at most
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class Transaction(StoreTransaction):
+    """What one transaction writes: the state's changes, records for topics, and calls to make once it is committed."""
+
+    __slots__ = ("_known", "_max_bytes", "_partitions", "calls", "group_offsets", "outputs")
+
+    def __init__(self, state: StoreTransaction, partitions: int, max_bytes: int) -> None:
+        """Write through `state`; topics have `partitions`, a record at most `max_bytes`."""
+        super().__init__(state.txn, state.database, state.scratch)
+        self.outputs: dict[tuple[str, int], list[Encoded]] = {}
+        self.calls: list[Call] = []
+        self.group_offsets: dict[TopicPartition, int] = {}
+        self._partitions = partitions
+        self._max_bytes = max_bytes
+        self._known: dict[bytes, int] = {}
+
+    def partition(self, key: bytes) -> int:
+        """Return the partition of a key."""
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = partition_of(key, self._partitions)
+        return known
+
+    def send(
+        self,
+        topic: str,
+        key: bytes,
+        value: bytes | None,
+        headers: Headers | None = None,
+        *,
+        partition_key: bytes | None = None,
+    ) -> None:
+        """Publish a record; RecordTooLargeError where the broker would refuse it, before anything is written."""
+        self.check_size(topic, key, value, headers)
+        self.send_to(topic, self.partition(key if partition_key is None else partition_key), key, value, headers)
+
+    def send_to(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: Headers | None) -> None:
+        """Publish a record, already checked, to a partition."""
+        where = (topic, partition)
+        rows = self.outputs.get(where)
+        if rows is None:
+            rows = self.outputs[where] = []
+        rows.append((key, value, headers or []))
+
+    def check_size(self, topic: str, key: bytes, value: bytes | None, headers: Headers | None) -> None:
+        """Raise RecordTooLargeError if the broker would refuse this record."""
+        size = len(key) + len(value or b"") + _OVERHEAD
+        if headers:
+            size += sum(len(name) + len(content) + 4 for name, content in headers)
+        if size > self._max_bytes:
+            message = f"a record for {topic} takes {size} bytes, more than kafka.max_record_bytes ({self._max_bytes})"
+            raise RecordTooLargeError(message, size=size)
+
+    def call(self, call: Call) -> None:
+        """Have an HTTP call made once this is committed."""
+        self.calls.append(call)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What a task is: its stage, the format version of its state, where its store lies, and the ids it belongs to."""
+
+    stage: str
+    version: int
+    folder: Path
+    cluster_id: str
+    topic_id: str
+
+
+class Task:
+    """One partition of a stage, from fencing to closing. Not to be used again after an error or `close`."""
+
+    def __init__(self, connection: Connection, topics: Topics, spec: TaskSpec, partition: int) -> None:
+        """Prepare; nothing happens before `start`."""
+        self.stage = spec.stage
+        self.partition = partition
+        self.topics = topics
+        self.connection = connection
+        self._spec = spec
+        self._changelog = TopicPartition(topics.state(spec.stage), partition)
+        self._lock = asyncio.Lock()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._dead: Exception | None = None
+        self.stopping = asyncio.Event()
+        self._store: Store | None = None
+        self._producer: TransactionalProducer | None = None
+        self.log = log.bind(stage=spec.stage, partition=partition)
+
+    @property
+    def store(self) -> Store:
+        """Return the store of a started task."""
+        if self._store is None:
+            message = "the task has not been started"
+            raise RuntimeError(message)
+        return self._store
+
+    async def start(self, confirm: Callable[[], Awaitable[None]]) -> None:
+        """Fence, then restore. `confirm` raises FencedError unless the group counts us as the owner right now.
+
+        Raises FencedError, KafkaUnavailableError, StateError.
+        """
+        await confirm()
+        self._producer = await self.connection.producer(self.topics.transactional_id(self.stage, self.partition))
+        await confirm()
+        identity = Identity(self._spec.cluster_id, self._spec.topic_id)
+        folder = self._spec.folder / self.stage / str(self.partition)
+        self._store = Store(folder, identity, oldest=now_ms() - STORE_AGE_MS)
+        if self._store.wiped:
+            telemetry.STORE_WIPES.labels(self.stage).inc()
+            self.log.info("store_read_anew", reason=self._store.wiped)
+        await self._restore(self._store)
+        self._check_version()
+        await self._producer.know([self._changelog.topic])
+
+    async def _restore(self, store: Store) -> None:
+        """Read the changelog from where the store stands to its end.
+
+        The end is taken as a `read_uncommitted` consumer sees it, after our producer ended the predecessor's open
+        transaction, and is reached by position: transaction markers take offsets too.
+        """
+        started = time.monotonic()
+        probe = await self.connection.consumer(committed=False)
+        try:
+            end = (await probe.end_offsets([self._changelog]))[self._changelog]
+        finally:
+            await bounded_stop(probe.stop(), "restore probe")
+        if store.offset > end:
+            message = (
+                f"the local store of {self.stage}/{self.partition} is ahead of its changelog {self._changelog.topic} "
+                f"({store.offset} > {end})"
+            )
+            hint = "The topic lost committed records (an unclean leader election?). Remove the local state to go on."
+            raise StateError(message, hint=hint)
+        count = await self._read_changelog(store, end) if store.offset < end else 0
+        took = time.monotonic() - started
+        telemetry.RESTORE_SECONDS.labels(self.stage).observe(took)
+        self.log.info("task_restored", records=count, offset=end, seconds=round(took, 3), keys=store.entries())
+
+    async def _read_changelog(self, store: Store, end: int) -> int:
+        where, count, start = self._changelog, 0, store.offset
+        consumer = await self.connection.consumer(max_partition_fetch_bytes=8 * 1024 * 1024, check_crcs=False)
+        try:
+            consumer.assign([where])
+            consumer.seek(where, start)
+            moved = reported = time.monotonic()
+            while (position := await consumer.position(where)) < end:
+                records = (await consumer.getmany(where, timeout_ms=500, max_records=_RESTORE_BATCH)).get(where, [])
+                reached = await consumer.position(where)
+                if reached > position:
+                    moved = time.monotonic()
+                elif time.monotonic() - moved > _RESTORE_STALL:
+                    message = f"{where.topic}/{where.partition} cannot be read on from offset {position} of {end}"
+                    raise TransactionError(message, hint="Is a replica missing, or a transaction left open there?")
+                newest = max((record.timestamp for record in records), default=now_ms())
+                store.apply(((record.key, record.value) for record in records), reached, newest)
+                count += len(records)
+                telemetry.RESTORE_RECORDS.labels(self.stage).inc(len(records))
+                if time.monotonic() - reported > 1:
+                    reported = time.monotonic()
+                    self.log.info("task_restoring", percent=round(100 * (reached - start) / (end - start)))
+        finally:
+            await bounded_stop(consumer.stop(), "restore consumer")
+        return count
+
+    def _check_version(self) -> None:
+        with self.store.reading() as state:
+            found = state.get(VERSION_KEY)
+        if found is None or int(found) == self._spec.version:
+            return
+        message = f"the state of {self.stage} has format {found.decode()}, this version of Rollcall writes {self._spec.version}"
+        newer = int(found) > self._spec.version
+        hint = (
+            "It was written by a newer version of Rollcall: run that one, or set an earlier state generation."
+            if newer
+            else f"`rollcall rebuild {self.stage}` builds it anew."
+        )
+        raise StateError(message, hint=hint)
+
+    async def transact(self, work: Callable[[Transaction], Result]) -> Result:
+        """Run `work` on a transaction and commit what it wrote; return what it returned.
+
+        `work` may run on the event loop for a while, and does not wait for anything. What it raises is raised here, and
+        nothing was written then. Where nothing was written to Kafka, Kafka is not spoken to. While the partition is on
+        hold (a rebalance) this waits. Raises FencedError or TransactionError, after which the task is finished.
+        """
+        await self._open.wait()
+        async with self._lock:
+            if self._dead is not None:
+                raise self._dead
+            store = self.store
+            tx = Transaction(store.begin(), self.topics.partitions, self.connection.settings.max_record_bytes)
+            try:
+                result = work(tx)
+                if not (tx.changes or tx.outputs):
+                    store.commit(store.offset, now_ms())
+                    return result
+                if store.offset == 0:
+                    tx.put(VERSION_KEY, b"%d" % self._spec.version)
+                await self._commit(tx, store)
+            except (FencedError, TransactionError, StateError, asyncio.CancelledError) as error:
+                self._dead = error if isinstance(error, RollcallError) else TransactionError("it was cut short")
+                raise
+            finally:
+                store.abort()
+            return result
+
+    async def _commit(self, tx: Transaction, store: Store) -> None:
+        if self._producer is None:
+            message = "the task has not been started"
+            raise RuntimeError(message)
+        where = (self._changelog.topic, self.partition)
+        outputs = tx.outputs | {where: [(key, value, []) for key, value in tx.changes.items()]}
+        started = time.monotonic()
+        try:
+            ends = await self._producer.transact(outputs, tx.group_offsets, self.topics.group(self.stage))
+        except FencedError:
+            telemetry.TRANSACTIONS.labels(self.stage, "fenced").inc()
+            raise
+        except TransactionError:
+            telemetry.TRANSACTIONS.labels(self.stage, "failed").inc()
+            raise
+        store.commit(ends.get(where, store.offset), now_ms())
+        telemetry.TRANSACTIONS.labels(self.stage, "committed").inc()
+        telemetry.TRANSACTION_SECONDS.labels(self.stage).observe(time.monotonic() - started)
+        telemetry.RECORDS_OUT.labels(self.stage).inc(sum(map(len, tx.outputs.values())))
+
+    @property
+    def dead(self) -> Exception | None:
+        """Return why the task is finished, None while it is not."""
+        return self._dead
+
+    async def hold(self, timeout: float) -> None:
+        """Start no further transaction, and wait up to `timeout` seconds for the open one to end."""
+        self._open.clear()
+        try:
+            async with asyncio.timeout(timeout), self._lock:
+                pass
+        except TimeoutError:
+            self.log.warning("transaction_outlasts_hold", seconds=timeout)
+
+    def resume(self) -> None:
+        """Go on after `hold`: the group gave us the same partition again."""
+        self._open.set()
+
+    def end(self, error: RollcallError) -> None:
+        """Finish the task: whoever waits for a transaction is given `error`."""
+        self._dead = self._dead or error
+        self._open.set()
+
+    async def close(self) -> None:
+        """Close the producer (an open transaction is left to the successor, who ends it) and the store."""
+        self.end(TransactionError("the task was closed"))
+        if self._producer is not None:
+            await self._producer.close()
+        if self._store is not None:
+            self._store.close()

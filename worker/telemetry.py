@@ -1,0 +1,73 @@
+"""Logging and metrics, in one place: how log lines look, and every metric there is.
+
+Log lines are JSON, or text on a terminal, and go to standard error. Nothing out of a customer's record is ever given to
+a logger or a label: sources, stages, partitions, counts and reasons only.
+"""
+
+import logging
+import sys
+from typing import Final
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+REGISTRY: Final = CollectorRegistry()
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"rollcall_{name}", text, labels, registry=REGISTRY)
+
+
+def _gauge(name: str, text: str, *labels: str) -> Gauge:
+    return Gauge(f"rollcall_{name}", text, labels, registry=REGISTRY)
+
+
+def _seconds(name: str, text: str, *labels: str) -> Histogram:
+    return Histogram(f"rollcall_{name}_seconds", text, labels, registry=REGISTRY)
+
+
+TASKS = _gauge("tasks", "Tasks that this worker runs.", "stage")
+TASK_STARTS = _counter("task_starts_total", "Tasks started, by why the one before ended.", "stage", "after")
+RESTORE_RECORDS = _counter("restore_records_total", "Changelog records read to restore state.", "stage")
+RESTORE_SECONDS = _seconds("restore_duration", "Time to restore a task's state.", "stage")
+STORE_WIPES = _counter("store_wipes_total", "Local stores that could not be used and were read anew.", "stage")
+TRANSACTIONS = _counter("transactions_total", "Transactions by outcome.", "stage", "outcome")
+TRANSACTION_SECONDS = _seconds("transaction_duration", "Time of a committed transaction.", "stage")
+RECORDS_OUT = _counter("records_written_total", "Records written to topics in committed transactions.", "stage")
+RECORDS_IN = _counter("records_handled_total", "Records handled, by outcome.", "stage", "outcome")
+EVENTS = _counter("events_total", "Customer events published.", "source", "type")
+ROWS = _counter("rows_read_total", "Customer records read from a source.", "source", "outcome")
+REQUESTS = _counter("http_requests_total", "HTTP requests sent.", "lane", "outcome")
+REQUEST_SECONDS = _seconds("http_request_duration", "Time of an HTTP request.", "lane")
+CHECKPOINT = _gauge("checkpoint_timestamp_seconds", "Upstream time up to which a source was read.", "source")
+POLLED = _gauge("last_poll_timestamp_seconds", "When a source was last read to its end.", "source")
+LIVE = _gauge("customers_live", "Live customers of a source.", "source")
+HELD = _gauge("absences_held", "Absences that the guard holds back.", "source")
+STATE = _gauge("source_state", "1 for the state that a source is in.", "source", "state")
+DEAD_LETTERS = _counter("dead_letters_total", "Records set aside.", "stage")
+LAG = _gauge("input_lag_records", "Records of an input not yet handled.", "stage", "topic", "partition")
+
+
+def configure_logging(*, level: str = "info", text: bool | None = None) -> None:
+    """Set up structlog: JSON lines, or text where `text` says so (by default, where standard error is a terminal)."""
+    as_text = sys.stderr.isatty() if text is None else text
+    renderer = (
+        structlog.dev.ConsoleRenderer()
+        if as_text
+        else structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=str).decode())
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    # aiokafka logs what it then also raises; what it only logs (callbacks) is raised by our own loops.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
