@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Final, Protocol
 
 from worker.errors import ConfigError
 from worker.events import Customer
-from worker.normalize import Normalizer
-from worker.settings import SourceSettings
+from worker.normalize import Hasher, Normalizer
+from worker.settings import SourceSettings, Treatment
 
 ENTRY_POINTS: Final = "rollcall.sources"
 
@@ -176,6 +176,8 @@ class Adapter(Protocol):
     # Raised when a record would be normalized differently than before: everything is then published anew.
     version: ClassVar[int]
     Settings: ClassVar[type[SourceSettings]]
+    # What becomes of which of the upstream's fields unless the settings say otherwise (see `worker.privacy`).
+    privacy: ClassVar[Mapping[str, Treatment]]
 
     def __init__(self, name: str, settings: Any) -> None:  # noqa: ANN401 - an instance of its own Settings
         """`name` is the source's; `settings` an instance of `Settings`."""
@@ -209,6 +211,11 @@ class Adapter(Protocol):
 
     def normalize(self, row: Row, normalizer: Normalizer) -> Customer:
         """Return the normalized customer, with `first_seen` left empty. Never raises over bad data in a field."""
+
+
+def normalizer(adapter: type[Adapter], settings: SourceSettings, hasher: Hasher) -> Normalizer:
+    """Return the normalizer of a source: its region, and the adapter's privacy policy under that of the settings."""
+    return Normalizer(settings.region, hasher, {**adapter.privacy, **settings.privacy})
 
 
 def available() -> dict[str, type[Adapter]]:
