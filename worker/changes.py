@@ -1,0 +1,213 @@
+"""Change detection: what an upstream's record means, given what was known of that customer before.
+
+Pure: no clock, no IO. What is known of a customer is an `Entry` of about a hundred bytes: its sequence, a fingerprint of
+the upstream's record and a short hash of each normalized field, so that `changed` needs no old copy. An unchanged
+record costs a fingerprint and a comparison of bytes (`Seen.unchanged`), nothing else.
+
+Guarantees: a customer's sequence rises by one with each event and is never used again, also over deletion and
+re-creation (a deleted customer leaves its entry as a grave); the same input against the same entry gives the same event.
+"""
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+
+from worker.events import CREATED, DELETED, FIELDS, UPDATED, Customer, EventType, Reason
+
+_LAYOUT: Final = struct.Struct("<BBIqq4s16s")
+_HASH_BYTES: Final = 4
+_FLAGS = slice(1, 2)
+_SCOPE_AND_FINGERPRINT = slice(22, 42)
+_LIVE: Final = 1
+_FORMAT: Final = 1
+_NEVER: Final = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What is known of one customer.
+
+    `missed`: how many enumerations in a row did not show it. `first_seen` and `updated` (the upstream's change time, or
+    None) are milliseconds since the epoch. `scope`: short hash of the filter and credential it was last seen under.
+    `hashes`: four bytes for each of `events.FIELDS`, empty for a grave.
+    """
+
+    live: bool
+    missed: int
+    sequence: int
+    first_seen: int
+    updated: int | None
+    scope: bytes
+    fingerprint: bytes
+    hashes: bytes
+
+    def pack(self) -> bytes:
+        """Return the entry as bytes."""
+        updated = _NEVER if self.updated is None else self.updated
+        head = (_FORMAT, self.live | self.missed << 1, self.sequence, self.first_seen, updated)
+        return _LAYOUT.pack(*head, self.scope, self.fingerprint) + self.hashes
+
+    @staticmethod
+    def unpack(raw: bytes) -> "Entry":
+        """Read what `pack` wrote."""
+        _, flags, sequence, first_seen, updated, scope, fingerprint = _LAYOUT.unpack_from(raw)
+        return Entry(
+            live=bool(flags & _LIVE),
+            missed=flags >> 1,
+            sequence=sequence,
+            first_seen=first_seen,
+            updated=None if updated == _NEVER else updated,
+            scope=scope,
+            fingerprint=fingerprint,
+            hashes=raw[_LAYOUT.size :],
+        )
+
+
+_SEEN_FLAGS: Final = bytes([_LIVE])
+
+
+def unchanged(raw: bytes | None, scope: bytes, fingerprint: bytes) -> bool:
+    """Return whether a packed entry is live, not missed, and says the very same under the same scope."""
+    return raw is not None and raw[_SCOPE_AND_FINGERPRINT] == scope + fingerprint and raw[_FLAGS] == _SEEN_FLAGS
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """An event to publish; `customer` is None on a deletion."""
+
+    type: EventType
+    sequence: int
+    changed: list[str]
+    first_seen: int
+    customer: Customer | None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows: the entry to write (None: leave it) and the event to publish (None: none)."""
+
+    entry: Entry | None
+    change: Change | None
+
+
+def seen(  # noqa: PLR0913 - what was seen, and when and under what
+    entry: Entry | None,
+    customer: Customer,
+    *,
+    fingerprint: bytes,
+    hashes: bytes,
+    updated: int | None,
+    scope: bytes,
+    now: int,
+) -> Decision:
+    """Decide on a record that is not `unchanged`.
+
+    `hashes` are `field_hashes` of `customer`; `now` (ms since the epoch) is when it was first seen if it is new.
+    A record whose fingerprint is known already brings no event: only its scope moves, or it is back from being missed.
+    """
+    first_seen = now if entry is None else entry.first_seen
+    sequence = 0 if entry is None else entry.sequence
+    fresh = Entry(
+        live=True,
+        missed=0,
+        sequence=sequence,
+        first_seen=first_seen,
+        updated=updated,
+        scope=scope,
+        fingerprint=fingerprint,
+        hashes=hashes,
+    )
+    if entry is not None and entry.live and entry.fingerprint == fingerprint:
+        return Decision(fresh, None)
+    customer["first_seen"] = rfc3339(first_seen)
+    if entry is None or not entry.live:
+        changed = [name for name in FIELDS if not _empty(customer[name])]  # type: ignore[literal-required]
+        return _event(fresh, CREATED, changed, customer)
+    return _event(fresh, UPDATED, differing(entry.hashes, hashes), customer)
+
+
+def _event(fresh: Entry, type_: EventType, changed: list[str], customer: Customer) -> Decision:
+    sequence = fresh.sequence + 1
+    change = Change(type_, sequence, changed, fresh.first_seen, customer)
+    return Decision(replace(fresh, sequence=sequence), change)
+
+
+def exists(entry: Entry | None, updated: int | None, scope: bytes) -> Decision | None:
+    """Decide on word that a customer exists, without its record.
+
+    Returns None where the record has to be read: it is unknown, was deleted, or changed since.
+    """
+    if entry is None or not entry.live or entry.updated != updated or entry.scope != scope:
+        return None
+    return Decision(replace(entry, missed=0) if entry.missed else None, None)
+
+
+def missed(entry: Entry, scope: bytes) -> Entry | None:
+    """Return the entry of a live customer that one more complete enumeration did not show.
+
+    None where that means nothing: it is dead, or was last seen under another filter or credential (unobserved).
+    """
+    if not entry.live or entry.scope != scope:
+        return None
+    return replace(entry, missed=min(entry.missed + 1, 100))
+
+
+def gone(entry: Entry | None, reason: Reason, deleted: int | None = None) -> Decision:
+    """Decide on a deletion; the grave keeps the sequence.
+
+    `deleted`: when the upstream says that it happened, in ms since the epoch; a tombstone older than the record that we
+    have is of an earlier life and means nothing.
+    """
+    stale = entry is not None and deleted is not None and entry.updated is not None and deleted < entry.updated
+    if entry is None or not entry.live or stale:
+        return Decision(None, None)
+    sequence = entry.sequence + 1
+    grave = replace(entry, live=False, missed=0, sequence=sequence, updated=deleted, fingerprint=bytes(16), hashes=b"")
+    return Decision(grave, Change(DELETED, sequence, [], entry.first_seen, None, reason))
+
+
+def rewritten(customer: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return each field of a customer as JSON with sorted keys: what is hashed, and what the event is put together of."""
+    return {name: orjson.dumps(customer[name], option=orjson.OPT_SORT_KEYS) for name in FIELDS}
+
+
+def differing(before: bytes, after: bytes) -> list[str]:
+    """Return the names of the fields whose hashes differ; all of them where `before` is of another length."""
+    if len(before) != len(after):
+        return list(FIELDS)
+    step = _HASH_BYTES
+    return [
+        name for index, name in enumerate(FIELDS) if before[index * step :][:step] != after[index * step :][:step]
+    ]
+
+
+def guard(missing: int, live: int, *, count: int, fraction: float) -> bool:
+    """Return whether so many absences at once must be held for a person: more than max(count, fraction of live)."""
+    return missing > max(count, fraction * live)
+
+
+def complete(*, marked: int, total: int | None, moved: int) -> bool:
+    """Return whether an enumeration showed as many customers as the upstream says it has.
+
+    `marked`: different customers shown; `moved`: customers created or deleted while it ran.
+    """
+    return total is None or abs(marked - total) <= moved
+
+
+def _empty(value: object) -> bool:
+    return value is None or value == [] or value == {}
+
+
+def rfc3339(milliseconds: int) -> str:
+    """Return a time as RFC 3339 in UTC with milliseconds."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def join_hashes(hashes: Iterable[bytes]) -> bytes:
+    """Return field hashes in the order of `events.FIELDS`, as an entry keeps them."""
+    return b"".join(hashes)
