@@ -8,8 +8,9 @@ Guarantees: a customer's sequence rises by one with each event and is never used
 re-creation (a deleted customer leaves its entry as a grave); the same input against the same entry gives the same event.
 """
 
+import hashlib
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -208,6 +209,17 @@ def rfc3339(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def join_hashes(hashes: Iterable[bytes]) -> bytes:
-    """Return field hashes in the order of `events.FIELDS`, as an entry keeps them."""
-    return b"".join(hashes)
+class PlanHash:
+    """A hash of who is missing, independent of when it is computed: the ids come in byte order."""
+
+    def __init__(self) -> None:
+        """Start with nobody."""
+        self._hash = hashlib.blake2b(digest_size=6)
+
+    def add(self, identity: bytes) -> None:
+        """Add an id."""
+        self._hash.update(b"%d:%s" % (len(identity), identity))
+
+    def value(self) -> str:
+        """Return the hash of all that was added, in hexadecimal."""
+        return self._hash.hexdigest()

@@ -1,0 +1,305 @@
+"""The handler loop: reads a task's inputs, has the handler decide, commits what came of it, makes the calls it asked for.
+
+Many records share one transaction. Guarantees:
+
+- outputs, state and positions of all inputs are committed together; the group's offset goes with them;
+- a record that cannot be handled goes to the dead letters, alone: the records around it are handled;
+- an HTTP call is made after the transaction that asked for it has been committed, and only while the partition is ours;
+- lost input is never skipped in silence: where retention has passed a position, the worker stops and says what was lost.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from worker import telemetry
+from worker.errors import (
+    RecordError,
+    RecordTooLargeError,
+    RollcallError,
+    StateError,
+    TransactionError,
+    UpstreamError,
+    UpstreamUnavailableError,
+)
+from worker.handling import Call, Dead, Done, Handler, Input, Outcome, Record, Reply, Retry, Skip
+from worker.http import Lane
+from worker.kafka import bounded_stop
+from worker.task import Task, Transaction, now_ms
+
+log = structlog.get_logger()
+
+_POSITION: Final = b"\x00p/"
+_READ_RECORDS: Final = 1_000
+_READ_MS: Final = 200
+_IDLE_SECONDS: Final = 0.2
+_REPLIES: Final = 500
+
+Lanes = Mapping[str, Lane]
+
+
+class HandlerLoop:
+    """Runs one handler on one started task."""
+
+    def __init__(self, handler: Handler, task: Task, lanes: Lanes) -> None:
+        """`lanes`: by the name that the handler's calls give."""
+        self._handler = handler
+        self._task = task
+        self._lanes = lanes
+        self._replies: asyncio.Queue[tuple[Call, Reply]] = asyncio.Queue()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._timer: int | None = None
+        self._resume_at: dict[TopicPartition, float] = {}
+        self.log = log.bind(stage=handler.stage, partition=task.partition)
+
+    async def run(self) -> None:
+        """Handle until the task is stopping; calls under way are waited for, as far as the grace period goes."""
+        inputs = [TopicPartition(given.topic, self._task.partition) for given in self._handler.inputs]
+        consumer = await self._task.connection.consumer(max_partition_fetch_bytes=2 * 1024 * 1024)
+        try:
+            consumer.assign(inputs)
+            await self._open(consumer, inputs)
+            while not self._task.stopping.is_set():
+                await self._step(consumer, inputs)
+            while self._calls or not self._replies.empty():
+                await self._take_replies(wait=True)
+        finally:
+            for call in self._calls:
+                call.cancel()
+            for call in list(self._calls):
+                with suppress(asyncio.CancelledError):
+                    await call
+            await bounded_stop(consumer.stop(), f"inputs of {self._handler.stage}")
+
+    async def _open(self, consumer: AIOKafkaConsumer, inputs: Sequence[TopicPartition]) -> None:
+        """Go to where the state says, and let the handler take up the partition."""
+        starts = await consumer.beginning_offsets(inputs)
+        ends = await consumer.end_offsets(inputs)
+        for given, where in zip(self._handler.inputs, inputs, strict=True):
+            consumer.seek(where, self._position(given, where, starts[where], ends[where]))
+        by_topic = {where.topic: offset for where, offset in ends.items()}
+
+        def take_up(tx: Transaction) -> None:
+            for where in inputs:
+                key = _POSITION + where.topic.encode()
+                if tx.get(key) is None and by_topic[where.topic]:
+                    tx.put(key, b"%d" % self._fresh(where.topic, by_topic))
+            self._timer = self._handler.open(tx, self._task.partition, by_topic, now_ms())
+
+        await self._transact(take_up)
+
+    def _fresh(self, topic: str, ends: Mapping[str, int]) -> int:
+        given = next(given for given in self._handler.inputs if given.topic == topic)
+        return 0 if given.start == "earliest" else ends[topic]
+
+    def _position(self, given: Input, where: TopicPartition, start: int, end: int) -> int:
+        with self._task.store.reading() as state:
+            raw = state.get(_POSITION + given.topic.encode())
+        if raw is None:
+            return start if given.start == "earliest" else end
+        position = int(raw)
+        if position and position < start:
+            message = (
+                f"{self._handler.stage}: {where.topic}/{where.partition} starts at offset {start} now, but was handled "
+                f"only up to {position}: {start - position} offsets were deleted unread"
+            )
+            hint = f"`rollcall rebuild {self._handler.stage}` starts over from the tables."
+            raise StateError(message, hint=hint)
+        if position > end:
+            message = (
+                f"{self._handler.stage}: {where.topic}/{where.partition} ends at offset {end}, but was handled up to "
+                f"{position}: the topic was made anew, or lost records"
+            )
+            hint = f"`rollcall rebuild {self._handler.stage}` starts over from the tables."
+            raise StateError(message, hint=hint)
+        return max(position, start)
+
+    async def _transact(self, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401 - what `work` returns
+        """Commit `work`, then make the calls that it asked for."""
+        calls: list[Call] = []
+
+        def with_calls(tx: Transaction) -> Any:  # noqa: ANN401
+            result = work(tx)
+            calls.extend(tx.calls)
+            return result
+
+        result = await self._task.transact(with_calls)
+        for call in calls:
+            running = asyncio.ensure_future(self._make(call))
+            self._calls.add(running)
+            running.add_done_callback(self._calls.discard)
+        return result
+
+    async def _step(self, consumer: AIOKafkaConsumer, inputs: Sequence[TopicPartition]) -> None:
+        """Handle what has come: replies first, then the timer, then records."""
+        await self._take_replies(wait=False)
+        if self._timer is not None and self._timer <= now_ms():
+            await self._transact(self._fire)
+        now = time.monotonic()
+        for where in [where for where, moment in self._resume_at.items() if moment <= now]:
+            del self._resume_at[where]
+            consumer.resume(where)
+        try:
+            read = await consumer.getmany(*inputs, timeout_ms=self._patience(), max_records=_READ_RECORDS)
+        except OffsetOutOfRangeError as error:
+            message = f"{self._handler.stage}: an input does not have its position any more ({error})"
+            raise StateError(message, hint=f"`rollcall rebuild {self._handler.stage}` starts over.") from error
+        except KafkaError as error:
+            message = f"{self._handler.stage}: an input cannot be read ({type(error).__name__})"
+            raise TransactionError(message) from error
+        for where, raw in read.items():
+            records = [
+                Record(row.topic, row.partition, row.offset, row.timestamp, row.key, row.value, row.headers)
+                for row in raw
+            ]
+            await self._handle(consumer, where, records)
+
+    def _patience(self) -> int:
+        """Return how long to wait for records, in milliseconds: not past the timer, nor while calls are under way."""
+        if self._calls or not self._replies.empty():
+            return 5
+        if self._timer is None:
+            return _READ_MS
+        return max(1, min(_READ_MS, self._timer - now_ms()))
+
+    def _fire(self, tx: Transaction) -> None:
+        self._timer = self._handler.on_timer(tx, now_ms())
+
+    async def _handle(self, consumer: AIOKafkaConsumer, where: TopicPartition, records: Sequence[Record]) -> None:
+        """Handle records of one input in one transaction; where that fails, in ever smaller ones down to the culprit."""
+        done, size = 0, len(records)
+        outcome: Outcome = Done()
+        while done < len(records) and not isinstance(outcome, Retry) and not self._task.stopping.is_set():
+            chunk = records[done : done + size]
+            try:
+                count, outcome = await self._transact(lambda tx, chunk=chunk: self._decide(tx, where, chunk))
+            except RollcallError as error:
+                if not isinstance(error, RecordError | RecordTooLargeError):
+                    raise
+                kind, text = type(error).__name__, error.message
+            except Exception as error:  # noqa: BLE001 - a handler's bug; its text may quote the record: only its class is kept
+                kind, text = type(error).__name__, "the handler failed on this record"
+            else:
+                done += count
+                continue
+            if len(chunk) > 1:
+                size = len(chunk) // 2
+                continue
+            self.log.error("record_set_aside", topic=where.topic, offset=chunk[0].offset, error=kind)
+            await self._set_aside(where, chunk[0], kind, text)
+            done += 1
+        if done < len(records):
+            self._put_back(consumer, where, records[done].offset, outcome)
+
+    async def _set_aside(self, where: TopicPartition, record: Record, kind: str, text: str) -> None:
+        def work(tx: Transaction) -> None:
+            self._bury(tx, record, kind, text)
+            self._move(tx, where, record.offset + 1)
+
+        await self._transact(work)
+
+    def _put_back(
+        self, consumer: AIOKafkaConsumer, where: TopicPartition, offset: int, outcome: Outcome
+    ) -> None:
+        consumer.seek(where, offset)
+        if isinstance(outcome, Retry):
+            consumer.pause(where)
+            self._resume_at[where] = time.monotonic() + outcome.after
+
+    def _decide(self, tx: Transaction, where: TopicPartition, records: Sequence[Record]) -> tuple[int, Outcome]:
+        """Have the handler decide on records in order; stop before one that has to wait."""
+        now = now_ms()
+        outcome: Outcome = Done()
+        done = 0
+        for record in records:
+            outcome = self._handler.on_record(tx, record, now)
+            match outcome:
+                case Done():
+                    self._count("done")
+                case Skip(reason):
+                    self._count(reason)
+                case Dead(reason):
+                    self._count("dead")
+                    self._bury(tx, record, "Dead", reason)
+                case Retry():
+                    self._count("retry")
+                    break
+            done += 1
+        if done:
+            self._move(tx, where, records[done - 1].offset + 1)
+        return done, outcome
+
+    def _move(self, tx: Transaction, where: TopicPartition, offset: int) -> None:
+        tx.put(_POSITION + where.topic.encode(), b"%d" % offset)
+        if where.topic == self._handler.inputs[0].topic:
+            tx.group_offsets[where] = offset
+
+    def _count(self, outcome: str) -> None:
+        telemetry.RECORDS_IN.labels(self._handler.stage, outcome).inc()
+
+    def _bury(self, tx: Transaction, record: Record, error: str, reason: str) -> None:
+        """Write a dead letter: the record's bytes and headers, and what was wrong with it."""
+        headers = [
+            *((name, value) for name, value in record.headers if not name.startswith("rollcall-dead")),
+            ("rollcall-dead-stage", self._handler.stage.encode()),
+            ("rollcall-dead-topic", record.topic.encode()),
+            ("rollcall-dead-partition", b"%d" % record.partition),
+            ("rollcall-dead-offset", b"%d" % record.offset),
+            ("rollcall-dead-error", error.encode()),
+            ("rollcall-dead-reason", reason.encode()),
+        ]
+        telemetry.DEAD_LETTERS.labels(self._handler.stage).inc()
+        key = record.key or b"%s/%d/%d" % (record.topic.encode(), record.partition, record.offset)
+        where = (self._task.topics.deadletters, tx.partition(key))
+        tx.send_to(*where, key, record.value, headers)
+
+    # Calls
+
+    async def _take_replies(self, *, wait: bool) -> None:
+        """Give the handler the replies that have come, many in one transaction."""
+        if self._replies.empty() and not wait:
+            return
+        if wait and self._replies.empty():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_IDLE_SECONDS):
+                    first = await self._replies.get()
+                    self._replies.put_nowait(first)
+        batch = []
+        while not self._replies.empty() and len(batch) < _REPLIES:
+            batch.append(self._replies.get_nowait())
+        if batch:
+
+            def take(tx: Transaction) -> None:
+                for call, reply in batch:
+                    self._handler.on_reply(tx, call, reply, now_ms())
+                self._fire(tx)
+
+            await self._transact(take)
+
+    async def _make(self, call: Call) -> None:
+        """Make a call and queue its reply, whatever came of it."""
+        lane = self._lanes.get(call.lane)
+        if lane is None:
+            await self._replies.put((call, Reply(None, error="unknown_target", sent=False)))
+            return
+        if self._task.dead is not None:
+            return
+        try:
+            answer = await lane.send(
+                call.method, call.path, query=call.query, json=call.json, headers=dict(call.headers)
+            )
+        except UpstreamUnavailableError as error:
+            self.log.warning("call_unanswered", lane=call.lane, reason=error.message)
+            reply = Reply(None, error=type(error.__cause__ or error).__name__)
+        except UpstreamError as error:
+            self.log.error("call_failed", lane=call.lane, reason=error.message)
+            reply = Reply(None, error=type(error).__name__)
+        else:
+            reply = Reply(answer.status, answer.headers, answer.body)
+        await self._replies.put((call, reply))
