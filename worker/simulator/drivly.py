@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal, NamedTuple
+from urllib.parse import unquote
 
 import orjson
 
@@ -21,7 +23,7 @@ from worker.simulator.data import Person
 from worker.simulator.keyset import piece
 from worker.simulator.server import Simulator
 from worker.simulator.store import Id, Row, View
-from worker.simulator.where import Compiler, QueryError, TimeError, iso, milliseconds, number
+from worker.simulator.where import DatabaseError, QueryError, compiled, iso, milliseconds, number
 
 Database = Literal["postgres", "sqlite", "mongodb"]
 ADDRESS_LIMIT = 16 * 1024
@@ -44,8 +46,14 @@ FIELDS: dict[str, str] = {
     **dict.fromkeys(shapes.DRIVLY_RELATION, "relation"),
     **dict.fromkeys(shapes.DRIVLY_RELATIONS, "relations"),
 }
-LOOSE = re.compile(r"\s*([+-]?\d+)")
-WHOLE = re.compile(r"-?\d+$")
+BLANK: dict[str, Any] = {
+    **dict.fromkeys((*shapes.DRIVLY_TEXTS, *shapes.DRIVLY_NUMBERS, *shapes.DRIVLY_RELATION)),
+    **{name: [] for name in (*shapes.DRIVLY_RELATIONS, *shapes.DRIVLY_LISTS)},
+}
+"""What the SQL adapters serve for fields that hold nothing."""
+LOOSE = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+"""What `parseFloat` reads of an id in a path; the rest of it is ignored."""
+WHOLE = re.compile(r"-?\d{1,15}$", re.ASCII)
 
 
 class Drivly(Simulator):
@@ -63,6 +71,7 @@ class Drivly(Simulator):
         auth: Literal["forbid", "filter"] = "forbid",
         reuse_ids: bool | None = None,
         detail: shapes.Detail = "usual",
+        nulls: bool = False,
         padding: int = 0,
         **common: Any,
     ) -> None:
@@ -71,13 +80,15 @@ class Drivly(Simulator):
         `database` decides the ids (numbers, or strings on mongodb), what an unreadable time does (500 on sqlite), and whether
         the highest id is given out again after its deletion (sqlite; `reuse_ids` overrides). `authorization` is the whole
         value of the header that is accepted (None accepts all); `auth` says what a wrong one gets: 403, or an empty list.
-        `detail` is how many fields are filled in, `padding` adds that many bytes to each customer as it is served.
+        `detail` is how many fields are filled in, `nulls` serves the others too (null or an empty list, as the SQL adapters
+        do; else they are left out, as on mongodb), `padding` adds that many bytes to each customer as it is served.
         """
         self.database = database
         self.authorization = authorization
         self.auth = auth
         self.reuse_ids = database == "sqlite" if reuse_ids is None else reuse_ids
         self.detail: shapes.Detail = detail
+        self.nulls = nulls
         self.padding = padding
         self.delete_seconds = 0.0
         """Seconds between a DELETE's look-up and its commit, in which another one may win."""
@@ -107,7 +118,8 @@ class Drivly(Simulator):
 
     def document(self, key: Id, fields: Mapping[str, Any], created: int, updated: int) -> dict[str, Any]:
         """The customer at depth 0."""
-        return {"id": key, **_without_own(fields), "updatedAt": iso(updated), "createdAt": iso(created)}
+        blank = BLANK if self.nulls else {}
+        return {"id": key, **blank, **_without_own(fields), "updatedAt": iso(updated), "createdAt": iso(created)}
 
     def change(self, row: Row) -> dict[str, Any]:  # noqa: ARG002  # any customer changes alike
         """Another status and income, and sometimes another address."""
@@ -140,14 +152,14 @@ class Drivly(Simulator):
         size = len(ask.path) + len(ask.query) + sum(len(name) + len(value) + 4 for name, value in ask.headers.items())
         if size > ADDRESS_LIMIT:
             return Answer(431, b"", {"Connection": "close"})
-        root, _, key = ask.path.removeprefix("/api/").partition("/")
+        root, _, key = ask.path.removeprefix("/api/").removesuffix("/").partition("/")
         if not ask.path.startswith("/api/") or root != "customers" or "/" in key:
             return Answer(404, orjson.dumps({"message": f'Route not found "{ask.path}"'}))
         try:
-            return await self._routed(ask, key)
+            return await self._routed(ask, unquote(key))
         except QueryError as error:
             return _query_error(error)
-        except TimeError:
+        except (DatabaseError, orjson.JSONDecodeError):
             return self._failed(500)
 
     async def _routed(self, ask: Ask, key: str) -> Answer:
@@ -175,10 +187,9 @@ class Drivly(Simulator):
         return Answer(status, self.error(status))
 
     def _list(self, view: View, asked: dict[str, Any]) -> Answer:
-        limit, page = _limit(asked.get("limit")), _page(asked.get("page"))
-        rows, total = self._find(view, asked.get("where"), self._sort(asked.get("sort")), limit, page)
-        counted = asked.get("pagination") != "false"
-        tail = orjson.dumps(_pagination(limit, page, total if counted else len(rows), counted=counted and limit > 0))
+        paging = Paging.read(asked)
+        rows, total = self._find(view, _where(asked), self._sort(asked.get("sort")), paging.limit, paging.page)
+        tail = orjson.dumps(paging.tail(total, len(rows)))
         return Answer(200, b'{"docs":[' + self._render(rows, asked) + b"]," + tail[1:])
 
     def _sort(self, sort: Any) -> list[str]:
@@ -193,7 +204,7 @@ class Drivly(Simulator):
             total = found.stop - found.start
             start, stop = min(skip, total), min(skip + limit, total) if limit else total
             return self._cut(found.rows, found.start, found.stop, start, stop, sort), total
-        test = Compiler(self._fields, strict_time=self.database == "sqlite").compile(where)
+        test = compiled(where, self._fields, strict_time=self.database == "sqlite")
         rows = self._sorted([row for row in view.ordered if test(row)], sort)
         return rows[skip : skip + limit] if limit else rows, len(rows)
 
@@ -220,8 +231,18 @@ class Drivly(Simulator):
         self.random.shuffle(rows)
         for name in reversed(sort):
             column = name.removeprefix("-")
-            rows.sort(key=lambda row, column=column: _comparable(row, column), reverse=name.startswith("-"))  # type: ignore[misc]
+            rows.sort(key=partial(self._comparable, column), reverse=name.startswith("-"))
         return rows
+
+    def _comparable(self, column: str, row: Row) -> tuple[bool, Any]:
+        if column == "id":
+            return False, row.order
+        if column in {"updatedAt", "createdAt"}:
+            return False, row.updated if column == "updatedAt" else row.created
+        value = row.document().get(column)
+        if value is None:
+            return self.database == "postgres", ""
+        return self.database != "postgres", orjson.dumps(value).decode() if isinstance(value, list) else value
 
     def _one(self, view: View, key: str, asked: dict[str, Any]) -> Answer:
         row = self._loose(view, key)
@@ -253,10 +274,11 @@ class Drivly(Simulator):
                 return self._failed(500)
 
     def _delete_many(self, view: View, asked: dict[str, Any]) -> Answer:
-        if not asked.get("where"):
+        where = _where(asked)
+        if where is None:
             message = "Missing 'where' query of documents to delete."
             return as_json({"errors": [{"message": message}]}, 400)
-        rows, _ = self._find(view, asked["where"], ["id"], 0, 1)
+        rows, _ = self._find(view, where, ["-createdAt"], 0, 1)
         rows = [row for row in rows if self.store.get(row.id) is not None]
         docs = self._render(rows, asked)
         for row in rows:
@@ -267,8 +289,7 @@ class Drivly(Simulator):
 
     def _post(self, ask: Ask) -> Answer:
         fields = _json_object(ask.body)
-        at = milliseconds(str(fields.get("updatedAt"))) if "updatedAt" in fields else None
-        key = self.create(fields, at=None if at is None else at / 1000)
+        key = self.create(fields, at=_given(fields, "updatedAt"), created=_given(fields, "createdAt"))
         doc = self._render([self.store.rows[key]], qs.parse(ask.query))
         return Answer(201, b'{"doc":' + doc + b',"message":"Customer successfully created."}')
 
@@ -286,18 +307,21 @@ class Drivly(Simulator):
         return int(text) if WHOLE.match(text) else None
 
     def _loose(self, view: View, key: str) -> Row | None:
-        """The row of an id in a path, read as loosely as `parseInt`: `12abc` is 12."""
+        """Find the row of an id in a path, read as loosely as `parseFloat` does: `12abc` is 12, `abc` is a 500."""
         if self.database == "mongodb":
             return view.get(key)
         found = LOOSE.match(key)
-        return view.get(int(found[1])) if found else None
+        if found is None:
+            raise DatabaseError
+        value = float(found[0])
+        return view.get(int(value)) if value.is_integer() else None
 
     # Rendering
 
     def _render(self, rows: list[Row], asked: dict[str, Any]) -> bytes:
         depth = _depth(asked.get("depth"))
         select = asked.get("select")
-        if isinstance(select, dict):
+        if select is not None:
             return b",".join(orjson.dumps(self._embedded(_selected(self.served(row), select), depth)) for row in rows)
         if depth > 0:
             return b",".join(orjson.dumps(self._embedded(self.served(row), depth)) for row in rows)
@@ -329,60 +353,106 @@ def _without_own(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if name not in {"id", "updatedAt", "createdAt"}}
 
 
-def _limit(text: Any) -> int:
-    """0 is everything: so do an empty, a negative and an unreadable limit say."""
-    if text is None:
-        return DEFAULT_LIMIT
-    value = number(text) if isinstance(text, str) else None
-    return max(0, int(value)) if value is not None else 0
+class Paging(NamedTuple):
+    """What was asked for of a listing's pages, and the members that answer it; all as measured."""
+
+    limit: int
+    """0 is everything."""
+    page: int
+    asked_limit: Any
+    asked_page: Any
+    counted: bool
+
+    @classmethod
+    def read(cls, asked: dict[str, Any]) -> Paging:
+        """Read `limit`, `page` and `pagination`: an empty, negative or unreadable limit is everything.
+
+        Raises DatabaseError for fractions.
+        """
+        counted = asked.get("pagination") != "false"
+        limit = _numeral(asked.get("limit", str(DEFAULT_LIMIT if counted else 0)))
+        page = _numeral(asked.get("page", "1")) or 1
+        whole = limit if isinstance(limit, int) else 0
+        return cls(max(0, whole), max(1, page) if isinstance(page, int) else 1, limit, page, counted)
+
+    def tail(self, total: int, found: int) -> dict[str, Any]:
+        """Compute the members beside `docs`, of `total` matching customers and `found` ones on this page."""
+        limit, page = self.asked_limit, self.asked_page
+        paged = self.counted and limit != 0 and limit != "" and total > 0
+        pages = math.ceil(total / limit) if paged and isinstance(limit, int) else 1
+        readable = isinstance(page, int) and isinstance(limit, int)
+        more = paged and readable and page < pages
+        less = paged and readable and page > 1
+        return {
+            "hasNextPage": more,
+            "hasPrevPage": less,
+            "limit": limit,
+            "nextPage": page + 1 if more else None,
+            "page": page,
+            "pagingCounter": _counter(page, limit) if paged else 1,
+            "prevPage": page - 1 if less else None,
+            "totalDocs": total if self.counted else found,
+            "totalPages": pages,
+        }
 
 
-def _page(text: Any) -> int:
-    value = number(text) if isinstance(text, str) else None
-    return max(1, int(value)) if value is not None else 1
+def _counter(page: int | str, limit: int | str) -> int | None:
+    """The number of a page's first customer; what is no number makes it null."""
+    return (page - 1) * limit + 1 if isinstance(page, int) and isinstance(limit, int) else None
+
+
+def _numeral(text: Any) -> int | str:
+    """An integer, or the text itself where it is none."""
+    value = number(text) if isinstance(text, str) and text else None
+    if isinstance(value, float) and not value.is_integer():
+        raise DatabaseError
+    return str(text) if value is None else int(value)
+
+
+def _where(asked: dict[str, Any]) -> Any:
+    """The `where`, also where it is JSON text; None where there is none. Raises JSONDecodeError for other text."""
+    where = asked.get("where")
+    if isinstance(where, str):
+        return _texts(orjson.loads(where)) if where else None
+    return where
+
+
+def _texts(value: Any) -> Any:
+    """JSON as the bracket syntax would have brought it: every value a text."""
+    match value:
+        case dict():
+            return {name: _texts(member) for name, member in value.items()}
+        case list():
+            return [_texts(member) for member in value]
+        case str():
+            return value
+        case _:
+            return orjson.dumps(value).decode()
 
 
 def _depth(text: Any) -> int:
-    value = number(text) if isinstance(text, str) and text else None
-    return min(10, int(value)) if value is not None else DEFAULT_DEPTH
+    value = number(text) if isinstance(text, str) else None
+    if not text:
+        return DEFAULT_DEPTH
+    return 0 if value is None else min(10, int(value))
 
 
-def _pagination(limit: int, page: int, total: int, *, counted: bool) -> dict[str, Any]:
-    pages = math.ceil(total / limit) if counted else 1
-    page = page if counted else 1
-    more, less = page < pages, page > 1
-    return {
-        "totalDocs": total,
-        "limit": limit if counted else total,
-        "totalPages": pages,
-        "page": page,
-        "pagingCounter": (page - 1) * limit + 1,
-        "hasPrevPage": less,
-        "hasNextPage": more,
-        "prevPage": page - 1 if less else None,
-        "nextPage": page + 1 if more else None,
-    }
-
-
-def _selected(document: dict[str, Any], select: dict[str, Any]) -> dict[str, Any]:
+def _selected(document: dict[str, Any], select: Any) -> dict[str, Any]:
     """Payload's `select`: `id` stays always, the time stamps only where they are asked for."""
-    if any(value == "true" for value in select.values()):
-        return {name: value for name, value in document.items() if name == "id" or select.get(name) == "true"}
-    return {name: value for name, value in document.items() if name == "id" or select.get(name) != "false"}
-
-
-def _comparable(row: Row, column: str) -> tuple[bool, Any]:
-    if column == "id":
-        return False, row.order
-    if column in {"updatedAt", "createdAt"}:
-        return False, row.updated if column == "updatedAt" else row.created
-    value = row.document().get(column)
-    return value is None, "" if value is None else orjson.dumps(value) if isinstance(value, list) else value
+    if isinstance(select, dict) and all(value == "false" for value in select.values()):
+        return {name: value for name, value in document.items() if name == "id" or name not in select}
+    chosen = select if isinstance(select, dict) else {}
+    return {name: value for name, value in document.items() if name == "id" or chosen.get(name) == "true"}
 
 
 def _query_error(error: QueryError) -> Answer:
     data = [{"path": path} for path in error.paths]
     return as_json({"errors": [{"name": "QueryError", "data": data, "message": str(error)}]}, 400)
+
+
+def _given(fields: Mapping[str, Any], name: str) -> float | None:
+    stamp = milliseconds(str(fields.get(name)))
+    return None if stamp is None else stamp / 1000
 
 
 def _json_object(body: bytes) -> dict[str, Any]:

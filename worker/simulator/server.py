@@ -122,20 +122,23 @@ class Simulator(ABC):
         person: Person | None = None,
         id: Id | None = None,  # noqa: A002  # the word every caller uses
         at: float | None = None,
+        created: float | None = None,
         visible_after: float = 0.0,
     ) -> Id:
         """Creates a customer and returns its id.
 
-        Without `person` and `fields` it is a new synthetic person; `fields` go over the person's. `at` (seconds since the
-        epoch) stamps it in the past, as an import does; with `visible_after` it commits that many seconds after its stamp.
+        Without `person` and `fields` it is a new synthetic person; `fields` go over the person's. `at` and `created`
+        (seconds since the epoch, the time of change and that of creation) set the stamps, as an import does; with
+        `visible_after` it commits that many seconds after its stamp.
         """
         shaped = self.shape(person or self.people.person()) if person or fields is None else {}
         key = self.new_id() if id is None else id
-        stamp = _milliseconds(self.now() if at is None else at)
+        updated = _milliseconds(self.now() if at is None else at)
+        born = updated if created is None else _milliseconds(created)
         document = {**shaped, **(fields or {})}
 
         def commit(time: float) -> None:
-            self.store.put(time, "create", [self._row(key, document, stamp, stamp)])
+            self.store.put(time, "create", [self._row(key, document, born, updated)])
 
         self._write([key], visible_after, commit)
         return key
@@ -404,4 +407,4 @@ def _hang_up(request: web.BaseRequest) -> web.Response:
 
 
 def _milliseconds(seconds: float) -> int:
-    return int(seconds * 1000)
+    return round(seconds * 1000)
