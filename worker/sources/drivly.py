@@ -1,0 +1,322 @@
+"""drivly: customers behind a Payload CMS REST API, `GET /customers`.
+
+The API has no change feed and no tombstones; what it has is `updatedAt`. Two cursors walk along (updatedAt, id), so that
+no row is passed over however many share a time. The head reads what is new at once. A row may become visible after one
+with a later stamp, so the tail follows `lookback` behind the server's clock and reads every row a second time: what
+becomes visible within `lookback` is not lost. The sweep lists every id with its `updatedAt`: it finds what was deleted,
+and what was written with a time in the past.
+
+Every answer is held against what was asked. The server ignores a sort or a filter that it does not know and answers
+something else: a page that is not in the order asked for, or does not lie behind the cursor, is refused.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import AfterValidator, Field
+
+from worker.errors import MalformedPageError
+from worker.events import Customer, Identifier, Kind, Reference
+from worker.normalize import Normalizer, milliseconds, rfc3339, text
+from worker.settings import Duration, Secret, SourceSettings, Treatment
+from worker.sources import (
+    Bad,
+    Cursor,
+    Exists,
+    Feed,
+    Item,
+    Missing,
+    Moment,
+    Page,
+    Request,
+    Response,
+    Row,
+    Stub,
+    Token,
+    Unsure,
+    Verdict,
+)
+from worker.sources.payload import IDS, Document, Place, Walk, check, documents, encode, id_of, listing, total_of
+from worker.sources.reading import malformed, parse, refuse, size_of
+
+_ONLY_TIMES: Final = (("select[id]", "true"), ("select[updatedAt]", "true"))
+# A row stamped in the future is left to the sweep, else the head would wait at it until that time has come.
+_AHEAD_MS: Final = 60_000
+
+_LICENCE: Final = "drivers_licence"
+_IDENTIFIERS: Final = {
+    "consumerSocialSecurity": "ssn",
+    "consumerDriversLicense": _LICENCE,
+    "consumerDriversLicenseNumber": _LICENCE,
+}
+_REFERENCES: Final = ("customerId", "consumerConsumerId", "consumerCreditApplicationId")
+_TAGS: Final = ("consumerLeadSource", "companyType")
+_PREVIOUS: Final = {
+    "line1": "consumerPreviousAddressLine1",
+    "line2": "consumerPreviousAddressLine2",
+    "city": "consumerPreviousAddressCity",
+    "region": "consumerPreviousAddressState",
+    "postcode": "consumerPreviousZip",
+}
+_NAMES: Final = ("consumerFirstName", "consumerMiddleName", "consumerLastName", "consumerSuffix")
+_SINGLE: Final = ("id", "email", "phone", "companyName", "consumerDateOfBirth", "consumerStatus", "createdAt", "updatedAt")
+_USED: Final = frozenset((*_SINGLE, *_NAMES, *_PREVIOUS.values(), *_TAGS, *_REFERENCES))
+_PHONE_TYPE: Final = "consumerPhoneType"
+_USED_WITH_PHONE: Final = _USED | {_PHONE_TYPE}
+
+_HASHED: Final = tuple(_IDENTIFIERS)
+_DROPPED: Final = (
+    "consumerProvideProofOfIncome",
+    "consumerLoginToBank",
+    "consumerIncome",
+    "consumerIncomeInterval",
+    "consumerOtherIncomeDescription",
+    "consumerOtherIncomeAmount",
+    "consumerEmploymentStatusCode",
+    "consumerEmploymentDuration",
+    "consumerEmploymentTitle",
+    "consumerEmployerName",
+    "consumerEmployerPhone",
+    "consumerPreviousEmployerName",
+    "consumerPreviousEmployerPhone",
+    "consumerPreviousEmploymentTitle",
+    "consumerPreviousEmploymentDuration",
+    "consumerPreviousEmploymentincome",
+)
+
+
+class DrivlySettings(SourceSettings):
+    """The settings of a drivly source; `url` ends before `/customers`, as in `https://commerce.example.com/api`."""
+
+    kind: Literal["drivly"] = "drivly"
+    key: Secret = Field(description="Whole value of the Authorization header; stock Payload wants: users API-Key <key>")
+    lookback: Duration = Field(default=30.0, description="How long a row may take to become visible after its stamp")
+    locale: str | None = Field(default=None, pattern="^[A-Za-z0-9_-]{1,35}$", description="Of localized fields")
+    fallback_locale: str | None = Field(
+        default=None, pattern="^[A-Za-z0-9_-]{1,35}$", description="Where a field has no value in the locale"
+    )
+    where: Annotated[dict[str, Any], AfterValidator(check)] | None = Field(
+        default=None, description="Only these customers: a filter in Payload's own language"
+    )
+    id_type: Literal["auto", "number", "objectid", "uuid"] = Field(
+        default="auto", description="What ids look like; others are never looked up (the server reads ids loosely)"
+    )
+
+
+class Drivly:
+    """One drivly source."""
+
+    kind: ClassVar[str] = "drivly"
+    version: ClassVar[int] = 1
+    Settings: ClassVar[type[SourceSettings]] = DrivlySettings
+    privacy: ClassVar[Mapping[str, Treatment]] = {
+        **dict.fromkeys(_HASHED, "hash"),
+        **dict.fromkeys(_DROPPED, "drop"),
+    }
+
+    def __init__(self, name: str, settings: DrivlySettings) -> None:
+        """Prepare what every request has in common."""
+        self.name = name
+        self._settings = settings
+        self._lookback = round(settings.lookback * 1000)
+        locales = (("locale", settings.locale), ("fallback-locale", settings.fallback_locale))
+        self._common = (("depth", "0"), *((name, value) for name, value in locales if value))
+
+    def feeds(self) -> tuple[Feed, ...]:
+        """Return head and tail, which see every change, and the sweep, which sees deletions and backdated rows."""
+        interval = self._settings.interval
+        sweep = Feed("sweep", self._settings.scan_interval, enumerates=True, after="head")
+        return Feed("head", interval), Feed("tail", interval), sweep
+
+    def request(self, feed: str, cursor: Cursor | None, moment: Moment) -> Request | None:
+        """Return the request for the next page; None of the tail while its bound has not moved."""
+        if feed == "sweep":
+            return self._list("id", [[("[id][greater_than]", str(cursor["id"]))]] if cursor else [], _ONLY_TIMES)
+        bound = self._bound(feed, moment)
+        read_until = cursor.get("until") if cursor else None
+        if bound is None or (read_until is not None and read_until >= bound):
+            return None
+        within = [("[updatedAt][less_than_equal]", rfc3339(bound))]
+        return self._list("updatedAt,id", [_behind(cursor), within] if cursor and "id" in cursor else [within])
+
+    def _bound(self, feed: str, moment: Moment) -> int | None:
+        if feed == "head":
+            return max(moment.now, moment.server or 0) + _AHEAD_MS
+        return None if moment.server is None else moment.server - self._lookback
+
+    def _list(self, sort: str, conditions: Sequence[Sequence[tuple[str, str]]], more: Sequence[tuple[str, str]] = ()) -> Request:
+        query = [*self._common, *more, ("limit", str(self._settings.page_size)), ("sort", sort)]
+        for index, condition in enumerate(conditions):
+            query += [(f"where[and][{index}]{path}", value) for path, value in condition]
+        if self._settings.where:
+            query += encode(f"where[and][{len(conditions)}]", self._settings.where)
+        return Request("GET", "/customers", tuple(query))
+
+    def read(self, feed: str, cursor: Cursor | None, moment: Moment, response: Response) -> Page:
+        """Read a page; one that is not in order, or from which there is no going on, is refused."""
+        walk = Walk(f"{self.name}: reading a page of the {feed}", _place(cursor))
+        body = listing(walk.doing, response)
+        docs = documents(walk.doing, body)
+        more = len(docs) >= self._settings.page_size or body["hasNextPage"]
+        if feed == "sweep":
+            total = cursor["total"] if cursor else total_of(walk.doing, body)
+            page = _swept(walk, docs, total, more=more)
+        else:
+            bound = self._bound(feed, moment)
+            page = _changed(walk, docs, cursor or {}, bound, more=more)
+            if feed == "tail" and not more:
+                page.cursor["until"] = bound
+        if more and not walk.moved:
+            raise malformed(walk.doing, "the page does not lead on, although there is more")
+        return page
+
+    def lookup(self, customer_id: str) -> Request | None:
+        """Return the request for one customer; None for an id that the server would read as another one's."""
+        wanted = self._settings.id_type
+        shapes = IDS.values() if wanted == "auto" else (IDS[wanted],)
+        if not any(shape(customer_id) for shape in shapes):
+            return None
+        return Request("GET", f"/customers/{customer_id}", self._common)
+
+    def read_lookup(self, customer_id: str, response: Response) -> Verdict:
+        """Read a look-up: only Payload's own 404 says that a customer is gone, and only its own id that it exists."""
+        doing = f"{self.name}: looking a customer up"
+        if response.status not in {200, 404}:
+            if response.status == 403:  # noqa: PLR2004 - RFC 9110, section 15.5.4
+                refuse(response, doing)
+            return Unsure(f"the look-up was answered {response.status}")
+        try:
+            body = parse(response, doing)
+        except MalformedPageError as error:
+            return Unsure(error.message)
+        if response.status == 404:  # noqa: PLR2004 - RFC 9110, section 15.5.5
+            ours = isinstance(body, dict) and isinstance(body.get("errors"), list) and body["errors"]
+            return Missing() if ours else Unsure("the look-up was answered 404, but not in the API's words")
+        if not isinstance(body, dict) or id_of(body) != customer_id:
+            return Unsure("the look-up was answered with something else than this customer")
+        return Exists(Row(customer_id, body, milliseconds(body.get("updatedAt"))))
+
+    def authorize(self, secrets: Mapping[str, str], token: str | None) -> Mapping[str, str]:  # noqa: ARG002 - no tokens
+        """Return the Authorization header; its whole value is configured."""
+        return {"Authorization": secrets["key"]}
+
+    def token_request(self, secrets: Mapping[str, str]) -> Request | None:  # noqa: ARG002 - the API has no tokens
+        """Return None: the key is sent as it is."""
+        return None
+
+    def read_token(self, response: Response) -> Token:
+        """Refuse: the API has no tokens."""
+        raise malformed(f"{self.name}: reading a token", f"the API has none ({response.status})")
+
+    def essence(self, row: Row) -> object:
+        """Return the whole record, `updatedAt` included: the newest published customer shows it, the sweep compares it."""
+        return row.body
+
+    def normalize(self, row: Row, normalizer: Normalizer) -> Customer:
+        """Return the normalized customer; `docs/fields.md` says field by field what becomes of the document."""
+        doc, secret = normalizer.screen(row.body)
+        get = doc.get
+        company = text(get("companyName"))
+        name = normalizer.name(*[get(field) for field in _NAMES])
+        email = normalizer.email(get("email"))
+        phone = normalizer.phone(get("phone"), text(get(_PHONE_TYPE)))
+        previous = normalizer.address({part: get(field) for part, field in _PREVIOUS.items()}, "previous")
+        references, odd = _references(doc)
+        used = _USED_WITH_PHONE if phone else _USED
+        return {
+            "source": self.name,
+            "id": row.id,
+            "kind": _kind(doc, has_name=name is not None),
+            "name": name,
+            "company": {"name": company, "organization_number": None} if company else None,
+            "emails": [email] if email else [],
+            "phones": [phone] if phone else [],
+            "addresses": [previous] if previous else [],
+            "date_of_birth": normalizer.date(get("consumerDateOfBirth")),
+            "locale": None,
+            "status": text(get("consumerStatus")),
+            "references": references,
+            "identifiers": _identifiers(doc, secret, normalizer),
+            "consents": [],
+            "tags": [tag for field in _TAGS for tag in _tags(get(field))],
+            "metadata": {},
+            "attributes": normalizer.attributes(doc, used - odd if odd else used),
+            "created_at": normalizer.timestamp(get("createdAt")),
+            "updated_at": normalizer.timestamp(get("updatedAt")),
+            "first_seen": "",
+        }
+
+
+def _place(cursor: Cursor | None) -> Place | None:
+    return (milliseconds(cursor.get("updatedAt")) or 0, cursor["id"]) if cursor and "id" in cursor else None
+
+
+def _behind(cursor: Cursor) -> list[tuple[str, str]]:
+    return [
+        ("[or][0][updatedAt][greater_than]", cursor["updatedAt"]),
+        ("[or][1][and][0][updatedAt][equals]", cursor["updatedAt"]),
+        ("[or][1][and][1][id][greater_than]", str(cursor["id"])),
+    ]
+
+
+def _swept(walk: Walk, docs: Sequence[tuple[str, Document]], total: int, *, more: bool) -> Page:
+    items: dict[str, Item] = {}
+    for customer_id, doc in docs:
+        walk.on((0, doc["id"]))
+        items[customer_id] = Stub(customer_id, milliseconds(doc.get("updatedAt")))
+    cursor = {"id": walk.place[1], "total": total} if walk.place else {}
+    return Page(list(items.values()), cursor, more, total, _twice(docs, items))
+
+
+def _changed(
+    walk: Walk, docs: Sequence[tuple[str, Document]], cursor: Cursor, bound: int | None, *, more: bool
+) -> Page:
+    # The cursor keeps the time exactly as the server wrote it.
+    stamp = cursor.get("updatedAt")
+    items: dict[str, Item] = {}
+    for customer_id, doc in docs:
+        updated = milliseconds(doc.get("updatedAt"))
+        if updated is None:
+            items[customer_id] = Bad(customer_id, "updatedAt is missing or is no time", size_of(doc))
+            continue
+        if bound is None or updated > bound:
+            raise malformed(walk.doing, "a row is newer than asked for")
+        walk.on((updated, doc["id"]))
+        stamp = doc["updatedAt"]
+        items[customer_id] = Row(customer_id, doc, updated)
+    following = {"updatedAt": stamp, "id": walk.place[1]} if walk.place else {}
+    return Page(list(items.values()), following, more, None, _twice(docs, items))
+
+
+def _twice(docs: Sequence[object], items: Mapping[str, object]) -> str | None:
+    twice = len(docs) - len(items)
+    return f"{twice} entries of a page stood there twice; the later one was taken" if twice else None
+
+
+def _kind(doc: Document, *, has_name: bool) -> Kind:
+    company = doc.get("companyName") or doc.get("companyType")
+    return "company" if company and not has_name else "person"
+
+
+def _references(doc: Document) -> tuple[list[Reference], frozenset[str]]:
+    """Return the references, and the fields that should be some but hold no single value: they stay attributes."""
+    values = {field: doc.get(field) for field in _REFERENCES}
+    odd = frozenset(field for field, value in values.items() if isinstance(value, dict | list | bool))
+    ids = [(field, text(value)) for field, value in values.items() if field not in odd]
+    return [{"type": field, "id": id_.strip()} for field, id_ in ids if id_], odd
+
+
+def _identifiers(doc: Document, secret: Sequence[tuple[str, Any]], normalizer: Normalizer) -> list[Identifier]:
+    state = doc.get("consumerDriversLicenseState") or doc.get("consumerDriversLicenceState")
+    found: list[Identifier] = []
+    for field, value in secret:
+        type_ = _IDENTIFIERS.get(field, field)
+        identifier = normalizer.identifier(type_, value, state if type_ == _LICENCE else None)
+        if identifier is not None and identifier not in found:
+            found.append(identifier)
+    return sorted(found, key=lambda identifier: (identifier["type"], identifier["hash"]))
+
+
+def _tags(value: object) -> list[str]:
+    found = [text(tag) for tag in (value if isinstance(value, list) else [value])]
+    return [tag for tag in found if tag]

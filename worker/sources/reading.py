@@ -1,0 +1,96 @@
+"""Reading answers: what every adapter needs, and what is easily got wrong.
+
+`parse` takes a body in any of the ways in which servers get JSON slightly wrong, so that one customer with half an emoji
+in its name does not block a source, and returns only what can be written again: text without lone surrogates, numbers
+that JSON has. No message holds anything of a body.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import orjson
+
+from worker.errors import CredentialError, MalformedPageError, RefusedError
+
+if TYPE_CHECKING:
+    from worker.sources import Response
+
+_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+_REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
+_INTEGER_BITS: Final = 63
+
+
+def parse(response: "Response", doing: str) -> Any:  # noqa: ANN401 - any JSON
+    """Return the JSON of an answer; raises MalformedPageError where there is none. `doing`: for the message.
+
+    What `orjson` refuses is read again by the more patient `json`: half a surrogate pair becomes U+FFFD, a byte order
+    mark and UTF-16 are read, a number that no double can hold becomes text. NaN is refused by both.
+    """
+    try:
+        return orjson.loads(response.body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return _clean(json.loads(response.body, parse_constant=_refuse, parse_float=_float, parse_int=_int))
+    except (ValueError, RecursionError) as error:
+        message = f"{doing}: the answer is not JSON ({len(response.body)} bytes, {content_type(response)})"
+        hint = "Is the base URL that of the API? A proxy, a log-in page or a cut connection answers like this."
+        raise MalformedPageError(message, hint=hint) from error
+
+
+def malformed(doing: str, what: str) -> MalformedPageError:
+    """Return the error for an answer that is JSON, but not what the API's document describes."""
+    hint = "The scan has failed and its checkpoint stays. Has the API changed, or is something else answering for it?"
+    return MalformedPageError(f"{doing}: {what}", hint=hint)
+
+
+def refuse(response: "Response", doing: str, reason: str = "") -> NoReturn:
+    """Raise what a status outside 2xx means: CredentialError for 401 and 403, RefusedError for any other."""
+    message = f"{doing}: {response.url or 'the API'} answered {response.status}{reason and f' ({reason})'}"
+    if response.status in {401, 403}:
+        raise CredentialError(message, hint="The credential is not accepted: replace it, or give it access.")
+    redirected = 300 <= response.status < 400  # noqa: PLR2004 - RFC 9110, section 15.4
+    hint = "It redirects; write the address it redirects to as the url." if redirected else "Is the url right?"
+    raise RefusedError(message, hint=hint)
+
+
+def content_type(response: "Response") -> str:
+    """Return the media type of an answer, for messages."""
+    declared = response.headers.get("content-type", "").partition(";")[0].strip()
+    return declared if re.fullmatch(r"[\w.+-]{1,60}/[\w.+-]{1,60}", declared) else "of no known type"
+
+
+def size_of(record: Mapping[str, Any]) -> int:
+    """Return the size of a record in bytes of JSON, 0 if it cannot be written (nested too deeply)."""
+    try:
+        return len(orjson.dumps(record))
+    except orjson.JSONEncodeError:
+        return 0
+
+
+def _refuse(_: str) -> NoReturn:
+    message = "NaN and Infinity are not JSON"
+    raise ValueError(message)
+
+
+def _float(text: str) -> float | str:
+    number = float(text)
+    return number if math.isfinite(number) else text
+
+
+def _int(text: str) -> int | float | str:
+    number = int(text)
+    return number if number.bit_length() <= _INTEGER_BITS else _float(text)
+
+
+def _clean(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    if type(value) is str:
+        return _SURROGATES.sub(_REPLACEMENT, value)
+    if type(value) is list:
+        return [_clean(element) for element in value]
+    if type(value) is dict:
+        return {_clean(name): _clean(element) for name, element in value.items()}
+    return value
