@@ -1,0 +1,53 @@
+"""What consumes the events: duplicate customers (`dedupe`) and deletions carried downstream (`deletes`).
+
+Each handler is one or more stages; this file is where the worker finds them by name.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+from handlers.dedupe.clusters import Clusters
+from handlers.dedupe.keys import Keys
+from handlers.dedupe.pairs import Pairs
+from handlers.dedupe.settings import DedupeSettings
+from handlers.deletes.executor import Executor
+from handlers.deletes.requests import Requests
+from handlers.deletes.settings import DeletesSettings
+from worker.handling import Handler
+from worker.privacy import Hasher
+from worker.settings import HttpSettings
+from worker.topics import Topics
+
+GROUPS: Final[Mapping[str, list[str]]] = {
+    "dedupe": ["keys", "pairs", "clusters"],
+    "deletes": ["requests", "executor"],
+}
+
+
+class Settings(Protocol):
+    """The settings of the built-in handlers."""
+
+    @property
+    def dedupe(self) -> DedupeSettings:
+        """Return the settings of the duplicate search."""
+
+    @property
+    def deletes(self) -> DeletesSettings:
+        """Return the settings of the deletions."""
+
+
+def factory(stage: str, settings: Settings, topics: Topics, hasher: Hasher) -> Callable[[], Handler]:
+    """Return what makes the handler of `stage`; KeyError for another name."""
+    makers: dict[str, Callable[[], Any]] = {
+        "keys": lambda: Keys(topics, settings.dedupe, hasher),
+        "pairs": lambda: Pairs(topics, settings.dedupe),
+        "clusters": lambda: Clusters(topics, settings.dedupe),
+        "requests": lambda: Requests(topics, settings.deletes),
+        "executor": lambda: Executor(topics, settings.deletes),
+    }
+    return makers[stage]
+
+
+def targets(settings: Settings) -> Mapping[str, HttpSettings]:
+    """Return how each target of deletions is spoken to, by the lane's name that the executor's calls give."""
+    return settings.deletes.targets

@@ -79,6 +79,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] - aiokafka ha
         self.log = log.bind(group=group)
 
     @property
+    def name(self) -> str:
+        """Return the group's name."""
+        return self._group
+
+    @property
     def tasks(self) -> dict[int, Task]:
         """Return the tasks that are running, by partition."""
         return {partition: owned.task for partition, owned in self._owned.items() if owned.task is not None}

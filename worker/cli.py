@@ -1,0 +1,238 @@
+"""The command line: puts the parts together and turns errors into exit codes.
+
+Exit codes: 0 ok, 1 something differs or failed, 2 usage or configuration, 3 something needed is not available.
+"""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import click
+import orjson
+from rich.console import Console
+
+from worker import config as configuration
+from worker import inspect, service, telemetry
+from worker.config import Config
+from worker.errors import RollcallError
+from worker.kafka import Connection
+from worker.topics import plan
+
+_OUT: Final = Console(soft_wrap=True, highlight=False)
+
+
+class _Commands(click.Group):
+    """A group whose commands end with the exit code of the error that they raise."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in click
+        try:
+            return super().invoke(ctx)
+        except RollcallError as error:
+            click.echo(f"rollcall: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the coroutine returns
+    """Run a coroutine on the fastest event loop there is."""
+    try:
+        import uvloop  # noqa: PLC0415 - not on every platform
+    except ImportError:
+        return asyncio.run(work)
+    return uvloop.run(work)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="rollcall-cdc", prog_name="rollcall")
+@click.option("--config", "-c", "path", type=click.Path(path_type=Path), help="Default: ./rollcall.yaml, then /etc/rollcall.")
+@click.pass_context
+def main(ctx: click.Context, path: Path | None) -> None:
+    """Detect customers created, changed and deleted behind REST APIs, and publish that to Kafka."""
+    ctx.obj = path
+
+
+def _config(ctx: click.Context) -> Config:
+    config = configuration.load(configuration.find(ctx.obj))
+    log = config.file.log
+    telemetry.configure_logging(level=log.level, text=None if log.format is None else log.format == "text")
+    return config
+
+
+@main.command()
+@click.pass_context
+def poll(ctx: click.Context) -> None:
+    """Poll the sources, until SIGTERM."""
+    _run(service.serve(_config(ctx), [service.POLL]))
+
+
+@main.command()
+@click.argument("names", nargs=-1)
+@click.pass_context
+def handle(ctx: click.Context, names: tuple[str, ...]) -> None:
+    """Run handlers or single stages (dedupe, deletes, keys, pairs, clusters, requests, executor; default all)."""
+    config = _config(ctx)
+    _run(service.serve(config, service.stages_of(names)))
+
+
+@main.group()
+def topics() -> None:
+    """Make and check the topics."""
+
+
+@topics.command("plan")
+@click.pass_context
+def topics_plan(ctx: click.Context) -> None:
+    """Show what the cluster lacks; exits 1 if anything."""
+    wanted = _run(_plan(_config(ctx)))
+    for line in wanted.problems():
+        click.echo(line)
+    click.echo("the topics are as declared" if wanted.empty else "`rollcall topics apply` makes and alters them")
+    sys.exit(0 if wanted.empty else 1)
+
+
+@topics.command("apply")
+@click.pass_context
+def topics_apply(ctx: click.Context) -> None:
+    """Make missing topics and mend settings; exits 1 if something is wrong that cannot be mended."""
+    config = _config(ctx)
+    wanted = _run(apply_topics(config))
+    for spec in wanted.create:
+        click.echo(f"made {spec.name} ({spec.partitions} partitions, {spec.cleanup})")
+    for name in wanted.alter:
+        click.echo(f"altered {name}")
+    for line in wanted.wrong:
+        click.echo(line, err=True)
+    if wanted.empty:
+        click.echo("the topics are as declared")
+    sys.exit(1 if wanted.wrong else 0)
+
+
+async def _plan(config: Config) -> Any:  # noqa: ANN401 - a Plan
+    declared = config.topics.declared()
+    async with Connection(config.file.kafka).admin() as admin:
+        return plan(declared, await admin.found(spec.name for spec in declared))
+
+
+async def apply_topics(config: Config) -> Any:  # noqa: ANN401 - a Plan
+    """Make and mend the topics; return what was to be done."""
+    declared = config.topics.declared()
+    async with Connection(config.file.kafka).admin() as admin:
+        wanted = plan(declared, await admin.found(spec.name for spec in declared))
+        await admin.create(wanted.create)
+        await admin.alter(wanted.alter)
+        return wanted
+
+
+@main.command()
+@click.pass_context
+def check(ctx: click.Context) -> None:
+    """Check configuration, secrets, Kafka and topics, and name every problem."""
+    config = _config(ctx)
+    problems = _run(inspect.problems(config))
+    for problem in problems:
+        click.echo(f"- {problem}", err=True)
+    if problems:
+        _exit(2, f"{len(problems)} problem{'s' if len(problems) != 1 else ''}")
+    click.echo(f"{config.path}: in order ({len(config.sources)} sources)")
+
+
+def _exit(code: int, message: str) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of a table.")
+@click.pass_context
+def status(ctx: click.Context, *, as_json: bool) -> None:
+    """Show the state of sources and handlers."""
+    rows = _run(inspect.statuses(_config(ctx)))
+    if as_json:
+        for row in rows:
+            click.echo(orjson.dumps(row))
+        return
+    _OUT.print(inspect.status_table(rows))
+
+
+@main.command()
+@click.argument("topic", default="events")
+@click.option("--from-beginning", is_flag=True, help="Show what is there already.")
+@click.option("--follow/--no-follow", default=True, help="Go on when the end is reached.")
+@click.option("--source", help="Only this source.")
+@click.option("--customer", help="Only this customer: <source>/<id>.")
+@click.pass_context
+def tail(ctx: click.Context, topic: str, *, from_beginning: bool, follow: bool, source: str | None, customer: str | None) -> None:
+    """Show records of a public topic: events, latest, clusters, identity, deletions, receipts, deadletters."""
+    wanted = inspect.Wanted(source, customer)
+    _run(inspect.tail(_config(ctx), topic, from_beginning=from_beginning, follow=follow, wanted=wanted))
+
+
+@main.group()
+def kafka() -> None:
+    """Start and stop an embedded Kafka broker: for the demo, tests and a first try."""
+
+
+_DATA = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default=Path(".rollcall/kafka"),
+    show_default=True,
+    help="The broker's data folder.",
+)
+
+
+@kafka.command("start")
+@_DATA
+def kafka_start(data: Path) -> None:
+    """Start the broker (or find it running) and print its address."""
+    from worker import embedded  # noqa: PLC0415 - needs the extra `embedded`
+
+    running = _run(embedded.start_detached(data))
+    click.echo(running.bootstrap)
+
+
+@kafka.command("stop")
+@_DATA
+def kafka_stop(data: Path) -> None:
+    """Stop the broker; exits 1 if none was running."""
+    from worker import embedded  # noqa: PLC0415
+
+    if not _run(embedded.stop_detached(data)):
+        _exit(1, f"no broker is running on {data}")
+
+
+@kafka.command("status")
+@_DATA
+def kafka_status(data: Path) -> None:
+    """Print the running broker's address; exits 1 if none is running."""
+    from worker import embedded  # noqa: PLC0415
+
+    running = embedded.status(data)
+    if running is None:
+        _exit(1, f"no broker is running on {data}")
+    click.echo(f"{running.bootstrap} (pid {running.pid})")
+
+
+@main.command()
+@click.option("--customers", default=500, show_default=True, help="In each simulated system, at the start.")
+@click.option("--seconds", default=30, show_default=True, help="Of churn.")
+@click.option("--seed", default=1, show_default=True)
+@click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
+def demo(customers: int, seconds: int, seed: int, *, keep: bool) -> None:
+    """Run all of it here: a broker, two simulated systems, pollers, handlers; then check the result."""
+    from worker import demo as demonstration  # noqa: PLC0415 - needs the extra `embedded`
+
+    sys.exit(_run(demonstration.run(customers=customers, seconds=seconds, seed=seed, keep=keep)))
+
+
+@main.command("config-schema")
+def config_schema() -> None:
+    """Print the JSON Schema of the configuration file, for editors."""
+    click.echo(orjson.dumps(configuration.json_schema(), option=orjson.OPT_INDENT_2))
+
+
+if __name__ == "__main__":
+    main()

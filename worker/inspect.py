@@ -1,0 +1,170 @@
+"""What the command line reads from Kafka: status, records, and the problems that `check` names.
+
+Reads only; needs Kafka and nothing else.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from aiokafka import TopicPartition
+from aiokafka.structs import ConsumerRecord
+from rich.table import Table
+
+from worker.config import Config
+from worker.errors import ConfigError, RollcallError, UsageError
+from worker.events import header
+from worker.kafka import Connection, bounded_stop
+from worker.topics import plan
+
+_READ: Final = 2_000
+PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts", "deadletters")
+
+
+async def problems(config: Config) -> list[str]:
+    """Return everything that would keep workers from running, each with its path and what to do."""
+    found = []
+    try:
+        config.hasher()
+    except ConfigError as error:
+        found += error.problems
+    for name, source in config.sources.items():
+        for setting, secret in source.settings.secrets().items():
+            try:
+                secret.read()
+            except ValueError as error:
+                found.append(f"sources.{name}.{setting}: {error}")
+    declared = config.topics.declared()
+    try:
+        async with Connection(config.file.kafka).admin() as admin:
+            wanted = plan(declared, await admin.found(spec.name for spec in declared))
+            found += wanted.problems()
+    except (RollcallError, ValueError) as error:
+        found.append(f"kafka: {error}")
+    return found
+
+
+async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
+    """Yield every committed record of a topic that is there now, partition by partition."""
+    connection = Connection(config.file.kafka)
+    where = [TopicPartition(topic, partition) for partition in range(config.file.kafka.partitions)]
+    consumer = await connection.consumer()
+    try:
+        consumer.assign(where)
+        ends = await consumer.end_offsets(where)
+        await consumer.seek_to_beginning(*where)
+        open_ = {one for one in where if await consumer.position(one) < ends[one]}
+        while open_:
+            for records in (await consumer.getmany(*open_, timeout_ms=500, max_records=_READ)).values():
+                for record in records:
+                    yield record
+            open_ = {one for one in open_ if await consumer.position(one) < ends[one]}
+    finally:
+        await bounded_stop(consumer.stop(), "reader")
+
+
+async def statuses(config: Config) -> list[dict[str, Any]]:
+    """Return the newest status of everything, by key."""
+    newest: dict[bytes, dict[str, Any]] = {}
+    async for record in read_all(config, config.topics.status):
+        if record.value is None:
+            newest.pop(record.key, None)
+        else:
+            newest[record.key] = orjson.loads(record.value)
+    return [newest[key] for key in sorted(newest)]
+
+
+def status_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Return the statuses as a table."""
+    table = Table("what", "state", "live", "set aside", "as of", "message")
+    for row in rows:
+        message = row.get("alarm") or row.get("message") or ""
+        what = f"{row.get('kind', '')} {row.get('source') or row.get('name') or ''}".strip()
+        table.add_row(
+            what,
+            str(row.get("state", "")),
+            str(row.get("live", "")),
+            str(row.get("set_aside", "")),
+            str(row.get("at", "")),
+            str(message),
+        )
+    return table
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which records to show; None shows all."""
+
+    source: str | None = None
+    customer: str | None = None
+
+    def wants(self, key: bytes | None) -> bool:
+        """Return whether a record with this key is wanted."""
+        text = (key or b"").decode(errors="replace")
+        if self.customer is not None and text != self.customer:
+            return False
+        return self.source is None or text.startswith(f"{self.source}/")
+
+
+async def tail(config: Config, topic: str, *, from_beginning: bool, follow: bool, wanted: Wanted) -> None:
+    """Print records of a public topic as they come; JSON lines in a pipe, short lines on a terminal."""
+    if topic not in PUBLIC:
+        message = f"there is no topic {topic!r} to show; there are {', '.join(PUBLIC)}"
+        raise UsageError(message)
+    name = getattr(config.topics, topic)
+    where = [TopicPartition(name, partition) for partition in range(config.file.kafka.partitions)]
+    pretty = sys.stdout.isatty()
+    consumer = await Connection(config.file.kafka).consumer()
+    try:
+        consumer.assign(where)
+        ends = await consumer.end_offsets(where)
+        if from_beginning:
+            await consumer.seek_to_beginning(*where)
+        else:
+            await consumer.seek_to_end(*where)
+        while True:
+            for records in (await consumer.getmany(*where, timeout_ms=500, max_records=_READ)).values():
+                for record in records:
+                    if wanted.wants(record.key):
+                        sys.stdout.write(_line(record, pretty=pretty) + "\n")
+            sys.stdout.flush()
+            if not follow and all([await consumer.position(one) >= ends[one] for one in where]):
+                return
+    except (asyncio.CancelledError, BrokenPipeError):
+        return
+    finally:
+        await bounded_stop(consumer.stop(), "tail")
+
+
+def _line(record: ConsumerRecord, *, pretty: bool) -> str:
+    key = (record.key or b"").decode(errors="replace")
+    if pretty:
+        moment = time.strftime("%H:%M:%S", time.localtime(record.timestamp / 1000))
+        type_ = header(record.headers, "ce_type") or ("null" if record.value is None else "")
+        sequence = header(record.headers, "ce_sequence")
+        text = (record.value or b"").decode(errors="replace")
+        return f"{moment} {key:<28} {type_} {f'#{sequence}' if sequence else ''} {text[:160]}"
+    return orjson.dumps(
+        {
+            "topic": record.topic,
+            "partition": record.partition,
+            "offset": record.offset,
+            "timestamp": record.timestamp,
+            "key": key,
+            "headers": {name: value.decode(errors="replace") for name, value in record.headers},
+            "value": _json(record.value),
+        }
+    ).decode()
+
+
+def _json(value: bytes | None) -> Any:  # noqa: ANN401 - any JSON
+    if value is None:
+        return None
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value.decode(errors="replace")

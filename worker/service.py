@@ -1,0 +1,211 @@
+"""A worker process: checks that it may start, joins the groups of its stages, serves probes and metrics, and drains.
+
+Guarantee: it starts over declared topics only, says every reason why it does not, and after SIGTERM ends within the
+grace period, saying what it had to cut.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import structlog
+from aiohttp import web
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+import handlers
+from worker import state, telemetry
+from worker.config import Config
+from worker.consumer import HandlerLoop, Lanes
+from worker.detection import Detector
+from worker.errors import ConfigError, TopicError
+from worker.handling import Handler
+from worker.http import Lane
+from worker.kafka import Connection
+from worker.membership import Membership
+from worker.poller import Source
+from worker.privacy import Hasher
+from worker.task import Task, TaskSpec
+from worker.topics import STAGES, partition_of, plan
+
+log = structlog.get_logger()
+
+POLL: Final = "poll"
+POLL_VERSION: Final = 1
+
+
+class Probes:
+    """The HTTP server of /livez, /readyz and /metrics."""
+
+    def __init__(self, listen: str, memberships: Sequence[Membership]) -> None:
+        """`listen` is host:port."""
+        self._host, _, port = listen.rpartition(":")
+        self._port = int(port)
+        self._memberships = memberships
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        """Listen; raises ConfigError where the address cannot be had."""
+        app = web.Application()
+        app.router.add_get("/livez", self._live)
+        app.router.add_get("/readyz", self._ready)
+        app.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self._host, self._port)
+        try:
+            await site.start()
+        except OSError as error:
+            raise ConfigError([f"listen: {self._host}:{self._port} cannot be had: {error.strerror}"]) from error
+        host, port, *_ = self._runner.addresses[0]
+        log.info("listening", host=host, port=port)
+
+    async def _live(self, _: web.Request) -> web.Response:
+        """Answer as long as the event loop turns: Kafka away, or state being restored, is no reason to be killed."""
+        return web.Response(text="ok\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        waiting = [membership.name for membership in self._memberships if not membership.ready]
+        if waiting:
+            return web.Response(status=503, text=f"not ready: {', '.join(waiting)}\n")
+        return web.Response(text="ok\n")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(telemetry.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | None = None) -> None:
+    """Run the given stages until SIGTERM or SIGINT (or `stop`).
+
+    Raises ConfigError, TopicError, KafkaUnavailableError, StateError.
+    """
+    if sys.flags.optimize:
+        raise ConfigError(["Python runs with -O, which removes checks that aiokafka's transactions rest on"])
+    stopping = stop or asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stopping.set)
+    hasher = config.hasher()
+    connection = Connection(config.file.kafka)
+    cluster_id, topic_ids = await _topics_in_order(config, connection, stages)
+    folder, lock = state.claim(config.file.state_dir)
+    log.info("starting", stages=list(stages), prefix=config.file.prefix, state=str(folder))
+    lanes = {
+        name: Lane(name, target) for name, target in handlers.targets(config.file.handlers).items() if "executor" in stages
+    }
+    try:
+        memberships = [
+            _membership(config, connection, stage, _spec(config, stage, folder, cluster_id, topic_ids), hasher, lanes)
+            for stage in stages
+        ]
+        await _run(config, memberships, stopping)
+    finally:
+        for lane in lanes.values():
+            await lane.close()
+        lock.close()
+    log.info("stopped")
+
+
+async def _run(config: Config, memberships: Sequence[Membership], stopping: asyncio.Event) -> None:
+    probes = Probes(config.file.listen, memberships)
+    await probes.start()
+    serving = [asyncio.ensure_future(membership.serve(stopping)) for membership in memberships]
+    try:
+        done, _ = await asyncio.wait(serving, return_when=asyncio.FIRST_EXCEPTION)
+        stopping.set()
+        await asyncio.gather(*serving, return_exceptions=True)
+        for one in done:
+            one.result()
+    finally:
+        await probes.stop()
+
+
+async def _topics_in_order(config: Config, connection: Connection, stages: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return the cluster's id and the ids of the state topics; raises TopicError unless every topic is as declared."""
+    declared = config.topics.declared()
+    async with connection.admin() as admin:
+        wanted = plan(declared, await admin.found(spec.name for spec in declared))
+        if not wanted.empty:
+            lines = "\n".join(f"  - {line}" for line in wanted.problems())
+            message = f"the topics are not as declared:\n{lines}"
+            raise TopicError(message, hint="`rollcall topics plan` shows it, `rollcall topics apply` mends what can be.")
+        return await admin.topic_ids([config.topics.state(stage) for stage in stages])
+
+
+def _spec(config: Config, stage: str, folder: Path, cluster_id: str, topic_ids: dict[str, str]) -> TaskSpec:
+    version = POLL_VERSION if stage == POLL else handlers.version(stage)
+    return TaskSpec(stage, version, folder, cluster_id, topic_ids[config.topics.state(stage)])
+
+
+def _membership(  # noqa: PLR0913, PLR0917 - everything a stage is put together of
+    config: Config, connection: Connection, stage: str, spec: TaskSpec, hasher: Hasher, lanes: Lanes
+) -> Membership:
+    topics = config.topics
+    if stage == POLL:
+        topic, run = topics.state(POLL), _poll(config, hasher)
+    else:
+        make = handlers.factory(stage, config.file.handlers, topics, hasher)
+        topic, run = make().inputs[0].topic, _handle(make, lanes)
+    return Membership(
+        connection,
+        topics.group(stage),
+        topic,
+        lambda partition: Task(connection, topics, spec, partition),
+        run,
+        grace=config.file.grace,
+    )
+
+
+def _poll(config: Config, hasher: Hasher) -> Callable[[Task], Awaitable[None]]:
+    async def run(task: Task) -> None:
+        mine = [
+            name
+            for name in config.sources
+            if partition_of(name.encode(), config.file.kafka.partitions) == task.partition
+        ]
+        sources = []
+        for name in mine:
+            source = config.sources[name]
+            detector = Detector(name, source.adapter, source.settings, hasher, config.topics)
+            sources.append(asyncio.ensure_future(Source(name, source.adapter, source.settings, detector, task).run()))
+        if not sources:
+            await task.stopping.wait()
+            return
+        try:
+            await asyncio.gather(*sources)
+        finally:
+            for one in sources:
+                one.cancel()
+            await asyncio.gather(*sources, return_exceptions=True)
+
+    return run
+
+
+def _handle(make: Callable[[], Handler], lanes: Lanes) -> Callable[[Task], Awaitable[None]]:
+    async def run(task: Task) -> None:
+        await HandlerLoop(make(), task, lanes).run()
+
+    return run
+
+
+def stages_of(names: Sequence[str]) -> list[str]:
+    """Return the stages that were asked for: names of stages, or of handlers (`dedupe`, `deletes`), or `all`.
+
+    Raises ConfigError for a name that is neither.
+    """
+    groups = {"all": list(STAGES[1:]), **handlers.GROUPS}
+    wanted: list[str] = []
+    for name in names or ["all"]:
+        if name not in groups and name not in STAGES[1:]:
+            known = ", ".join([*groups, *STAGES[1:]])
+            raise ConfigError([f"there is no handler or stage {name!r}; there are {known}"])
+        wanted += groups.get(name, [name])
+    return list(dict.fromkeys(wanted))
