@@ -33,8 +33,8 @@ from worker.embedded.node import (
     STOP_SECONDS,
     Node,
     PortTakenError,
-    answers,
     format_storage,
+    is_ready,
     start_error,
     start_guard,
     start_nodes,
@@ -163,7 +163,7 @@ async def start_detached(
     Where one already runs in that folder, that one is returned, once it answers. Its logs are in the folder. Raises
     `EmbeddedKafkaError` where a program uses the folder by `cluster`, or the broker does not start.
     """
-    folder = data_dir.absolute()  # noqa: ASYNC240 - asks for the working directory only
+    folder = data_dir.absolute()
     options = _Options("plaintext", config or {}, jvm_args)
     for attempt in itertools.count(1):
         try:
@@ -190,17 +190,18 @@ async def _spawn_detached(folder: Path, options: _Options, *, keep_ports: bool) 
 
 
 async def _await_detached(folder: Path) -> Running:
+    node_folder = folder / "node-1"
     deadline = time.monotonic() + START_SECONDS
     while True:
         plan = layout.read(folder)
-        ready = plan is not None and await answers(plan.ports[0].internal, {1})
+        ready = plan is not None and await is_ready(node_folder, plan.ports[0].internal, {1})
         running = status(folder)
         if running is None:
-            raise start_error(folder / "node-1", "it ended before it answered")
+            raise start_error(node_folder, "it ended before it answered")
         if ready:
             return running
         if time.monotonic() > deadline:
-            raise start_error(folder / "node-1", f"it did not answer within {START_SECONDS:.0f} s")
+            raise start_error(node_folder, f"it did not answer within {START_SECONDS:.0f} s")
         await asyncio.sleep(POLL_SECONDS)
 
 

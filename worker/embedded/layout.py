@@ -2,7 +2,8 @@
 
     cluster.json            the cluster's id and ports
     lock                    held (flock) by every process that uses the folder; names its holder
-    node-1/                 server.properties, log4j2.properties, data/, tmp/, broker.log, console.log
+    node-1/                 server.properties, log4j2.properties, data/, tmp/, broker.log, console.log,
+                            started (empty until the broker says that it has bound every listener)
     node-2/ ...
 
 A lock that is held proves that its holder lives, whatever became of the number of a process that once wrote itself into
@@ -32,6 +33,7 @@ Security = Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"]
 
 HOST: Final = "127.0.0.1"
 BROKER_LOG: Final = "broker.log"
+STARTED: Final = "started"
 _PORTS: Final = range(15_000, 32_000)
 _PORT_TRIES: Final = 1_000
 _LOCK_TRIES: Final = 5
@@ -40,6 +42,7 @@ _LOCK_POLL_SECONDS: Final = 0.05
 _LOGGING: Final = f"""\
 rootLogger.level=info
 rootLogger.appenderRef.file.ref=file
+rootLogger.appenderRef.started.ref=started
 appender.file.type=RollingFile
 appender.file.name=file
 appender.file.fileName={BROKER_LOG}
@@ -52,6 +55,15 @@ appender.file.policies.size.type=SizeBasedTriggeringPolicy
 appender.file.policies.size.size=10MB
 appender.file.strategy.type=DefaultRolloverStrategy
 appender.file.strategy.max=2
+appender.started.type=File
+appender.started.name=started
+appender.started.fileName={STARTED}
+appender.started.append=false
+appender.started.layout.type=PatternLayout
+appender.started.filter.started.type=RegexFilter
+appender.started.filter.started.regex=.*Kafka Server started.*
+appender.started.filter.started.onMatch=ACCEPT
+appender.started.filter.started.onMismatch=DENY
 """
 
 
@@ -203,7 +215,7 @@ def free_ports(nodes: int) -> tuple[Ports, ...]:
     """
     found: list[int] = []
     for _ in range(_PORT_TRIES):
-        port = random.choice(_PORTS)  # noqa: S311 - no secret
+        port = random.choice(_PORTS)
         if port not in found and _is_free(port):
             found.append(port)
         if len(found) == 3 * nodes:

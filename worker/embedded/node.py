@@ -16,7 +16,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from worker.embedded import guard
 from worker.embedded.java import Java
-from worker.embedded.layout import BROKER_LOG, HOST, Layout
+from worker.embedded.layout import BROKER_LOG, HOST, STARTED, Layout
 from worker.errors import EmbeddedKafkaError
 
 START_SECONDS: Final = 120.0
@@ -138,11 +138,20 @@ async def _await_answers(nodes: Sequence[Node]) -> None:
         if time.monotonic() > deadline:
             raise start_error(waiting[0].folder, f"it did not answer within {START_SECONDS:.0f} s")
         await asyncio.sleep(POLL_SECONDS)
-        waiting = [node for node in waiting if not await answers(node.port, ids)]
+        waiting = [node for node in waiting if not await is_ready(node.folder, node.port, ids)]
 
 
-async def answers(port: int, expected: Collection[int]) -> bool:
-    """Whether the broker on that port answers and knows all brokers `expected` (by id) as registered and alive."""
+async def is_ready(folder: Path, port: int, expected: Collection[int]) -> bool:
+    """Whether the node in that folder has started, and answers on that port with all brokers `expected` (ids) alive.
+
+    Both are needed: one listener answers while another's port turns out to be taken.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        return bool((folder / STARTED).stat().st_size) and await _lists(port, expected)
+    return False
+
+
+async def _lists(port: int, expected: Collection[int]) -> bool:
     try:
         connection = await create_conn(HOST, port, client_id="rollcall-embedded", request_timeout_ms=_PROBE_MS)
     except (OSError, KafkaError, TimeoutError):
@@ -186,8 +195,8 @@ def start_error(folder: Path, what: str) -> EmbeddedKafkaError:
     kind = PortTakenError if any(_PORT_TAKEN in line for line in lines) else EmbeddedKafkaError
     return kind(
         f"starting the embedded Kafka's {folder.name}: {what}. The end of its logs:\n{text}",
-        hint="Common causes: a setting it does not know, too little memory (a node takes up to 0.7 GB), data of a newer "
-        f"Kafka. All its logs are in {folder}, unless that was temporary.",
+        hint="Common causes: a setting it does not know, too little memory (a node takes up to 0.7 GB), data of a "
+        f"newer Kafka. All its logs are in {folder}, unless that was temporary.",
     )
 
 
