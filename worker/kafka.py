@@ -311,10 +311,9 @@ class Admin:
         """Create topics; one that is there already is left alone. Raises TopicError."""
         if not specs:
             return
-        new = [
-            NewTopic(spec.name, spec.partitions, self._settings.replication, topic_configs=spec.settings)
-            for spec in specs
-        ]
+        brokers = len((await self._client.describe_cluster())["brokers"])
+        replicas = self._settings.replication or min(3, brokers)
+        new = [NewTopic(spec.name, spec.partitions, replicas, topic_configs=spec.settings) for spec in specs]
         response = await self._client.create_topics(new)
         for name, code, *more in response.topic_errors:
             if code and for_code(code) is not TopicAlreadyExistsError:

@@ -97,9 +97,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] - aiokafka ha
         """Be a member until `stop`; raises what no retry can help."""
         try:
             while not stop.is_set():
+                await self._leave()  # where it has to be joined anew
                 await self._join()
                 await self._poll(stop)
-                await self._leave()
         finally:
             await asyncio.gather(*(self._end(partition, drain=True) for partition in list(self._owned)))
             await asyncio.gather(*self._closing.values())

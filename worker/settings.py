@@ -79,7 +79,9 @@ class KafkaSettings(Model):
 
     bootstrap: str = Field(default="localhost:9092", description="host:port, several separated by commas")
     partitions: int = Field(default=8, ge=1, le=1000, description="Of every topic; fixed once they are made")
-    replication: int = Field(default=-1, ge=-1, le=10, description="Replicas of a topic; -1: the broker's default")
+    replication: int | None = Field(
+        default=None, ge=1, le=10, description="Replicas of a topic; default: three, or as many as there are brokers"
+    )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     username: str | None = None

@@ -53,7 +53,7 @@ def configure_logging(*, level: str = "info", text: bool | None = None) -> None:
     """Set up structlog: JSON lines, or text where `text` says so (by default, where standard error is a terminal)."""
     as_text = sys.stderr.isatty() if text is None else text
     renderer = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if as_text
         else structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=str).decode())
     )
