@@ -4,13 +4,29 @@ Each is a real HTTP server that behaves as its vendor's documents and measuremen
 the history that an independent checker needs. `docs/simulators.md` says what each imitates and what it does not.
 """
 
+from worker.simulator.connect import Connect
 from worker.simulator.data import People, Person
+from worker.simulator.dintero import Dintero, DuplicateEmailError
 from worker.simulator.drivly import Drivly
 from worker.simulator.faults import Fault
+from worker.simulator.mykaarma import MyKaarma
 from worker.simulator.server import Request, Simulator
 from worker.simulator.store import Change
 
-SYSTEMS: dict[str, type[Simulator]] = {"drivly": Drivly}
+SYSTEMS: dict[str, type[Simulator]] = {system.kind: system for system in (Connect, Dintero, Drivly, MyKaarma)}
 """The simulators by name."""
 
-__all__ = ["SYSTEMS", "Change", "Drivly", "Fault", "People", "Person", "Request", "Simulator"]
+__all__ = [
+    "SYSTEMS",
+    "Change",
+    "Connect",
+    "Dintero",
+    "Drivly",
+    "DuplicateEmailError",
+    "Fault",
+    "MyKaarma",
+    "People",
+    "Person",
+    "Request",
+    "Simulator",
+]

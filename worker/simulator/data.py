@@ -1,7 +1,7 @@
 """Synthetic customers: invented people with reserved addresses and numbers, the same for the same seed.
 
-No two people of one seed share an e-mail address, a telephone number, a national id or a licence, so whatever meets on one of
-them was planted. A person is rendered in the shape of each system by `shapes`; `vary` makes the second, slightly different
+No two people of one seed, nor of two seeds that differ modulo 8, share an e-mail address, a telephone number, a national id or
+a licence, so whatever meets on one of them was planted. (Two simulators with one seed hold the same people.) Each simulator's `shape` renders a person in its system's fields; `vary` makes the second, slightly different
 record of somebody, as a clerk would type it.
 """
 
@@ -12,12 +12,18 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from itertools import islice
 from typing import Any
+from uuid import UUID
 
 from worker.simulator.locales import LOCALES, Locale, reserved_phones
 
 DOMAINS = ("example.com", "example.org", "example.net")
 FIRST_BIRTH = date(1940, 1, 1)
+BLOCK, BLOCKS = 1_000_000, 40
+"""People of one seed, and seeds, whose numbers do not meet."""
+STRIDE = 8
+"""Seeds whose telephone numbers do not meet: each takes every eighth."""
 BIRTH_DAYS = 24_000
 """Days over which birth dates spread."""
 
@@ -27,7 +33,7 @@ class Person:
     """Somebody who does not exist."""
 
     number: int
-    """The person's place in the seed's sequence."""
+    """The person's place in the seed's sequence, behind a million for each seed; other ids are made of it."""
     given: str
     middle: str | None
     family: str
@@ -68,9 +74,10 @@ class People:
         self.random = random.Random(f"people {seed}")
         self._weights = [locale.weight for locale in LOCALES]
         self._parts = {locale.tag: _Parts(locale) for locale in LOCALES}
-        self._phones = {locale.country: reserved_phones(locale.country) for locale in LOCALES}
-        self._shift = self.random.randrange(4_000_000)
-        self._number = 0
+        self._phones = {
+            locale.country: islice(reserved_phones(locale.country), seed % STRIDE, None, STRIDE) for locale in LOCALES
+        }
+        self._number = seed % BLOCKS * BLOCK
 
     def person(self) -> Person:
         """The next person."""
@@ -97,8 +104,8 @@ class People:
             state=state,
             country=locale.country,
             locale=locale.tag,
-            national_id=_national_id(number + self._shift),
-            licence=f"{family[0].upper()}{(number + self._shift) * 7919 % 10**8:08d}",
+            national_id=_national_id(number),
+            licence=f"{family[0].upper()}{number * 7919 % 10**8:08d}",
             company=f"{family} {chance.choice(('Motors', 'Transport', 'Partners', 'AS', 'AB', 'Ltd', 'GmbH'))}"
             if chance.random() < 0.1  # noqa: PLR2004
             else None,
@@ -127,6 +134,11 @@ class People:
         if case:
             person = replace(person, given=person.given.upper(), family=person.family.upper(), email=_loud(person.email))
         return replace(person, **changes)
+
+
+def uuid(chance: random.Random) -> str:
+    """Draw a random UUID (version 4) from seeded chance."""
+    return str(UUID(int=chance.getrandbits(128), version=4))
 
 
 class _Parts:

@@ -17,7 +17,8 @@ from urllib.parse import unquote
 
 import orjson
 
-from worker.simulator import qs, shapes
+from worker.simulator import drivly_shape as shapes
+from worker.simulator import qs
 from worker.simulator.answers import Answer, Ask, Layout, as_json
 from worker.simulator.data import Person
 from worker.simulator.keyset import piece
@@ -40,15 +41,15 @@ FIELDS: dict[str, str] = {
     "id": "number",
     "updatedAt": "date",
     "createdAt": "date",
-    **dict.fromkeys(shapes.DRIVLY_TEXTS, "text"),
-    **dict.fromkeys(shapes.DRIVLY_NUMBERS, "number"),
-    **dict.fromkeys(shapes.DRIVLY_LISTS, "select"),
-    **dict.fromkeys(shapes.DRIVLY_RELATION, "relation"),
-    **dict.fromkeys(shapes.DRIVLY_RELATIONS, "relations"),
+    **dict.fromkeys(shapes.TEXTS, "text"),
+    **dict.fromkeys(shapes.NUMBERS, "number"),
+    **dict.fromkeys(shapes.LISTS, "select"),
+    **dict.fromkeys(shapes.RELATION, "relation"),
+    **dict.fromkeys(shapes.RELATIONS, "relations"),
 }
 BLANK: dict[str, Any] = {
-    **dict.fromkeys((*shapes.DRIVLY_TEXTS, *shapes.DRIVLY_NUMBERS, *shapes.DRIVLY_RELATION)),
-    **{name: [] for name in (*shapes.DRIVLY_RELATIONS, *shapes.DRIVLY_LISTS)},
+    **dict.fromkeys((*shapes.TEXTS, *shapes.NUMBERS, *shapes.RELATION)),
+    **{name: [] for name in (*shapes.RELATIONS, *shapes.LISTS)},
 }
 """What the SQL adapters serve for fields that hold nothing."""
 LOOSE = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
@@ -101,7 +102,7 @@ class Drivly(Simulator):
 
     def shape(self, person: Person) -> dict[str, Any]:
         """The person's fields; what is not filled in is left out."""
-        return {name: value for name, value in shapes.drivly(person, self.random, self.detail).items() if value is not None}
+        return {name: value for name, value in shapes.shaped(person, self.random, self.detail).items() if value is not None}
 
     def new_id(self) -> Id:
         """The next number, or the next ObjectID on mongodb."""
@@ -334,10 +335,10 @@ class Drivly(Simulator):
     def _embedded(self, document: dict[str, Any], depth: int) -> dict[str, Any]:
         if depth <= 0:
             return document
-        for name in shapes.DRIVLY_RELATION:
+        for name in shapes.RELATION:
             if document.get(name) is not None:
                 document[name] = self._related(name, document[name], depth)
-        for name in shapes.DRIVLY_RELATIONS:
+        for name in shapes.RELATIONS:
             if document.get(name):
                 document[name] = [self._related(name, link, depth) for link in document[name]]
         return document

@@ -64,6 +64,7 @@ class Simulator(ABC):
         self.requests: deque[Request] = deque(maxlen=LOG)
         self.counts: Counter[tuple[str, int]] = Counter()
         self._stopped = asyncio.Event()
+        self._serial = 0
         self._runner: web.ServerRunner | None = None
         self._churn: asyncio.Task[None] | None = None
         self._stale: dict[int, View] = {}
@@ -102,12 +103,15 @@ class Simulator(ABC):
     def order(self, key: Id) -> Any:
         """The customer's place in the listing order; creation order unless a system says otherwise."""
         row = self.store.get(key)
-        self._serial = getattr(self, "_serial", 0) + 1
+        self._serial += 1
         return row.order if row else self._serial
 
     def tombstone(self, row: Row, stamp: int) -> Row | None:  # noqa: ARG002  # a hook: most systems leave nothing
         """What is left of a customer deleted at `stamp` milliseconds; None where nothing is."""
         return None
+
+    def check(self, key: Id | None, document: Fields) -> None:  # noqa: B027  # a hook: most systems take everything
+        """Refuse what the system would not store for this customer (None: a new one), by a ValueError."""
 
     # Writes
 
@@ -136,6 +140,7 @@ class Simulator(ABC):
         updated = _milliseconds(self.now() if at is None else at)
         born = updated if created is None else _milliseconds(created)
         document = {**shaped, **(fields or {})}
+        self.check(None, document)
 
         def commit(time: float) -> None:
             self.store.put(time, "create", [self._row(key, document, born, updated)])
@@ -163,7 +168,7 @@ class Simulator(ABC):
         wanted = list(dict.fromkeys(ids))
         self.store.unlock(wanted, self.now())
         for key in wanted:
-            self._live(key)
+            self.check(key, {**self._live(key).document(), **(fields or {})})
 
         def commit(time: float) -> None:
             rows = [row for row in map(self.store.get, wanted) if row is not None and not row.tombstone]

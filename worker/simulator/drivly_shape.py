@@ -1,14 +1,13 @@
-"""One person in the shape of each system: the field sets of the vendors' documents, filled with synthetic values.
+"""A person as a Drivly customer: the field set of the vendor's document, filled with synthetic values.
 
 Ids and time stamps are the system's own and are added there. Chance decides what is filled in; what is personal comes from the
-person, so that the same person is recognizable across the four systems.
+person, so that the same person is recognizable across the systems.
 """
 
 from __future__ import annotations
 
 import random
 from typing import Any, Literal
-from uuid import UUID
 
 from worker.simulator.data import Person
 
@@ -16,22 +15,22 @@ Detail = Literal["compact", "usual", "full"]
 """How much of the documented field set is filled: about 0.3, 1.4 or 4 kB of JSON a customer."""
 Doc = dict[str, Any]
 
-DRIVLY_RELATIONS = (
+RELATIONS = (
     "leads", "deals", "insurancePolicies", "tenants", "consumerVehicles", "consumerPreApprovals", "deals2",
     "companyDealerDeals", "companyDealsFacilitated", "companyInsuranceQuotes", "companyServiceQuotes",
     "companyServiceQuotesPartners", "companyTenants2", "companyCustomer", "companyTrades", "companyTenants3", "companyDeals3",
     "companyTransportServiceOrders",
 )  # fmt: skip
 """Fields of a drivly customer that hold lists of related documents."""
-DRIVLY_RELATION = ("address", "shippingContact", "createdBy", "lastModifiedBy", "companyPartnerBrand")
+RELATION = ("address", "shippingContact", "createdBy", "lastModifiedBy", "companyPartnerBrand")
 """Fields of a drivly customer that hold one related document."""
-DRIVLY_NUMBERS = (
+NUMBERS = (
     "consumerIncome", "consumerEmploymentDuration", "consumerPreviousEmploymentDuration",
     "consumerPreviousEmploymentincome", "consumerTimeAtResidence", "consumerPreviousAddressDuration", "consumerRentMortgage",
     "consumerOtherIncomeAmount",
 )  # fmt: skip
-DRIVLY_LISTS = ("consumerLeadSource", "companyType")
-DRIVLY_TEXTS = (
+LISTS = ("consumerLeadSource", "companyType")
+TEXTS = (
     "customerId", "email", "phone", "consumerStatus", "consumerFirstName", "consumerMiddleName", "consumerLastName",
     "consumerSuffix", "consumerDateOfBirth", "consumerEducationLevel", "consumerPhoneType", "consumerDriversLicense",
     "consumerDriversLicenseState", "consumerDriversLicenseNumber", "consumerDriversLicenseExp",
@@ -46,13 +45,8 @@ DRIVLY_TEXTS = (
 )  # fmt: skip
 
 
-def uuid(chance: random.Random) -> str:
-    """A random UUID (version 4) from seeded chance."""
-    return str(UUID(int=chance.getrandbits(128), version=4))
-
-
-def drivly(person: Person, chance: random.Random, detail: Detail = "usual") -> Doc:
-    """The person as a Drivly customer."""
+def shaped(person: Person, chance: random.Random, detail: Detail = "usual") -> Doc:
+    """Render a person as a Drivly customer; None stands where nothing is filled in."""
     core = {
         "customerId": f"CUS-{person.number:07d}",
         "email": person.email,
@@ -65,13 +59,13 @@ def drivly(person: Person, chance: random.Random, detail: Detail = "usual") -> D
     }
     if detail == "compact":
         return core
-    usual = core | _drivly_usual(person, chance) | _drivly_company(person, chance)
+    usual = core | _usual(person, chance) | _company(person, chance)
     if detail == "usual":
         return usual
-    return usual | {name: value for name, value in _drivly_rest(person, chance).items() if usual.get(name) is None}
+    return usual | {name: value for name, value in _rest(person, chance).items() if usual.get(name) is None}
 
 
-def _drivly_usual(person: Person, chance: random.Random) -> Doc:
+def _usual(person: Person, chance: random.Random) -> Doc:
     return {
         "leads": _links(chance, 2),
         "address": person.number + 1,
@@ -109,7 +103,7 @@ def _drivly_usual(person: Person, chance: random.Random) -> Doc:
     }
 
 
-def _drivly_company(person: Person, chance: random.Random) -> Doc:
+def _company(person: Person, chance: random.Random) -> Doc:
     if person.company is None:
         return {}
     return {
@@ -120,13 +114,13 @@ def _drivly_company(person: Person, chance: random.Random) -> Doc:
     }
 
 
-def _drivly_rest(person: Person, chance: random.Random) -> Doc:
-    texts = {name: f"synthetic {name} {person.number}" for name in DRIVLY_TEXTS}
+def _rest(person: Person, chance: random.Random) -> Doc:
+    texts = {name: f"synthetic {name} {person.number}" for name in TEXTS}
     return {
         **texts,
-        **{name: chance.randrange(1, 5000) for name in DRIVLY_NUMBERS},
-        **{name: _links(chance, 3) or [person.number + 1] for name in DRIVLY_RELATIONS},
-        **{name: chance.randrange(1, 5000) for name in DRIVLY_RELATION},
+        **{name: chance.randrange(1, 5000) for name in NUMBERS},
+        **{name: _links(chance, 3) or [person.number + 1] for name in RELATIONS},
+        **{name: chance.randrange(1, 5000) for name in RELATION},
         "companyType": ["Dealer"],
     }
 
