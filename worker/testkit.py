@@ -13,9 +13,93 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from worker.events import Headers
+import orjson
+
+from worker.events import (
+    CREATED,
+    DELETED,
+    UPDATED,
+    Contact,
+    Customer,
+    EventType,
+    Headers,
+    Kind,
+    Reason,
+    customer_key,
+    event_headers,
+)
 from worker.handling import Call, Dead, Done, Handler, Outcome, Record, Reply, Retry, Skip
 from worker.topics import partition_of
+
+
+def person(  # noqa: PLR0913 - the fields of a customer that matter to handlers
+    source: str,
+    customer_id: str,
+    *,
+    given: str | None = None,
+    family: str | None = None,
+    born: str | None = None,
+    emails: Sequence[str] = (),
+    phones: Sequence[str] = (),
+    address: tuple[str, str, str] | None = None,
+    kind: Kind = "person",
+    first_seen: str = "2025-01-01T00:00:00.000Z",
+) -> Customer:
+    """Return a normalized customer. E-mails and phones are taken as normalized; `address` is (line, city, postcode)."""
+    name = {
+        "given": given,
+        "middle": None,
+        "family": family,
+        "suffix": None,
+        "full": " ".join(filter(None, (given, family))),
+    }
+    parts = {"line1": None, "line2": None, "city": None, "region": None, "postcode": None, "country": "US"}
+    if address is not None:
+        parts |= dict(zip(("line1", "city", "postcode"), address, strict=True))
+    place = {"value": parts, "normalized": parts, "label": None, "preferred": True}
+    return {
+        "source": source,
+        "id": customer_id,
+        "kind": kind,
+        "name": name if given or family else None,  # type: ignore[typeddict-item]
+        "company": None,
+        "emails": [_contact(email) for email in emails],
+        "phones": [_contact(phone) for phone in phones],
+        "addresses": [place] if address is not None else [],  # type: ignore[list-item]
+        "date_of_birth": born,
+        "locale": None,
+        "status": None,
+        "references": [],
+        "identifiers": [],
+        "consents": [],
+        "tags": [],
+        "metadata": {},
+        "attributes": {},
+        "created_at": None,
+        "updated_at": None,
+        "first_seen": first_seen,
+    }
+
+
+def latest(customer: Customer, sequence: int, time: str = "2025-01-01T00:00:00.000Z") -> tuple[bytes, bytes, Headers]:
+    """Return (key, value, headers) of a customer on `customers.latest`."""
+    key = customer_key(customer["source"], customer["id"])
+    type_: EventType = CREATED if sequence == 1 else UPDATED
+    headers = event_headers(key=key, source=customer["source"], type_=type_, sequence=sequence, time=time)
+    return key, orjson.dumps(customer), headers
+
+
+def deleted(
+    source: str, customer_id: str, sequence: int, reason: Reason = "tombstone", time: str = "2025-01-01T00:00:00.000Z"
+) -> tuple[bytes, None, Headers]:
+    """Return (key, None, headers) of a deletion on `customers.latest`."""
+    key = customer_key(source, customer_id)
+    headers = event_headers(key=key, source=source, type_=DELETED, sequence=sequence, time=time, reason=reason)
+    return key, None, headers
+
+
+def _contact(value: str) -> Contact:
+    return {"value": value, "normalized": value, "label": None, "preferred": False}
 
 
 class MemoryState:

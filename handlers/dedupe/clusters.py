@@ -1,0 +1,276 @@
+"""The third stage, one task a partition of `links`: which customers are one person, and what has become of that.
+
+A customer's change waits until every bucket concerned has acknowledged it, so the links of the old version count until
+all of the new one are there: nothing falls apart and comes together again in between, and a deletion is told with the
+evidence on the last live version, whole. What does not arrive within `patience` is done without, and marked as in
+doubt. Everything that follows from a record (memberships, identity events, departures) is in its one transaction.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from handlers.dedupe.events import Cause, Departure, Evidence
+from handlers.dedupe.publish import Publisher
+from handlers.dedupe.resolve import Resolver
+from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
+from handlers.dedupe.store import Change, Node, Store, Variant
+from handlers.dedupe.wire import Link, NodeMessage, Unlink, read_link_key, sequence_of
+from worker.events import header
+from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
+from worker.topics import Topics
+
+_HORIZON: Final = b"h"
+
+
+class Clusters:
+    """See the module."""
+
+    stage = "clusters"
+    version = 1
+
+    def __init__(self, topics: Topics, settings: DedupeSettings) -> None:
+        """`topics` names where memberships, identity events and departures go."""
+        self.inputs = (Input(topics.links),)
+        self._topics = topics
+        self._settings = settings
+        self._patience = int(settings.patience * 1000)
+        self._horizon = 0
+
+    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # noqa: ARG002
+        """Note up to where a task without state reads the past: what it finds there is marked as rebuilt."""
+        known = tx.get(_HORIZON)
+        if known is None:
+            known = b"%d" % ends[self._topics.links]
+            tx.put(_HORIZON, known)
+        self._horizon = int(known)
+        return now
+
+    def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:
+        """Take a customer, a link or an acknowledgement."""
+        key = record.key or b""
+        try:
+            work = _Work(self._settings, self._topics, tx, record, now, rebuilt=record.offset < self._horizon)
+            match key[:1]:
+                case b"n":
+                    outcome = work.node(key[1:].decode(), NodeMessage.read(record.value, record.headers))
+                case b"l":
+                    outcome = self._link(work, record)
+                case b"a":
+                    version = int(header(record.headers, "v") or "missing")
+                    outcome = work.acknowledge(key[1:10].hex(), key[10:].decode(), version)
+                case _:
+                    return Dead("not a message of the stages before")
+        except (ValueError, TypeError):
+            return Dead("not a message of the stages before")
+        work.finish()
+        return outcome
+
+    def on_reply(self, tx: Tx, call: Call, reply: Reply, now: int) -> None:
+        """No calls are made here."""
+
+    def on_timer(self, tx: Tx, now: int) -> int | None:
+        """Do without the evidence on changes that have waited for too long."""
+        late = [key[1:] for key, since in tx.scan(b"w") if int(since) + self._patience <= now]
+        for name in late:
+            origin = Record(self._topics.links, 0, 0, now, name, None)
+            work = _Work(self._settings, self._topics, tx, origin, now, rebuilt=False)
+            work.give_up(name.decode())
+            work.finish()
+        return now + max(1000, self._patience // 10)
+
+    def _link(self, work: "_Work", record: Record) -> Outcome:
+        key, a, b = read_link_key(record.key or b"")
+        if record.value is None:
+            return work.unlink(key, (a.decode(), b.decode()), Unlink.read(record.headers))
+        return work.link(key, (a.decode(), b.decode()), Link.decode(record.value))
+
+
+class _Work:
+    """What one record sets off."""
+
+    def __init__(  # noqa: PLR0913 - what a transaction consists of
+        self, settings: DedupeSettings, topics: Topics, tx: Tx, record: Record, now: int, *, rebuilt: bool
+    ) -> None:
+        self._tx = tx
+        self._topics = topics
+        self._now = now
+        self._rebuilt = rebuilt
+        self._store = Store(tx)
+        publisher = Publisher(tx, topics, record, now, rebuilt=rebuilt)
+        self._resolver = Resolver(settings, self._store, publisher)
+
+    def finish(self) -> None:
+        """Write what has changed."""
+        self._store.flush()
+
+    def node(self, name: str, message: NodeMessage) -> Outcome:
+        """Take a customer's new version, or its deletion."""
+        node = self._store.node(name)
+        if message.version <= node.seen:
+            return Skip("seen")
+        node.seen = message.version
+        self._store.change(node)
+        last = node.queue[-1] if node.queue else Change(0, node.identity, 0, node.data)
+        if message.data is not None and last.data is not None and message.identity == last.identity:
+            self._redescribe(node, message.data)
+        else:
+            node.queue.append(Change(message.version, message.identity, message.expected, message.data))
+            self._advance(node)
+        return Done()
+
+    def acknowledge(self, key: str, name: str, version: int) -> Outcome:
+        """Take word that a bucket has seen a version of a customer."""
+        node = self._store.node(name)
+        change = next((change for change in node.queue if change.version == version), None)
+        if change is None or key in change.acks:
+            return Skip("seen")
+        change.acks.append(key)
+        self._store.change(node)
+        self._advance(node)
+        return Done()
+
+    def link(self, key: bytes, pair: tuple[str, str], said: Link) -> Outcome:
+        """Take a bucket's support for a pair."""
+        if self._stale(pair, said.versions):
+            return Skip("seen")
+        known = self._store.pair(*pair)
+        variant = next((v for v in known.variants if v.versions == said.versions), None)
+        if variant is None:
+            variant = Variant(said.versions, said.flags, said.agreed, list(said.fields), {})
+            known.variants.append(variant)
+        if variant.keys.get(_name(key), [-1])[0] >= said.stamp:
+            return Skip("seen")
+        before = variant.standing
+        variant.flags, variant.agreed, variant.fields = said.flags, said.agreed, list(said.fields)
+        variant.keys[_name(key)] = [said.stamp, said.weight, True]
+        self._store.change_pair(known)
+        self._resolver.weighed(known, variant, before)
+        return Done()
+
+    def unlink(self, key: bytes, pair: tuple[str, str], said: Unlink) -> Outcome:
+        """Take back a bucket's support, unless a new version replaces it: that is told by the customer itself."""
+        if said.gone or self._stale(pair, said.versions):
+            return Skip("seen")
+        known = self._store.pair(*pair)
+        variant = next((v for v in known.variants if v.versions == said.versions), None)
+        if variant is None or variant.keys.get(_name(key), [said.stamp])[0] >= said.stamp:
+            return Skip("seen")
+        before = variant.standing
+        variant.keys[_name(key)] = [said.stamp, 0.0, False]
+        self._store.change_pair(known)
+        self._resolver.weighed(known, variant, before)
+        return Done()
+
+    def give_up(self, name: str) -> None:
+        """Do the changes of a customer that have waited for too long."""
+        self._advance(self._store.node(name), late=True)
+
+    def _stale(self, pair: tuple[str, str], versions: tuple[int, int]) -> bool:
+        for name, version in zip(pair, versions, strict=True):
+            node = self._store.node(name)
+            if version < node.identity or (node.data is None and not node.queue and version <= node.seen):
+                return True
+        return False
+
+    def _redescribe(self, node: Node, data: dict[str, Any]) -> None:
+        if node.queue:
+            node.queue[-1].data = data
+            return
+        node.data = data
+        self._resolver.resolve([node.name])
+
+    def _advance(self, node: Node, *, late: bool = False) -> None:
+        while node.queue:
+            head, following = node.queue[0], node.queue[1] if len(node.queue) > 1 else None
+            # Buckets work in order: who has seen the next version of a live customer has seen this one.
+            overtaken = head.data is not None and following is not None and following.complete
+            if not (head.complete or overtaken or late):
+                break
+            del node.queue[0]
+            in_doubt = late and not (head.complete or overtaken)
+            if head.data is None:
+                self._depart(node, head, in_doubt=in_doubt)
+            else:
+                self._renew(node, head)
+        self._store.change(node)
+        waits = b"w" + node.name.encode()
+        if not node.queue:
+            self._tx.delete(waits)
+        elif self._tx.get(waits) is None:
+            self._tx.put(waits, b"%d" % self._now)
+
+    def _renew(self, node: Node, change: Change) -> None:
+        before = self._resolver.published(node)
+        evidence = self._evidence(node, before)
+        cluster = node.cluster
+        node.identity, node.data = change.identity, change.data
+        self._resolver.outdate(node, change.identity)
+        self._resolver.resolve([node.name, *before])
+        now_with = self._resolver.published(node)
+        left = [name for name in before if name not in now_with]
+        if cluster is not None and left:
+            self._tell(node, "changed", change.version, cluster, left, evidence, [])
+
+    def _depart(self, node: Node, change: Change, *, in_doubt: bool) -> None:
+        published = self._resolver.published(node)
+        cluster = node.cluster
+        doubt = ["late"] if in_doubt else []
+        if node.data is not None and change.identity != node.identity:
+            doubt.append("unverified")
+        before = self._resolver.linked(node) if node.data is not None else []
+        evidence = self._evidence(node, before)
+        node.identity, node.data = 0, None
+        self._resolver.outdate(node, change.version + 1)
+        self._resolver.resolve([node.name, *before, *published])
+        if cluster is not None:
+            if not set(published) <= set(before):
+                doubt.append("moved")
+            self._tell(node, "deleted", change.version, cluster, before, evidence, doubt)
+
+    def _evidence(self, node: Node, others: list[str]) -> list[Evidence]:
+        found = []
+        for other in others:
+            variant = self._store.current(self._store.pair(node.name, other))
+            if variant is not None and variant.standing > float("-inf"):
+                found.append(_evidence(other, variant))
+        return found
+
+    def _tell(  # noqa: PLR0913 - what a departure consists of
+        self,
+        node: Node,
+        cause: Cause,
+        version: int,
+        cluster: str,
+        left: list[str],
+        evidence: list[Evidence],
+        doubt: list[str],
+    ) -> None:
+        departure: Departure = {
+            "customer": node.name,
+            "cause": cause,
+            "sequence": sequence_of(version),
+            "cluster": cluster,
+            "winner": self._resolver.winner_was(cluster),
+            "remaining": left,
+            "evidence": [item for item in evidence if item["customer"] in left],
+            "doubt": [*doubt, *(["rebuilt"] if self._rebuilt else [])],
+        }
+        self._tx.send(self._topics.departures, node.name.encode(), orjson.dumps(departure))
+
+
+def _evidence(customer: str, variant: Variant) -> Evidence:
+    return {
+        "customer": customer,
+        "score": variant.score,
+        "keys": [KEY_KINDS[tag] for tag in variant.tags],
+        "fields": variant.weights(),
+        "exact_id": "N" in variant.tags,
+        "generic": variant.generic,
+        "same_source": variant.same_source,
+    }
+
+
+def _name(key: bytes) -> str:
+    return chr(key[0]) + key[1:].hex()

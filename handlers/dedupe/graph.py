@@ -1,0 +1,137 @@
+"""Which linked customers are one person: a function of a component's customers and links, and of nothing else.
+
+The links are taken from the strongest to the weakest; each one joins its two clusters unless unique ids conflict or a
+cap would be exceeded. The same component gives the same clusters whatever came first.
+"""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+from handlers.dedupe.settings import Caps
+
+# What the clusters know of a customer: `Refined.node`.
+Data = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Two customers that are linked, with the score; `a` < `b`."""
+
+    a: str
+    b: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """The clusters (of two and more, sorted), the links that made each, and the links refused with their reason."""
+
+    clusters: Sequence[Sequence[str]]
+    trees: Sequence[Sequence[Edge]]
+    refused: Sequence[tuple[Edge, str]]
+
+
+@dataclass(slots=True)
+class _Group:
+    members: list[str]
+    tree: list[Edge]
+    emails: set[str]
+    phones: set[str]
+    unique: dict[str, set[str]] = field(default_factory=dict)
+
+
+def partition(nodes: Mapping[str, Data], edges: Iterable[Edge], caps: Caps) -> Partition:
+    """Return the clusters of the customers `nodes` under the links `edges`."""
+    groups = {name: _group(name, data) for name, data in nodes.items()}
+    refused: list[tuple[Edge, str]] = []
+    for edge in sorted(edges, key=lambda edge: (-edge.score, edge.a, edge.b)):
+        one, other = groups[edge.a], groups[edge.b]
+        if one is other:
+            continue
+        reason = _objection(one, other, caps)
+        if reason is not None:
+            refused.append((edge, reason))
+            continue
+        _join(one, other, edge)
+        for name in other.members:
+            groups[name] = one
+    found = {id(group): group for group in groups.values() if len(group.members) > 1}
+    ordered = sorted(found.values(), key=lambda group: min(group.members))
+    kept = tuple((edge, reason) for edge, reason in refused if groups[edge.a] is not groups[edge.b])
+    return Partition(
+        tuple(tuple(sorted(group.members)) for group in ordered), tuple(tuple(group.tree) for group in ordered), kept
+    )
+
+
+def cluster_id(members: Collection[str], nodes: Mapping[str, Data]) -> str:
+    """Return the cluster's id, the hash of its founder: whoever was seen first, by id among equals."""
+    return founder_id(min(members, key=lambda name: (nodes[name]["seen"], name)))
+
+
+def founder_id(founder: str) -> str:
+    """Return the id of the cluster that `founder` has founded."""
+    return blake2b(founder.encode(), digest_size=16, person=b"cluster").hexdigest()
+
+
+def winner(members: Collection[str], nodes: Mapping[str, Data], priority: Sequence[str]) -> str:
+    """Return the customer that stands for the cluster: by source, then the most complete, the oldest, the id."""
+
+    def rank(name: str) -> tuple[int, int, str, str]:
+        data = nodes[name]
+        place = priority.index(data["source"]) if data["source"] in priority else len(priority)
+        return place, -data["full"], data["old"], name
+
+    return min(members, key=rank)
+
+
+def path(tree: Iterable[Edge], start: str, end: str) -> list[Edge]:
+    """Return the links of a cluster's tree that lead from one member to another."""
+    neighbours: dict[str, list[tuple[str, Edge]]] = {}
+    for edge in tree:
+        neighbours.setdefault(edge.a, []).append((edge.b, edge))
+        neighbours.setdefault(edge.b, []).append((edge.a, edge))
+    came: dict[str, tuple[str, Edge] | None] = {start: None}
+    todo = [start]
+    for name in todo:
+        for other, edge in neighbours.get(name, ()):
+            if other not in came:
+                came[other] = name, edge
+                todo.append(other)
+    steps: list[Edge] = []
+    step = came.get(end)
+    while step is not None:
+        steps.append(step[1])
+        step = came[step[0]]
+    return steps[::-1]
+
+
+def _group(name: str, data: Data) -> _Group:
+    unique: dict[str, set[str]] = {}
+    for type_, value in data["unique"]:
+        unique.setdefault(type_, set()).add(value)
+    return _Group([name], [], set(data["emails"]), set(data["phones"]), unique)
+
+
+def _objection(one: _Group, other: _Group, caps: Caps) -> str | None:
+    if len(one.members) + len(other.members) > caps.customers:
+        return "cap_customers"
+    if any(
+        len(one.unique[type_] | other.unique[type_]) > caps.identifiers for type_ in one.unique.keys() & other.unique
+    ):
+        return "unique_id"
+    if len(one.emails | other.emails) > caps.emails:
+        return "cap_emails"
+    if len(one.phones | other.phones) > caps.phones:
+        return "cap_phones"
+    return None
+
+
+def _join(one: _Group, other: _Group, edge: Edge) -> None:
+    one.members += other.members
+    one.tree += [*other.tree, edge]
+    one.emails |= other.emails
+    one.phones |= other.phones
+    for type_, values in other.unique.items():
+        one.unique.setdefault(type_, set()).update(values)

@@ -1,0 +1,195 @@
+"""What of a customer is compared: taken from the normalized customer once, folded, and small enough to travel.
+
+`extract` depends on no setting, so that changed settings can be applied to customers who are known already; `refine`
+applies them: it leaves out the values that identify nobody and computes the match keys. A match key is one letter for
+its kind and a keyed hash, never a value.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Protocol
+
+import orjson
+from anyascii import anyascii
+
+from handlers.dedupe.generic import GenericValues
+from handlers.dedupe.settings import DedupeSettings
+from worker.events import Address, Contact, Customer, Name
+
+KEY_BYTES: Final = 9
+MAX_KEYS: Final = 64
+_LANDLINES: Final = re.compile(r"home|work|office|fax|land", re.IGNORECASE).search
+_APART: Final = re.compile(r"[^a-z0-9]+")
+_HOUSE: Final = re.compile(r"(?:unit |apt |flat |no )?(\d+[a-z]?)(?: |$)(.*)").match
+_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}").fullmatch
+
+
+class Hasher(Protocol):
+    """The keyed hash of the installation, as `worker.privacy.Hasher` has it."""
+
+    def identifier(self, type_: str, value: str) -> str:
+        """Return at least 16 hexadecimal digits for a value of a type."""
+
+
+@dataclass(slots=True)
+class Raw:
+    """A customer's compared fields as they are, generic values included."""
+
+    source: str
+    kind: str
+    given: str
+    middle: str
+    family: str
+    suffix: str
+    born: str
+    addresses: list[list[str]]  # house, street, postcode, city
+    emails: list[str]
+    phones: list[list[Any]]  # number, whether it is a landline
+    identifiers: list[list[str]]  # type, issuer, hash
+    references: list[list[str]]  # type, id
+    first_seen: str
+    oldest: str
+    completeness: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refined:
+    """What travels: `profile` and `keys` to the buckets, `node` to the clusters."""
+
+    profile: bytes
+    keys: tuple[bytes, ...]
+    node: dict[str, Any]
+
+
+@lru_cache(65_536)
+def fold(text: str) -> str:
+    """Return `text` in lower-case ASCII, everything but letters and digits made one space."""
+    if not text.isascii():
+        text = anyascii(text)
+    return _APART.sub(" ", text.lower()).strip()
+
+
+def extract(customer: Customer) -> Raw:
+    """Return the compared fields of a normalized customer."""
+    given, middle, family, suffix = _names(customer["name"], customer["company"])
+    company = customer["company"] or {"name": None, "organization_number": None}
+    identifiers = [[i["type"], i.get("issuer") or "", i["hash"]] for i in customer["identifiers"]]
+    if company["organization_number"]:
+        identifiers.append(["organization_number", "", fold(company["organization_number"])])
+    born = customer["date_of_birth"] or ""
+    return Raw(
+        source=customer["source"],
+        kind=customer["kind"],
+        given=given,
+        middle=middle,
+        family=family,
+        suffix=suffix,
+        born=born if _DATE(born) else "",
+        addresses=_addresses(customer["addresses"]),
+        emails=_unique(_normal(contact) for contact in customer["emails"]),
+        phones=_phones(customer["phones"]),
+        identifiers=identifiers,
+        references=[[reference["type"], reference["id"]] for reference in customer["references"]],
+        first_seen=customer["first_seen"],
+        oldest=customer["created_at"] or customer["first_seen"],
+        completeness=sum(1 for value in customer.values() if value not in (None, [], {})),
+    )
+
+
+class Refiner:
+    """Applies the settings to extracted customers."""
+
+    def __init__(self, settings: DedupeSettings, hasher: Hasher) -> None:
+        """Prepare the match keys in use and the generic values."""
+        self._settings = settings
+        self._hash = hasher.identifier
+        self._generic = GenericValues(settings.generic, hasher.identifier)
+        self._tags = frozenset(settings.keys)
+        self._unique = frozenset(settings.vetoes.unique)
+
+    def refine(self, raw: Raw) -> Refined:
+        """Return what travels of a customer."""
+        generic = self._generic
+        scope = self._settings.scope_of(raw.source)
+        given, family = generic.name(raw.given), generic.name(raw.family)
+        born = generic.birth_date(raw.born)
+        addresses = [generic.address(address) for address in raw.addresses]
+        emails = [email for email in raw.emails if not generic.is_email(email)]
+        phones = [(number, land) for number, land in raw.phones if not generic.is_phone(number)]
+        identifiers = [known for known in raw.identifiers if not generic.is_identifier(known[0], known[2])]
+        texts: list[tuple[str, str]] = [("N", "\0".join(known)) for known in identifiers]
+        texts += [("E", email) for email in emails]
+        texts += [("P", number) for number, _ in phones]
+        texts += [("R", "\0".join(reference)) for reference in raw.references]
+        texts += _blocking(given, family, born, addresses)
+        chosen = [text for text in dict.fromkeys(texts) if text[0] in self._tags][:MAX_KEYS]
+        keys = {text: self._key(scope, *text) for text in chosen}
+        landlines = [keys["P", number].hex() for number, land in phones if land and ("P", number) in keys]
+        profile = [
+            *(scope, raw.source, raw.kind, given, raw.middle, family, raw.suffix, born, addresses),
+            [[f"{type_}/{issuer}", hash_[:16]] for type_, issuer, hash_ in identifiers],
+            landlines,
+        ]
+        node = {
+            "scope": scope,
+            "source": raw.source,
+            "seen": raw.first_seen,
+            "old": raw.oldest,
+            "full": raw.completeness,
+            "unique": [[known[0], known[2][:16]] for known in identifiers if known[0] in self._unique],
+            "emails": [self._key(scope, "E", email).hex()[2:] for email in emails],
+            "phones": [self._key(scope, "P", number).hex()[2:] for number, _ in phones],
+        }
+        return Refined(orjson.dumps(profile), tuple(sorted(set(keys.values()))), node)
+
+    def _key(self, scope: str, tag: str, text: str) -> bytes:
+        return tag.encode() + bytes.fromhex(self._hash("match", f"{scope}\0{tag}\0{text}")[:16])
+
+
+def _blocking(given: str, family: str, born: str, addresses: list[list[str]]) -> list[tuple[str, str]]:
+    texts = [("D", f"{born}\0{name[:3]}") for name in (given, family) if born and name]
+    if given and family:
+        texts.append(("S", " ".join(sorted((given, family)))))
+    for house, street, postcode, _ in addresses:
+        if postcode:
+            texts += [("Z", f"{postcode}\0{name[:4]}") for name in (given, family) if name]
+            if born:
+                texts.append(("B", f"{born}\0{postcode}"))
+        if house and street:
+            texts.append(("H", f"{house}\0{street[:8]}"))
+    return texts
+
+
+def _names(name: Name | None, company: Any) -> tuple[str, str, str, str]:  # noqa: ANN401 - a Company or null
+    if name is None:
+        return "", "", fold(company["name"] or "") if company else "", ""
+    given, family = fold(name["given"] or ""), fold(name["family"] or "")
+    if not given and not family and name["full"]:
+        given, _, family = fold(name["full"]).rpartition(" ")
+    return given, fold(name["middle"] or ""), family, fold(name["suffix"] or "")
+
+
+def _addresses(addresses: list[Address]) -> list[list[str]]:
+    found = []
+    for address in addresses:
+        parts = address["normalized"] or address["value"]
+        line = fold(parts["line1"] or "")
+        match = _HOUSE(line)
+        house, street = (match[1], match[2]) if match else ("", line)
+        found.append([house, street, fold(parts["postcode"] or ""), fold(parts["city"] or "")])
+    return found
+
+
+def _phones(contacts: list[Contact]) -> list[list[Any]]:
+    landlines = {_normal(contact): bool(contact["label"] and _LANDLINES(contact["label"])) for contact in contacts}
+    return [[number, land] for number, land in landlines.items() if number]
+
+
+def _normal(contact: Contact) -> str | None:
+    return contact["normalized"]
+
+
+def _unique(values: Iterable[str | None]) -> list[str]:
+    return list(dict.fromkeys(value for value in values if value))

@@ -1,0 +1,84 @@
+"""Writes what the clusters stage says to its public topics, with the headers that are due."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from hashlib import blake2b
+
+import orjson
+
+from handlers.dedupe.events import (
+    MERGED,
+    REVIEW,
+    SPLIT,
+    WINNER_CHANGED,
+    IdentityType,
+    Membership,
+    Merged,
+    Review,
+    Split,
+    WinnerChanged,
+    identity_headers,
+)
+from handlers.dedupe.graph import Edge
+from handlers.dedupe.lineage import Shape
+from handlers.dedupe.store import Node, Pair
+from worker.handling import Record, Tx
+from worker.topics import Topics
+
+
+class Publisher:
+    """Sends with one transaction; `rebuilt`: what is said now was said before, as far as anybody remembers."""
+
+    def __init__(self, tx: Tx, topics: Topics, record: Record, now: int, *, rebuilt: bool) -> None:
+        """`record` is the cause: it makes the events' ids deterministic."""
+        self.rebuilt = rebuilt
+        self._tx = tx
+        self._topics = topics
+        self._record = record
+        self._now = now
+        self._count = 0
+
+    def membership(self, node: Node, cluster: str | None, shape: Shape | None, path: Sequence[Edge]) -> str:
+        """Publish a customer's membership if it differs from the last one; return its digest, empty for none."""
+        if cluster is None or shape is None:
+            if node.cluster is not None or self.rebuilt:
+                self._tx.send(self._topics.clusters, node.name.encode(), None)
+            return ""
+        membership: Membership = {
+            "cluster": cluster,
+            "winner": shape.winner,
+            "size": len(shape.members),
+            "path": [{"a": edge.a, "b": edge.b, "score": edge.score} for edge in path],
+        }
+        value = orjson.dumps(membership)
+        digest = blake2b(value, digest_size=8).hexdigest()
+        if digest != node.digest:
+            self._tx.send(self._topics.clusters, node.name.encode(), value)
+        return digest
+
+    def identity(self, events: Sequence[Merged | Split | WinnerChanged]) -> None:
+        """Publish what has happened to clusters."""
+        for event in events:
+            type_: IdentityType = WINNER_CHANGED if "previous" in event else MERGED if "joined" in event else SPLIT
+            self._send(type_, event["cluster"], orjson.dumps(event))
+
+    def review(self, cluster: str, pair: Pair, wanted: list[object] | None, *, same_source: bool) -> None:
+        """Publish that a pair is to be looked at, or (`wanted` is None) no longer."""
+        reason, score = wanted or pair.review or ("", 0.0)
+        event: Review = {
+            "status": "closed" if wanted is None else "open",
+            "reason": str(reason),
+            "a": pair.a,
+            "b": pair.b,
+            "score": float(str(score)),
+            "sources": "same" if same_source else "several",
+            "rebuilt": self.rebuilt,
+        }
+        self._send(REVIEW, cluster, orjson.dumps(event))
+
+    def _send(self, type_: IdentityType, cluster: str, value: bytes) -> None:
+        self._count += 1
+        origin = b"%d:%d:%d" % (self._record.partition, self._record.offset, self._count)
+        moment = datetime.fromtimestamp(self._now / 1000, UTC)
+        time = f"{moment:%Y-%m-%dT%H:%M:%S}.{self._now % 1000:03d}Z"
+        self._tx.send(self._topics.identity, cluster.encode(), value, identity_headers(type_, cluster, time, origin))

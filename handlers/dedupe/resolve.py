@@ -1,0 +1,179 @@
+"""From links to clusters: what belongs together around the customers that a change has touched.
+
+The affected component is worked out from scratch, with everybody who was published together with somebody in it, so
+the outcome depends on the links that count now and on nothing that was there before.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from handlers.dedupe.graph import Edge, Partition, cluster_id, founder_id, partition, path, winner
+from handlers.dedupe.lineage import Shape, changes
+from handlers.dedupe.publish import Publisher
+from handlers.dedupe.settings import DedupeSettings
+from handlers.dedupe.store import Cluster, Node, Pair, Store, Variant
+
+
+class Resolver:
+    """Works on one transaction's store and publishes what comes of it."""
+
+    def __init__(self, settings: DedupeSettings, store: Store, publisher: Publisher) -> None:
+        """Take the thresholds, caps and priorities from `settings`."""
+        self._settings = settings
+        self._store = store
+        self._publisher = publisher
+        self._winners: dict[str, str] = {}
+
+    def published(self, node: Node) -> list[str]:
+        """Return with whom a customer is published."""
+        if node.cluster is None:
+            return []
+        return [name for name in self._store.cluster(node.cluster).members if name != node.name]
+
+    def winner_was(self, cluster: str) -> str:
+        """Return who stood for a cluster before this transaction."""
+        return self._winners.get(cluster) or self._store.cluster(cluster).winner
+
+    def linked(self, node: Node) -> list[str]:
+        """Return with whom a live customer is one person by the links that count now."""
+        component, tangled = self._component(node.name)
+        if tangled:
+            return []
+        found = self._partition(component)
+        return next(([name for name in c if name != node.name] for c in found.clusters if node.name in c), [])
+
+    def outdate(self, node: Node, least: int) -> None:
+        """Forget the comparisons of a customer's versions before `least`."""
+        for pair in list(self._store.pairs(node)):
+            at = 0 if pair.a == node.name else 1
+            kept = [variant for variant in pair.variants if variant.versions[at] >= least]
+            if len(kept) != len(pair.variants):
+                pair.variants = kept
+                self._review(pair, None)
+                self._store.change_pair(pair)
+
+    def weighed(self, pair: Pair, variant: Variant, before: float) -> None:
+        """See to what follows from a pair's having another support; `before` is how it stood until now."""
+        if self._store.current(pair) is not variant:
+            return
+        link = self._settings.link
+        after = variant.standing
+        if max(before, after) >= link and before != after:
+            self.resolve([pair.a, pair.b])
+        else:
+            self._judge(pair, {})
+
+    def resolve(self, seeds: Iterable[str]) -> None:
+        """Work out the clusters around `seeds` and publish what is different."""
+        todo = list(seeds)
+        done: set[str] = set()
+        partitions: list[Partition] = []
+        for name in todo:
+            if name in done:
+                continue
+            component, tangled = self._component(name)
+            done.update(component)
+            for member in component:
+                node = self._store.node(member)
+                todo += self.published(node)
+                if node.tangled != tangled:
+                    node.tangled = tangled
+                    self._store.change(node)
+            if not tangled and len(component) > 1:
+                partitions.append(self._partition(component))
+        self._publish(done, partitions)
+
+    def _component(self, start: str) -> tuple[list[str], bool]:
+        """Return whom links lead to, and whether these are too many: then only those who were not known to be so."""
+        limit = self._settings.caps.component
+        found = [start]
+        known = {start}
+        for name in found:
+            node = self._store.node(name)
+            if len(found) > limit and node.tangled:
+                continue
+            for pair in self._store.pairs(node):
+                other = pair.other(name)
+                if other not in known and self._linked(pair):
+                    known.add(other)
+                    found.append(other)
+        return found, len(found) > limit
+
+    def _linked(self, pair: Pair) -> bool:
+        variant = self._store.current(pair)
+        return variant is not None and variant.standing >= self._settings.link
+
+    def _partition(self, component: Sequence[str]) -> Partition:
+        nodes = {name: data for name in component if (data := self._store.node(name).data) is not None}
+        edges: dict[tuple[str, str], Edge] = {}
+        for name in component:
+            for pair in self._store.pairs(self._store.node(name)):
+                variant = self._store.current(pair)
+                if variant is not None and variant.standing >= self._settings.link:
+                    edges[pair.a, pair.b] = Edge(pair.a, pair.b, variant.standing)
+        return partition(nodes, edges.values(), self._settings.caps)
+
+    def _publish(self, affected: set[str], partitions: list[Partition]) -> None:
+        store = self._store
+        old_ids = {node.cluster for name in affected if (node := store.node(name)).cluster is not None}
+        old = {known: Shape(tuple((c := store.cluster(known)).members), c.winner) for known in old_ids}
+        self._winners.update({known: shape.winner for known, shape in old.items()})
+        new = {}
+        for found in partitions:
+            for members, tree in zip(found.clusters, found.trees, strict=True):
+                nodes = {name: data for name in members if (data := store.node(name).data) is not None}
+                new[cluster_id(members, nodes)] = Shape(
+                    tuple(members), winner(members, nodes, self._settings.priority), tuple(tree)
+                )
+        self._memberships(affected, old, new)
+        gone = [name for name in affected if store.node(name).data is None]
+        self._publisher.identity(changes(old, new, gone, rebuilt=self._publisher.rebuilt))
+        refused = {(edge.a, edge.b): reason for found in partitions for edge, reason in found.refused}
+        for pair in {(p.a, p.b): p for name in affected for p in store.pairs(store.node(name))}.values():
+            self._judge(pair, refused)
+
+    def _memberships(self, affected: set[str], old: dict[str, Shape], new: dict[str, Shape]) -> None:
+        after = {name: cluster for cluster, shape in new.items() for name in shape.members}
+        for cluster in old.keys() - new.keys():
+            self._store.put_cluster(cluster, None)
+        for cluster, now in new.items():
+            if cluster not in old or (old[cluster].members, old[cluster].winner) != (now.members, now.winner):
+                self._store.put_cluster(cluster, Cluster(list(now.members), now.winner))
+        for name in sorted(affected):
+            node = self._store.node(name)
+            home = after.get(name)
+            shape = new[home] if home else None
+            steps = path(shape.tree, name, shape.winner) if shape else []
+            digest = self._publisher.membership(node, home, shape, steps)
+            if (node.cluster, node.digest) != (home, digest):
+                node.cluster, node.digest = home, digest
+                self._store.change(node)
+
+    def _judge(self, pair: Pair, refused: dict[tuple[str, str], str]) -> None:
+        variant = self._store.current(pair)
+        a, b = self._store.node(pair.a), self._store.node(pair.b)
+        reason: str | None = None
+        if variant is not None:
+            together = a.cluster is not None and a.cluster == b.cluster
+            if variant.clashes:
+                reason = "email_clash"
+            elif together or variant.standing < self._settings.review:
+                reason = None
+            elif variant.standing < self._settings.link:
+                reason = "score"
+            elif a.tangled:
+                reason = "component"
+            else:
+                reason = refused.get((pair.a, pair.b)) or (pair.review[0] if pair.review else None)
+        score = variant.score if variant is not None else 0.0
+        self._review(pair, None if reason is None else [reason, score], variant)
+
+    def _review(self, pair: Pair, wanted: list[object] | None, variant: Variant | None = None) -> None:
+        if pair.review == wanted:
+            return
+        a, b = self._store.node(pair.a), self._store.node(pair.b)
+        known = [(node.data["seen"], node.name) for node in (a, b) if node.data is not None]
+        founder = min(known)[1] if known else pair.a
+        same = variant.same_source if variant is not None else pair.a.partition("/")[0] == pair.b.partition("/")[0]
+        self._publisher.review(founder_id(founder), pair, wanted, same_source=same)
+        pair.review = wanted
+        self._store.change_pair(pair)

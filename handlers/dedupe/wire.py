@@ -1,0 +1,180 @@
+"""What the stages say to one another, on the topics `keys` and `links`.
+
+Every message carries the customer's version, because it travels by way of several partitions: what is older than
+what the receiver knows is dropped. A version is the customer's sequence, times 2^16, plus the number of times that
+changed settings were applied to it.
+
+On `keys`, the record's key is the match key and the customer, its partition is that of the match key:
+- a membership (`Member`), asking for an acknowledgement or not; or null with headers, when it has left (`Leave`).
+On `links`, everything of one scope is in one partition:
+- `n<customer>`: the customer itself (`NodeMessage`), null with headers once it is deleted;
+- `l<match key><a><b>`: a pair that met under that key (`Link`), null once it no longer does;
+- `a<match key><customer>`: always null; the bucket has seen this version of the customer (`Ack`).
+Nulls go away by compaction, so that what was true once does not stay for ever.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from handlers.dedupe.profile import KEY_BYTES
+from worker.events import Headers, header
+
+REVISION_BITS: Final = 16
+_MEMBER: Final = struct.Struct(">QBH")
+_LENGTH: Final = struct.Struct(">H")
+
+
+def version_of(sequence: int, revision: int) -> int:
+    """Return the version of a customer's `sequence` as the settings' `revision` has it."""
+    return sequence << REVISION_BITS | revision
+
+
+def sequence_of(version: int) -> int:
+    """Return the customer's sequence of a version."""
+    return version >> REVISION_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A customer in a bucket: its identity version, all its match keys and the profile."""
+
+    version: int
+    wants_ack: bool
+    keys: bytes
+    profile: bytes
+
+    def encode(self) -> bytes:
+        """Return the record's value."""
+        return _MEMBER.pack(self.version, self.wants_ack, len(self.keys)) + self.keys + self.profile
+
+    @classmethod
+    def decode(cls, value: bytes, start: int = 0) -> "Member":
+        """Read a record's value from `start` on; raises ValueError for anything else."""
+        try:
+            version, wants_ack, size = _MEMBER.unpack_from(value, start)
+        except struct.error as error:
+            message = "not a membership"
+            raise ValueError(message) from error
+        begin = start + _MEMBER.size
+        return cls(version, bool(wants_ack), value[begin : begin + size], value[begin + size :])
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """A customer has left a bucket, as of `version`; the scope says whom an acknowledgement goes to."""
+
+    version: int
+    wants_ack: bool
+    scope: str
+
+    def headers(self) -> Headers:
+        """Return the headers that stand for it."""
+        return [("v", b"%d" % self.version), ("ack", b"%d" % self.wants_ack), ("scope", self.scope.encode())]
+
+    @classmethod
+    def read(cls, headers: Sequence[tuple[str, bytes]]) -> "Leave":
+        """Read the headers; raises ValueError where they are not there."""
+        return cls(_number(headers, "v"), _number(headers, "ack") == 1, header(headers, "scope") or "")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMessage:
+    """A customer as the clusters stage needs to know it.
+
+    `version` is that of this message, `identity` the last one that changed what is compared, `expected` how many
+    buckets will acknowledge this version. `data` is `Refined.node`, None on a deletion, whose `identity` is the last
+    live one (0 if it is not known).
+    """
+
+    version: int
+    identity: int
+    expected: int
+    data: dict[str, Any] | None
+
+    def record(self) -> tuple[bytes | None, Headers | None]:
+        """Return value and headers of the record."""
+        if self.data is None:
+            numbers = (("v", self.version), ("iv", self.identity), ("expect", self.expected))
+            return None, [(name, b"%d" % number) for name, number in numbers]
+        return orjson.dumps([self.version, self.identity, self.expected, self.data]), None
+
+    @classmethod
+    def read(cls, value: bytes | None, headers: Sequence[tuple[str, bytes]]) -> "NodeMessage":
+        """Read a record; raises ValueError for anything else."""
+        if value is None:
+            return cls(_number(headers, "v"), _number(headers, "iv"), _number(headers, "expect"), None)
+        version, identity, expected, data = orjson.loads(value)
+        return cls(version, identity, expected, data)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Two customers that met under a match key.
+
+    `versions` are the identity versions that were compared; `stamp` (the offset that caused it) orders what one bucket
+    says. `fields` are the weights in the order of scoring.FIELDS, `weight` what this key adds, `agreed` the tags of all
+    values in common, `flags` see below.
+    """
+
+    versions: tuple[int, int]
+    stamp: int
+    fields: tuple[float, ...]
+    weight: float
+    agreed: str
+    flags: int
+
+    def encode(self) -> bytes:
+        """Return the record's value."""
+        return orjson.dumps([*self.versions, self.stamp, self.weight, self.agreed, self.flags, *self.fields])
+
+    @classmethod
+    def decode(cls, value: bytes) -> "Link":
+        """Read a record's value; raises ValueError for anything else."""
+        a, b, stamp, weight, agreed, flags, *fields = orjson.loads(value)
+        return cls((a, b), stamp, tuple(fields), weight, agreed, flags)
+
+
+VETOED: Final = 1
+BLOCKED: Final = 2
+CLASH: Final = 4
+SAME_SOURCE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Unlink:
+    """A bucket no longer supports a pair. `gone`: because one of the two has another version now, or none."""
+
+    versions: tuple[int, int]
+    stamp: int
+    gone: bool
+
+    def headers(self) -> Headers:
+        """Return the headers that stand for it."""
+        numbers = (("va", self.versions[0]), ("vb", self.versions[1]), ("stamp", self.stamp), ("gone", self.gone))
+        return [(name, b"%d" % number) for name, number in numbers]
+
+    @classmethod
+    def read(cls, headers: Sequence[tuple[str, bytes]]) -> "Unlink":
+        """Read the headers; raises ValueError where they are not there."""
+        versions = (_number(headers, "va"), _number(headers, "vb"))
+        return cls(versions, _number(headers, "stamp"), _number(headers, "gone") == 1)
+
+
+def link_key(key: bytes, a: bytes, b: bytes) -> bytes:
+    """Return the record key of a pair under a match key; `a` < `b`."""
+    return b"l" + key + _LENGTH.pack(len(a)) + a + b
+
+
+def read_link_key(record_key: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return (match key, a, b) of `link_key`."""
+    start = 1 + KEY_BYTES + _LENGTH.size
+    (length,) = _LENGTH.unpack_from(record_key, 1 + KEY_BYTES)
+    return record_key[1 : 1 + KEY_BYTES], record_key[start : start + length], record_key[start + length :]
+
+
+def _number(headers: Sequence[tuple[str, bytes]], name: str) -> int:
+    return int(header(headers, name) or "missing")

@@ -1,0 +1,93 @@
+"""Duplicate customers through all three stages, from `customers.latest` to what is published."""
+
+from typing import Any
+
+import orjson
+
+from handlers.dedupe import DedupeSettings, stages
+from worker.events import Customer, header
+from worker.privacy import Hasher
+from worker.testkit import Harness, deleted, latest, person
+from worker.topics import Topics
+
+TOPICS = Topics()
+ADA = {"given": "Ada", "family": "Archer", "born": "1980-02-03", "emails": ["ada@example.com"]}
+
+
+def harness(seed: int = 0, settings: DedupeSettings | None = None) -> Harness:
+    """Return the three stages over empty topics."""
+    return Harness(stages(settings or DedupeSettings(), TOPICS, Hasher(b"a pepper for tests")), partitions=3, seed=seed)
+
+
+def put(run: Harness, sequence: int, customer: Customer) -> None:
+    """Publish a customer's version and work until at rest."""
+    run.publish(TOPICS.latest, *latest(customer, sequence))
+    run.run()
+
+
+def clusters(run: Harness) -> dict[str, Any]:
+    """Return the published memberships."""
+    return {key.decode(): orjson.loads(value) for key, value in run.table(TOPICS.clusters).items()}
+
+
+def events(run: Harness, type_: str) -> list[dict[str, Any]]:
+    """Return the identity events of a type."""
+    found = [record for record in run.records(TOPICS.identity) if header(record.headers, "ce_type") == type_]
+    return [orjson.loads(record.value or b"") for record in found]
+
+
+def departures(run: Harness) -> list[dict[str, Any]]:
+    """Return the departures."""
+    return [orjson.loads(record.value or b"") for record in run.records(TOPICS.departures)]
+
+
+def test_two_records_of_one_person_become_a_cluster() -> None:
+    """The same person in two systems is published as one cluster, with the same winner for both."""
+    run = harness()
+    put(run, 1, person("drivly", "1", **ADA))
+    put(run, 1, person("dintero", "9", **ADA))
+    found = clusters(run)
+    assert set(found) == {"drivly/1", "dintero/9"}
+    assert len({known["cluster"] for known in found.values()}) == 1
+    assert {known["size"] for known in found.values()} == {2}
+    assert [event["joined"] for event in events(run, "customer.merged")] == [["dintero/9", "drivly/1"]]
+
+
+def test_a_corrected_value_takes_a_cluster_apart() -> None:
+    """What was merged because of a wrong value is un-merged once the value is corrected."""
+    run = harness()
+    put(run, 1, person("drivly", "1", **ADA))
+    put(run, 1, person("dintero", "9", **ADA))
+    put(run, 2, person("dintero", "9", given="Zoe", family="Young", born="1991-11-30", emails=["zoe@example.com"]))
+    assert clusters(run) == {}
+    (departure,) = departures(run)
+    assert (departure["customer"], departure["cause"], departure["sequence"]) == ("dintero/9", "changed", 2)
+    assert departure["remaining"] == ["drivly/1"]
+    assert departure["doubt"] == []
+
+
+def test_a_deletion_says_who_remains_and_why() -> None:
+    """The departure of a deleted customer names the others of its cluster and the evidence for each."""
+    run = harness()
+    put(run, 1, person("drivly", "1", **ADA))
+    put(run, 1, person("dintero", "9", **ADA))
+    run.publish(TOPICS.latest, *deleted("drivly", "1", 2))
+    run.run()
+    assert clusters(run) == {}
+    (departure,) = departures(run)
+    assert (departure["customer"], departure["cause"], departure["sequence"]) == ("drivly/1", "deleted", 2)
+    assert departure["remaining"] == ["dintero/9"]
+    assert departure["doubt"] == []
+    (evidence,) = departure["evidence"]
+    assert evidence["customer"] == "dintero/9"
+    assert "email" in evidence["keys"]
+    assert not evidence["generic"]
+
+
+def test_a_household_is_not_one_person() -> None:
+    """People who share an address, a phone and a family name stay apart by their given names."""
+    run = harness()
+    home = {"family": "Archer", "address": ("12 Mill Lane", "Springfield", "62701"), "phones": ["+12025550799"]}
+    for number, given in enumerate(("Ada", "Brian", "Charlotte", "Deirdre")):
+        put(run, 1, person("drivly", str(number), given=given, born=f"19{60 + 9 * number}-0{number + 1}-11", **home))
+    assert clusters(run) == {}
