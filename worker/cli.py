@@ -17,8 +17,7 @@ from worker import config as configuration
 from worker import inspect, service, telemetry
 from worker.config import Config
 from worker.errors import RollcallError
-from worker.kafka import Connection
-from worker.topics import plan
+from worker.kafka import apply_topics, plan_topics
 
 _OUT: Final = Console(soft_wrap=True, highlight=False)
 
@@ -86,7 +85,8 @@ def topics() -> None:
 @click.pass_context
 def topics_plan(ctx: click.Context) -> None:
     """Show what the cluster lacks; exits 1 if anything."""
-    wanted = _run(_plan(_config(ctx)))
+    config = _config(ctx)
+    wanted = _run(plan_topics(config.file.kafka, config.topics))
     for line in wanted.problems():
         click.echo(line)
     click.echo("the topics are as declared" if wanted.empty else "`rollcall topics apply` makes and alters them")
@@ -98,7 +98,7 @@ def topics_plan(ctx: click.Context) -> None:
 def topics_apply(ctx: click.Context) -> None:
     """Make missing topics and mend settings; exits 1 if something is wrong that cannot be mended."""
     config = _config(ctx)
-    wanted = _run(apply_topics(config))
+    wanted = _run(apply_topics(config.file.kafka, config.topics))
     for spec in wanted.create:
         click.echo(f"made {spec.name} ({spec.partitions} partitions, {spec.cleanup})")
     for name in wanted.alter:
@@ -108,22 +108,6 @@ def topics_apply(ctx: click.Context) -> None:
     if wanted.empty:
         click.echo("the topics are as declared")
     sys.exit(1 if wanted.wrong else 0)
-
-
-async def _plan(config: Config) -> Any:  # noqa: ANN401 - a Plan
-    declared = config.topics.declared()
-    async with Connection(config.file.kafka).admin() as admin:
-        return plan(declared, await admin.found(spec.name for spec in declared))
-
-
-async def apply_topics(config: Config) -> Any:  # noqa: ANN401 - a Plan
-    """Make and mend the topics; return what was to be done."""
-    declared = config.topics.declared()
-    async with Connection(config.file.kafka).admin() as admin:
-        wanted = plan(declared, await admin.found(spec.name for spec in declared))
-        await admin.create(wanted.create)
-        await admin.alter(wanted.alter)
-        return wanted
 
 
 @main.command()

@@ -21,7 +21,7 @@ from worker.events import DELETED, Customer, Reason, customer_key, event_headers
 from worker.handling import Tx
 from worker.normalize import Normalizer
 from worker.privacy import Hasher
-from worker.settings import SourceSettings
+from worker.settings import SourceSettings, Treatment
 from worker.sources import Adapter, Bad, Row, Stub, Tombstone
 from worker.topics import Topics
 
@@ -63,9 +63,15 @@ class Checkpoint:
         return orjson.dumps(asdict(self))
 
 
+def policy(adapter: Adapter, settings: SourceSettings) -> dict[str, Treatment]:
+    """Return the privacy policy of a source: what its adapter ships, and what the configuration puts over it."""
+    return {**adapter.privacy, **settings.privacy}
+
+
 def _tag(adapter: Adapter, settings: SourceSettings) -> str:
     """Return what a record's fingerprint depends on beside the record: whatever changes what is published of it."""
-    parts = [adapter.kind, adapter.version, NORMALIZATION, settings.region, sorted(settings.privacy.items())]
+    rules = sorted(policy(adapter, settings).items())
+    parts = [adapter.kind, adapter.version, NORMALIZATION, settings.region, rules]
     return hashlib.blake2b(orjson.dumps(parts), digest_size=8).hexdigest()
 
 
@@ -82,7 +88,7 @@ class Detector:
         self.counts: dict[str, int] = {}
         self._hasher = hasher
         self._topics = topics
-        self._normalizer = Normalizer(settings.region, hasher, settings.privacy)
+        self._normalizer = Normalizer(settings.region, hasher, policy(adapter, settings))
         self._prefix = b"c/%s/" % source.encode()
         self._aside = b"b/%s/" % source.encode()
         self._position = b"s/%s" % source.encode()

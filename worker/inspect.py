@@ -18,8 +18,7 @@ from rich.table import Table
 from worker.config import Config
 from worker.errors import ConfigError, RollcallError, UsageError
 from worker.events import header
-from worker.kafka import Connection, bounded_stop
-from worker.topics import plan
+from worker.kafka import Connection, bounded_stop, plan_topics
 
 _READ: Final = 2_000
 PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts", "deadletters")
@@ -38,11 +37,8 @@ async def problems(config: Config) -> list[str]:
                 secret.read()
             except ValueError as error:
                 found.append(f"sources.{name}.{setting}: {error}")
-    declared = config.topics.declared()
     try:
-        async with Connection(config.file.kafka).admin() as admin:
-            wanted = plan(declared, await admin.found(spec.name for spec in declared))
-            found += wanted.problems()
+        found += (await plan_topics(config.file.kafka, config.topics)).problems()
     except (RollcallError, ValueError) as error:
         found.append(f"kafka: {error}")
     return found

@@ -39,7 +39,7 @@ from aiokafka.structs import OffsetAndMetadata
 from worker.errors import FencedError, KafkaUnavailableError, TopicError, TransactionError
 from worker.events import Headers
 from worker.settings import KafkaSettings
-from worker.topics import Found, TopicSpec
+from worker.topics import Found, Plan, Topics, TopicSpec, plan
 
 log = structlog.get_logger()
 
@@ -348,6 +348,22 @@ class Admin:
                 raise TopicError(message, hint="`rollcall topics apply` makes the topics.")
             ids[name] = topic_id.hex()
         return response.cluster_id, ids
+
+
+async def plan_topics(settings: KafkaSettings, topics: Topics) -> Plan:
+    """Return what the cluster lacks of the declared topics; raises KafkaUnavailableError, TopicError."""
+    declared = topics.declared()
+    async with Connection(settings).admin() as admin:
+        return plan(declared, await admin.found(spec.name for spec in declared))
+
+
+async def apply_topics(settings: KafkaSettings, topics: Topics) -> Plan:
+    """Make and mend the topics; return what was to be done."""
+    wanted = await plan_topics(settings, topics)
+    async with Connection(settings).admin() as admin:
+        await admin.create(wanted.create)
+        await admin.alter(wanted.alter)
+    return wanted
 
 
 _NOT_ALLOWED: Final = TopicAuthorizationFailedError

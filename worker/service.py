@@ -23,12 +23,12 @@ from worker.detection import Detector
 from worker.errors import ConfigError, TopicError
 from worker.handling import Handler
 from worker.http import Lane
-from worker.kafka import Connection
+from worker.kafka import Connection, plan_topics
 from worker.membership import Membership
 from worker.poller import Source
 from worker.privacy import Hasher
 from worker.task import Task, TaskSpec
-from worker.topics import STAGES, partition_of, plan
+from worker.topics import STAGES, partition_of
 
 log = structlog.get_logger()
 
@@ -130,13 +130,12 @@ async def _run(config: Config, memberships: Sequence[Membership], stopping: asyn
 
 async def _topics_in_order(config: Config, connection: Connection, stages: Sequence[str]) -> tuple[str, dict[str, str]]:
     """Return the cluster's id and the ids of the state topics; raises TopicError unless every topic is as declared."""
-    declared = config.topics.declared()
+    wanted = await plan_topics(config.file.kafka, config.topics)
+    if not wanted.empty:
+        lines = "\n".join(f"  - {line}" for line in wanted.problems())
+        message = f"the topics are not as declared:\n{lines}"
+        raise TopicError(message, hint="`rollcall topics plan` shows it, `rollcall topics apply` mends what can be.")
     async with connection.admin() as admin:
-        wanted = plan(declared, await admin.found(spec.name for spec in declared))
-        if not wanted.empty:
-            lines = "\n".join(f"  - {line}" for line in wanted.problems())
-            message = f"the topics are not as declared:\n{lines}"
-            raise TopicError(message, hint="`rollcall topics plan` shows it, `rollcall topics apply` mends what can be.")
         return await admin.topic_ids([config.topics.state(stage) for stage in stages])
 
 

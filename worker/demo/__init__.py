@@ -1,0 +1,253 @@
+"""`rollcall demo`: all of it on one machine, for a minute, and a verdict.
+
+A real broker, two simulated systems behind real HTTP, the very worker processes that production runs. What happens is
+random by a seed; at the end the topics are held against the systems (`checks`).
+"""
+
+import asyncio
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from worker import config as configuration
+from worker import embedded, inspect
+from worker.config import Config
+from worker.demo import checks
+from worker.demo.world import CRM, KEY, SHOP, World
+from worker.errors import RollcallError
+from worker.kafka import apply_topics
+
+_SETTLE_SECONDS: Final = 60.0
+_STOP_SECONDS: Final = 15.0
+_WORKERS: Final = {"poller": ["poll"], "handlers": ["handle", "all"]}
+_SHOWN: Final = 10
+
+
+def _settings(bootstrap: str, world: World) -> dict[str, Any]:
+    """Return the demo's configuration: everything is quick, so that a minute is enough."""
+    api = {
+        "allow_private_addresses": True,
+        "rate": 500,
+        "burst": 100,
+    }
+    source = {
+        "kind": "drivly",
+        "key": {"env": "DEMO_KEY"},
+        "interval": "500ms",
+        "lookback": "3s",
+        "scan_interval": "2s",
+        **api,
+    }
+    urls = {name: f"{system.url}/api" for name, system in world.systems.items()}
+    return {
+        "kafka": {"bootstrap": bootstrap, "partitions": 4},
+        "log": {"format": "json"},
+        "sources": {name: {**source, "url": url} for name, url in urls.items()},
+        "handlers": {
+            "deletes": {
+                "targets": {
+                    SHOP: {"kind": "drivly", "url": urls[SHOP], "key": {"env": "DEMO_KEY"}, "undo": False, **api}
+                },
+                "routes": [{"source": CRM, "target": SHOP, "link": "reference", "reference": "customerId"}],
+                "guard": {"window": "1s", "count": 100},
+            },
+        },
+    }
+
+
+class Workers:
+    """The worker processes."""
+
+    def __init__(self, config: Path, folder: Path) -> None:
+        """`folder` takes their logs."""
+        self._config = config
+        self._folder = folder
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+
+    async def start(self) -> None:
+        """Start every worker."""
+        for name, arguments in _WORKERS.items():
+            with (self._folder / f"{name}.log").open("ab") as log:
+                self._processes[name] = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "worker.cli", "--config", str(self._config), *arguments),
+                    stdout=log,
+                    stderr=log,
+                )
+
+    def died(self) -> list[str]:
+        """Return what became of workers that ended by themselves, with the last lines of their logs."""
+        found = []
+        for name, process in self._processes.items():
+            if process.returncode is not None:
+                last = (self._folder / f"{name}.log").read_text(encoding="utf-8").splitlines()[-5:]
+                found.append(f"the {name} ended with {process.returncode}:\n    " + "\n    ".join(last))
+        return found
+
+    async def stop(self) -> None:
+        """Stop every worker: SIGTERM, and SIGKILL for one that does not end."""
+        for process in self._processes.values():
+            if process.returncode is None:
+                process.terminate()
+        for process in self._processes.values():
+            try:
+                async with asyncio.timeout(_STOP_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+@asynccontextmanager
+async def _stage(seed: int, customers: int) -> AsyncIterator[tuple[World, Config, Workers, Path]]:
+    """Set everything up, and take it down again whatever happens."""
+    folder = Path(tempfile.mkdtemp(prefix="rollcall-demo-"))
+    world = World(seed)
+    os.environ |= {"DEMO_KEY": KEY, "ROLLCALL_PEPPER": secrets.token_hex(32)}
+    try:
+        async with embedded.cluster(folder / "kafka") as kafka:
+            await world.start(customers)
+            path = folder / "rollcall.yaml"
+            settings = _settings(kafka.bootstrap, world) | {"state_dir": str(folder / "state")}
+            path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            config = configuration.load(path)
+            await apply_topics(config.file.kafka, config.topics)
+            workers = Workers(path, folder)
+            try:
+                await workers.start()
+                yield world, config, workers, path
+            finally:
+                await workers.stop()
+                await world.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _read(config: Config) -> checks.Topics:
+    async def all_of(name: str) -> list[Any]:
+        return [record async for record in inspect.read_all(config, getattr(config.topics, name))]
+
+    names = ("events", "latest", "clusters", "receipts", "deadletters")
+    return checks.Topics(*await asyncio.gather(*map(all_of, names)))
+
+
+async def run(*, customers: int, seconds: float, seed: int, keep: bool) -> int:
+    """Run the demo; return the exit code: 0 where everything is as it must be, else 1."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("Starting a Kafka broker, two simulated systems, a poller and the handlers ...")
+    async with _stage(seed, customers) as (world, config, workers, path):
+        await _watch(console, world, config, workers, seconds)
+        results = await _settle(console, world, config, workers)
+        code = _report(console, world, results)
+        if code:
+            console.print(f"The workers' logs are in {path.parent} as long as this runs.", style="red")
+        _explain(console, config, path)
+        if keep:
+            await _keep(console)
+    return code
+
+
+async def _watch(console: Console, world: World, config: Config, workers: Workers, seconds: float) -> None:
+    """Let the world churn, and show how it goes: a live table on a terminal, lines elsewhere."""
+    churn = asyncio.ensure_future(world.churn(seconds))
+    started = time.monotonic()
+    try:
+        if console.is_terminal:
+            with Live(console=console, refresh_per_second=4) as live:
+                while not churn.done():
+                    live.update(_progress(world, await _read(config), time.monotonic() - started))
+                    await asyncio.wait([churn], timeout=1)
+        else:
+            while not churn.done():
+                topics = await _read(config)
+                console.print(
+                    f"{time.monotonic() - started:5.1f} s  {sum(world.done.values())} changes made, "
+                    f"{len(topics.events)} events, {len(checks.table(topics.latest))} customers, "
+                    f"{len(checks.table(topics.clusters))} in clusters, {len(topics.receipts)} receipts"
+                )
+                await asyncio.wait([churn], timeout=5)
+        await churn
+    finally:
+        churn.cancel()
+    if died := workers.died():
+        raise RollcallError("\n".join(died))
+
+
+def _progress(world: World, topics: checks.Topics, seconds: float) -> Table:
+    table = Table(title=f"{seconds:.0f} s")
+    table.add_column("")
+    table.add_column("upstream", justify="right")
+    table.add_column("on the topics", justify="right")
+    latest = checks.table(topics.latest)
+    for name, system in world.systems.items():
+        mine = sum(key.startswith(f"{name}/") for key in latest)
+        table.add_row(f"customers of {name}", str(len(system.customers())), str(mine))
+    table.add_row("changes / events", str(sum(world.done.values())), str(len(topics.events)))
+    groups = {membership["cluster"] for membership in checks.table(topics.clusters).values()}
+    table.add_row("people with duplicates", str(len(world.clusters())), str(len(groups)))
+    table.add_row("deletions to carry / receipts", str(len(world.carried)), str(len(topics.receipts)))
+    return table
+
+
+async def _settle(console: Console, world: World, config: Config, workers: Workers) -> list[checks.Check]:
+    """Wait until everything is right, but not for ever; return what was found last."""
+    console.print("Waiting for the topics to catch up ...")
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        results = checks.run(world, await _read(config))
+        if died := workers.died():
+            raise RollcallError("\n".join(died))
+        if not any(check.wrong for check in results) or time.monotonic() > deadline:
+            return results
+        await asyncio.sleep(1)
+
+
+def _report(console: Console, world: World, results: list[checks.Check]) -> int:
+    console.print()
+    console.print("What happened: " + ", ".join(f"{count} {what}" for what, count in world.done.items()))
+    console.print()
+    table = Table("checked", "count", "wrong")
+    for check in results:
+        style = "red" if check.wrong else None
+        table.add_row(check.name, str(check.count), str(len(check.wrong)), style=style)
+    console.print(table)
+    for check in results:
+        for line in check.wrong[:_SHOWN]:
+            console.print(f"  {check.name}: {line}", style="red")
+        if len(check.wrong) > _SHOWN:
+            console.print(f"  ... and {len(check.wrong) - _SHOWN} more", style="red")
+    failed = any(check.wrong for check in results)
+    console.print("Something differs." if failed else "Everything is as it must be.", style="red" if failed else "green")
+    return 1 if failed else 0
+
+
+def _explain(console: Console, config: Config, path: Path) -> None:
+    """Say what there is to look at."""
+    table = Table("topic", "key", "cleanup")
+    for spec in config.topics.declared():
+        if spec.public:
+            table.add_row(spec.name, spec.key, spec.cleanup)
+    console.print()
+    console.print(table)
+    console.print("Look at them while the demo is kept running (rollcall demo --keep):")
+    for command in ("tail events --from-beginning", "tail receipts --from-beginning", "status"):
+        console.print(f"  rollcall --config {path} {command}")
+
+
+async def _keep(console: Console) -> None:
+    console.print("\nEverything goes on running until Ctrl-C.")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        console.print("Stopping ...")
