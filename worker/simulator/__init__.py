@@ -1,7 +1,8 @@
 """The four upstream systems, simulated faithfully: for the demo, the tests and the benchmarks.
 
-Each is a real HTTP server that behaves as its vendor's documents and measurements say, can be told to misbehave, and keeps
-the history that an independent checker needs. `docs/simulators.md` says what each imitates and what it does not.
+Each is a real HTTP server that behaves as its vendor's documents and measurements say, can be told to misbehave, and
+keeps the history that an independent checker needs. `docs/simulators.md` says what each imitates and what it does
+not.
 """
 
 from worker.simulator.connect import Connect
@@ -13,11 +14,7 @@ from worker.simulator.mykaarma import MyKaarma
 from worker.simulator.server import Request, Simulator
 from worker.simulator.store import Change
 
-SYSTEMS: dict[str, type[Simulator]] = {system.kind: system for system in (Connect, Dintero, Drivly, MyKaarma)}
-"""The simulators by name."""
-
 __all__ = [
-    "SYSTEMS",
     "Change",
     "Connect",
     "Dintero",

@@ -1,7 +1,7 @@
 """`python -m worker.simulator KIND`: one simulated upstream as a process of its own.
 
-Prints one JSON line with its URL once it answers, and stops on SIGTERM, SIGINT, or (with --until-stdin-ends) when whoever
-started it ends and its standard input closes.
+Prints one JSON line with its URL once it answers, and stops on SIGTERM, SIGINT, or (with --until-stdin-ends) when
+whoever started it ends and its standard input closes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any
 import orjson
 import uvloop
 
-from worker.simulator import SYSTEMS
+from worker.simulator import Connect, Dintero, Drivly, MyKaarma, Simulator
+
+SYSTEMS: dict[str, type[Simulator]] = {system.kind: system for system in (Connect, Dintero, Drivly, MyKaarma)}
 
 
 def _arguments() -> argparse.Namespace:

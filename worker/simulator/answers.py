@@ -32,7 +32,7 @@ class Ask:
     faults: list[Fault] = field(default_factory=list)
 
     def fault(self, kind: str) -> Fault | None:
-        """The fault of this kind that the request has met, if any."""
+        """Return the fault of this kind that the request has met, if any."""
         return next((fault for fault in self.faults if fault.kind == kind), None)
 
 
@@ -51,7 +51,7 @@ class Answer:
 
 
 def as_json(value: Any, status: int = 200) -> Answer:
-    """An answer with `value` as its JSON body."""
+    """Make an answer with `value` as its JSON body."""
     return Answer(status, orjson.dumps(value))
 
 
@@ -68,7 +68,7 @@ class Layout:
     """The member of a customer that is its id."""
 
     def find(self, payload: Any) -> Records:
-        """The customers in a parsed answer, in place; empty where there are none."""
+        """Find the customers in a parsed answer, in place; empty where there are none."""
         held = payload.get(self.records) if self.records and isinstance(payload, dict) else payload
         if self.records and isinstance(held, dict):
             return [held]
@@ -76,7 +76,7 @@ class Layout:
 
 
 def spoil(answer: Answer, fault: Fault, layout: Layout) -> None:
-    """Does to a finished answer what `fault` says; kinds that do not act here leave it alone."""
+    """Do to a finished answer what `fault` says; kinds that do not act here leave it alone."""
     if fault.kind in ON_RECORDS:
         _on_records(answer, fault, layout)
     elif fault.kind in ON_ANSWER:
@@ -107,7 +107,9 @@ def _chosen(records: Records, fault: Fault) -> Records:
 
 def _wrong_types(_payload: Any, records: Records, fault: Fault, layout: Layout) -> Raw:
     for record in _chosen(records, fault):
-        names = [fault.options["field"]] if "field" in fault.options else [name for name in record if name != layout.key]
+        names = (
+            [fault.options["field"]] if "field" in fault.options else [name for name in record if name != layout.key]
+        )
         for name in names:
             record[name] = fault.option("value", _other_type(record.get(name)))
     return None

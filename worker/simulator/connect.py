@@ -1,7 +1,8 @@
 """connect's customers, as the Telness Tech Connect API lists them.
 
-No change time and no tombstones: a listing by opaque cursor, or, in the older edition, by offset and total with time stamps.
-The order of the keys in `metadata` changes from answer to answer. `docs/simulators.md` lists what is not imitated.
+No change time and no tombstones: a listing by opaque cursor, or, in the older edition, by offset and total with time
+stamps. The order of the keys in `metadata` changes from answer to answer. `docs/simulators.md` lists what is not
+imitated.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Connect(Simulator):
     ) -> None:
         """Make a stopped Connect; `common` are `Simulator`'s arguments.
 
-        `edition` is today's (cursor) or the older one (offset, total, createdAt, updatedAt). `api_key` is what X-Api-Key must
-        hold (None accepts all). The last page's `nextCursor` is null, or absent without `null_cursor`. A cursor is good for
-        `cursor_seconds` (None: for ever).
+        `edition` is today's (cursor) or the older one (offset, total, createdAt, updatedAt). `api_key` is what
+        X-Api-Key must hold (None accepts all). The last page's `nextCursor` is null, or absent without `null_cursor`.
+        A cursor is good for `cursor_seconds` (None: for ever).
         """
         self.edition = edition
         self.api_key = api_key
@@ -73,8 +74,17 @@ class Connect(Simulator):
             "billing": self._billing(person, address),
             "users": [user],
             "contactPerson": user,
-            "shipping": {"name": person.name, "address": address, "msisdn": person.phone, "instructions": "Leave at front door"},
-            "metadata": {"segment": self.random.choice("ABC"), "campaign": "spring", "store": str(self.random.randrange(9))},
+            "shipping": {
+                "name": person.name,
+                "address": address,
+                "msisdn": person.phone,
+                "instructions": "Leave at front door",
+            },
+            "metadata": {
+                "segment": self.random.choice("ABC"),
+                "campaign": "spring",
+                "store": str(self.random.randrange(9)),
+            },
         }
 
     def _billing(self, person: Person, address: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +94,7 @@ class Connect(Simulator):
             "email": person.email,
             "address": address,
             "defaultPaymentProfileId": uuid(self.random),
-            "autoPay": self.random.random() < 0.5,  # noqa: PLR2004  # a coin
+            "autoPay": self.random.random() < 0.5,  # ruff: ignore[magic-value-comparison]  # a coin
         }
 
     def new_id(self) -> Id:
@@ -101,9 +111,12 @@ class Connect(Simulator):
         """Change the billing method, and sometimes the address."""
         document = row.document()
         billing = {**document.get("billing", {}), "method": self.random.choice(("E_INVOICE", "CARD", "DIRECT_DEBIT"))}
-        if self.random.random() < 0.3:  # noqa: PLR2004  # a share
+        if self.random.random() < 0.3:  # ruff: ignore[magic-value-comparison]  # a share
             billing["address"] = _address(self.people.person())
-        return {"billing": billing, "metadata": {**document.get("metadata", {}), "note": str(self.random.randrange(10**6))}}
+        return {
+            "billing": billing,
+            "metadata": {**document.get("metadata", {}), "note": str(self.random.randrange(10**6))},
+        }
 
     def error(self, status: int, message: str | None = None) -> bytes:
         """Render an error."""
@@ -183,7 +196,7 @@ class Connect(Simulator):
         metadata = document.get("metadata")
         if isinstance(metadata, dict):
             names = list(metadata)
-            self.random.shuffle(names)
+            self.luck.shuffle(names)
             document["metadata"] = {name: metadata[name] for name in names}
         return document
 
@@ -208,7 +221,7 @@ def _limit(text: str | None) -> int:
 
 
 def _matching(view: View, after: int, search: str) -> Iterator[Row]:
-    """Rows behind a place in the listing that hold the text somewhere; all of them for none."""
+    """Yield the rows behind a place in the listing that hold the text somewhere; all of them for none."""
     start = bisect_right(view.ordered, after, key=by_order)
     for row in islice(view.ordered, start, None):
         if not search or search in row.body.decode().casefold():

@@ -1,6 +1,7 @@
 """`/_sim/`: the simulators' methods over HTTP, for tests that run one as a process of its own.
 
-Requests under `/_sim/` meet no faults and are not in the log. Bodies and answers are JSON; `docs/simulators.md` lists them.
+Requests under `/_sim/` meet no faults and are not in the log. Bodies and answers are JSON; `docs/simulators.md` lists
+them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Body = dict[str, Any]
 
 
 def answer(sim: Simulator, method: str, path: str, query: str, body: bytes) -> Answer:
-    """Does what a control request asks for; 404 for an unknown one or customer, 400 for one that cannot be."""
+    """Do what a control request asks for; 404 for an unknown one or customer, 400 for one that cannot be."""
     name, _, rest = path.removeprefix("/_sim/").partition("/")
     handler = HANDLERS.get((method, name))
     if handler is None:

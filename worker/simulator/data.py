@@ -1,7 +1,8 @@
 """Synthetic customers: invented people with reserved addresses and numbers, the same for the same seed.
 
-No two people of one seed, nor of two seeds that differ modulo 8, share an e-mail address, a telephone number, a national id or
-a licence, so whatever meets on one of them was planted. (Two simulators with one seed hold the same people.) Each simulator's `shape` renders a person in its system's fields; `vary` makes the second, slightly different
+No two people of one seed, nor of two seeds that differ modulo 8, share an e-mail address, a telephone number, a
+national id or a licence, so whatever meets on one of them was planted. (Two simulators with one seed hold the same
+people.) Each simulator's `shape` renders a person in its system's fields; `vary` makes the second, slightly different
 record of somebody, as a clerk would type it.
 """
 
@@ -70,7 +71,7 @@ class People:
     """An endless sequence of people, decided by its seed."""
 
     def __init__(self, seed: int = 0) -> None:
-        """Starts the sequence of `seed`."""
+        """Start the sequence of `seed`."""
         self.random = random.Random(f"people {seed}")
         self._weights = [locale.weight for locale in LOCALES]
         self._parts = {locale.tag: _Parts(locale) for locale in LOCALES}
@@ -80,7 +81,7 @@ class People:
         self._number = seed % BLOCKS * BLOCK
 
     def person(self) -> Person:
-        """The next person."""
+        """Return the next person."""
         number = self._number
         self._number += 1
         chance = self.random
@@ -91,9 +92,9 @@ class People:
         return Person(
             number=number,
             given=given,
-            middle=chance.choice(parts.given) if chance.random() < 0.3 else None,  # noqa: PLR2004  # a share
+            middle=chance.choice(parts.given) if chance.random() < 0.3 else None,  # ruff: ignore[magic-value-comparison]  # a share
             family=family,
-            suffix=chance.choice(("Jr", "Sr", "III")) if locale.country == "US" and chance.random() < 0.05 else None,  # noqa: PLR2004
+            suffix=chance.choice(("Jr", "Sr", "III")) if locale.country == "US" and chance.random() < 0.05 else None,  # ruff: ignore[magic-value-comparison]
             email=f"{_ascii(given)}.{_ascii(family)}{number}@{chance.choice(DOMAINS)}",
             phone=self._phone(locale.country),
             birth=FIRST_BIRTH + timedelta(days=chance.randrange(BIRTH_DAYS)),
@@ -107,12 +108,12 @@ class People:
             national_id=_national_id(number),
             licence=f"{family[0].upper()}{number * 7919 % 10**8:08d}",
             company=f"{family} {chance.choice(('Motors', 'Transport', 'Partners', 'AS', 'AB', 'Ltd', 'GmbH'))}"
-            if chance.random() < 0.1  # noqa: PLR2004
+            if chance.random() < 0.1  # ruff: ignore[magic-value-comparison]
             else None,
         )
 
     def people(self, count: int) -> list[Person]:
-        """The next `count` people."""
+        """Return the next `count` people."""
         return [self.person() for _ in range(count)]
 
     def _phone(self, country: str) -> str | None:
@@ -122,17 +123,19 @@ class People:
     def vary(
         self, person: Person, *, typo: bool = False, swapped: bool = False, case: bool = False, **changes: Any
     ) -> Person:
-        """The same person as another clerk writes them.
+        """Write the same person as another clerk would.
 
-        `typo` slips a letter of the family name, `swapped` exchanges given and family name, `case` writes names and e-mail in
-        another case; `changes` replace fields of `Person`.
+        `typo` slips a letter of the family name, `swapped` exchanges given and family name, `case` writes names and
+        e-mail in another case; `changes` replace fields of `Person`.
         """
         if typo:
             person = replace(person, family=_slip(person.family, self.random))
         if swapped:
             person = replace(person, given=person.family, family=person.given)
         if case:
-            person = replace(person, given=person.given.upper(), family=person.family.upper(), email=_loud(person.email))
+            person = replace(
+                person, given=person.given.upper(), family=person.family.upper(), email=_loud(person.email)
+            )
         return replace(person, **changes)
 
 

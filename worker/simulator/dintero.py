@@ -1,7 +1,7 @@
 """dintero's customers: a feed by time of change with tombstones, a listing by paging token, OAuth client credentials.
 
-The vendor's document leaves open whether `since_datetime` includes its bound and in which order a page comes: both are options
-here. `docs/simulators.md` lists what is not imitated.
+The vendor's document leaves open whether `since_datetime` includes its bound and in which order a page comes: both
+are options here. `docs/simulators.md` lists what is not imitated.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import orjson
 
 from worker.simulator import qs
 from worker.simulator.answers import Answer, Ask, Layout, as_json
+from worker.simulator.customers import Fields
 from worker.simulator.data import Person, uuid
 from worker.simulator.dintero_filters import Filter, RefusedError, read_limit
-from worker.simulator.server import Fields, Simulator
+from worker.simulator.server import Simulator
 from worker.simulator.store import Id, Row, View, by_order
 from worker.simulator.where import iso, milliseconds
 
@@ -47,7 +48,7 @@ class Dintero(Simulator):
         *,
         account: str = "P12345678",
         client_id: str = "dintero-test-client",
-        client_secret: str = "dintero-test-secret",  # noqa: S107  # of a simulator
+        client_secret: str = "dintero-test-secret",  # ruff: ignore[hardcoded-password-default]  # of a simulator
         token_seconds: float = DAY,
         since: Literal["inclusive", "exclusive"] = "inclusive",
         shuffled: bool = False,
@@ -56,8 +57,9 @@ class Dintero(Simulator):
     ) -> None:
         """Make a stopped Dintero; `common` are `Simulator`'s arguments.
 
-        `account` is the aid; a token lasts `token_seconds`. `since` says whether `since_datetime` includes its bound. With
-        `shuffled` a page of changes comes in any order. Without `tombstone_tokens` a tombstone has no paging token.
+        `account` is the aid; a token lasts `token_seconds`. `since` says whether `since_datetime` includes its bound.
+        With `shuffled` a page of changes comes in any order. Without `tombstone_tokens` a tombstone has no paging
+        token.
         """
         if ACCOUNT.fullmatch(account) is None:
             message = f"an account id is P or T and eight digits, not {account!r}"
@@ -91,7 +93,10 @@ class Dintero(Simulator):
             "status": "active",
             "favorite_store": f"store-{self.random.randrange(9)}",
             "enrolled_by": self.random.choice(("web", "store")),
-            "consents": {"email": {"status": "accepted"}, "sms": {"status": self.random.choice(("accepted", "declined"))}},
+            "consents": {
+                "email": {"status": "accepted"},
+                "sms": {"status": self.random.choice(("accepted", "declined"))},
+            },
             "company": company,
             "gender": self.random.choice(("male", "female")),
             "date_of_birth": person.birth.isoformat(),
@@ -111,10 +116,10 @@ class Dintero(Simulator):
         by = {"created_by": self.client_id, "updated_by": self.client_id}
         return {"id": key, **shown, "created_at": iso(created), "updated_at": iso(updated), **by}
 
-    def change(self, row: Row) -> dict[str, Any]:  # noqa: ARG002  # any user changes alike
+    def change(self, row: Row) -> dict[str, Any]:  # ruff: ignore[unused-method-argument]  # any user changes alike
         """Change the favorite store, and sometimes the customer id."""
         changed: dict[str, Any] = {"favorite_store": f"store-{self.random.randrange(10**6)}"}
-        if self.random.random() < 0.1:  # noqa: PLR2004  # a share
+        if self.random.random() < 0.1:  # ruff: ignore[magic-value-comparison]  # a share
             changed["customer_id"] = f"D-moved-{self.random.randrange(10**9)}"
         return changed
 
@@ -138,7 +143,9 @@ class Dintero(Simulator):
     def error(self, status: int, message: str | None = None) -> bytes:
         """Render an error."""
         code = CODES.get(status, "INTERNAL_ERROR")
-        return orjson.dumps({"error": {"message": message or code.replace("_", " ").capitalize(), "code": code, "errors": []}})
+        return orjson.dumps({
+            "error": {"message": message or code.replace("_", " ").capitalize(), "code": code, "errors": []}
+        })
 
     async def answer(self, ask: Ask) -> Answer:
         """Route a request."""
@@ -146,32 +153,41 @@ class Dintero(Simulator):
         if found is None:
             return self._failed(404)
         account, resource, key = found.groups()
-        if ACCOUNT.fullmatch(account) is None:
-            return self._failed(400, "aid must match [PT]\\d{8}")
-        if resource == "auth/token":
-            return self._token(ask, account) if ask.method == "POST" and not key else self._failed(404)
-        refused = self._unauthorized(ask) or (403 if account != self.account else None)
-        if refused is not None:
-            return self._failed(refused)
         try:
-            return self._users(ask, unquote(key or ""))
+            return (
+                self._token(ask, account)
+                if resource == "auth/token"
+                else self._allowed(ask, account, unquote(key or ""))
+            )
         except RefusedError as error:
             return self._failed(400, str(error))
         except DuplicateEmailError as error:
             return self._failed(409, str(error))
 
+    def _allowed(self, ask: Ask, account: str, key: str) -> Answer:
+        if ACCOUNT.fullmatch(account) is None:
+            message = "aid must match [PT]\\d{8}"
+            raise RefusedError(message)
+        refused = self._unauthorized(ask) or (403 if account != self.account else None)
+        return self._failed(refused) if refused is not None else self._users(ask, key)
+
     def _failed(self, status: int, message: str | None = None) -> Answer:
         return Answer(status, self.error(status, message))
 
     def _token(self, ask: Ask, account: str) -> Answer:
-        if _basic(ask.headers.get("Authorization", "")) != (self.client_id, self.client_secret) or account != self.account:
+        if ask.method != "POST":
+            return self._failed(404)
+        if (
+            _basic(ask.headers.get("Authorization", "")) != (self.client_id, self.client_secret)
+            or account != self.account
+        ):
             return self._failed(401)
         body = _parsed(ask.body)
         if body.get("grant_type") != "client_credentials":
             return self._failed(400, "grant_type must be client_credentials")
         if not str(body.get("audience", "")).endswith(f"/v1/accounts/{account}"):
             return self._failed(400, "audience must be the account")
-        parts = [orjson.dumps({"alg": "none", "typ": "JWT"}), orjson.dumps({"jti": uuid(self.random)}), b"synthetic"]
+        parts = [orjson.dumps({"alg": "none", "typ": "JWT"}), orjson.dumps({"jti": uuid(self.luck)}), b"synthetic"]
         token = ".".join(urlsafe_b64encode(part).decode().rstrip("=") for part in parts)
         self.tokens[token] = self.now() + self.token_seconds
         return as_json({"access_token": token, "token_type": "Bearer", "expires_in": int(self.token_seconds)})
@@ -207,7 +223,7 @@ class Dintero(Simulator):
         rows, start = (view.changed, self._since(view, since)) if since else (view.ordered, _behind(view, behind))
         page = _first(rows, start, test, limit)
         if self.shuffled and since:
-            self.random.shuffle(page)
+            self.luck.shuffle(page)
         answer = as_json([self._served(row) for row in _with_linked(view, page)])
         if _counted(asked):
             answer.headers["total-count"] = str(sum(map(test, rows[start:] if since else rows)))

@@ -1,12 +1,13 @@
 """What a Dintero listing can be narrowed to: every filter must match.
 
-Contacts are left out unless asked for, texts match by prefix, e-mails without regard to case. A `+` that is not encoded reads
-as a space and so matches nobody.
+Contacts are left out unless asked for, texts match by prefix, e-mails without regard to case. A `+` that is not
+encoded reads as a space and so matches nobody.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import starmap
 from typing import Any
 
 from worker.simulator.store import Row
@@ -65,7 +66,7 @@ def read_limit(text: Any) -> int:
 
 
 def _listed(value: Any) -> list[str]:
-    """Items of a parameter that was repeated or separated by commas."""
+    """List the items of a parameter that was repeated or separated by commas."""
     values = value if isinstance(value, list) else [value] if value else []
     return [item for part in values for item in str(part).split(",")]
 
@@ -79,7 +80,12 @@ def _search(want: Any) -> Test:
 
     def test(user: dict[str, Any]) -> bool:
         first, last = str(user.get("first_name", "")), str(user.get("last_name", ""))
-        places = [first, last, f"{first} {last}", *(str(user.get(name) or "") for name in ("phone_number", "customer_id", "email"))]
+        places = [
+            first,
+            last,
+            f"{first} {last}",
+            *(str(user.get(name) or "") for name in ("phone_number", "customer_id", "email")),
+        ]
         return any(place.casefold().startswith(term) for place in places)
 
     return test
@@ -102,7 +108,7 @@ def _attributes(keys: list[str], values: list[str]) -> list[Test]:
         message = "attributes_values needs attributes_keys"
         raise RefusedError(message)
     tests: list[Test] = [_has(key) for key in keys]
-    return tests + [_holds(key, value) for key, value in zip(keys, values, strict=False)]
+    return tests + list(starmap(_holds, zip(keys, values, strict=False)))
 
 
 def _has(key: str) -> Test:

@@ -1,7 +1,7 @@
 """A person as a Drivly customer: the field set of the vendor's document, filled with synthetic values.
 
-Ids and time stamps are the system's own and are added there. Chance decides what is filled in; what is personal comes from the
-person, so that the same person is recognizable across the systems.
+Ids and time stamps are the system's own and are added there. Chance decides what is filled in; what is personal comes
+from the person, so that the same person is recognizable across the systems.
 """
 
 from __future__ import annotations
@@ -18,29 +18,30 @@ Doc = dict[str, Any]
 RELATIONS = (
     "leads", "deals", "insurancePolicies", "tenants", "consumerVehicles", "consumerPreApprovals", "deals2",
     "companyDealerDeals", "companyDealsFacilitated", "companyInsuranceQuotes", "companyServiceQuotes",
-    "companyServiceQuotesPartners", "companyTenants2", "companyCustomer", "companyTrades", "companyTenants3", "companyDeals3",
-    "companyTransportServiceOrders",
+    "companyServiceQuotesPartners", "companyTenants2", "companyCustomer", "companyTrades", "companyTenants3",
+    "companyDeals3", "companyTransportServiceOrders",
 )  # fmt: skip
 """Fields of a drivly customer that hold lists of related documents."""
 RELATION = ("address", "shippingContact", "createdBy", "lastModifiedBy", "companyPartnerBrand")
 """Fields of a drivly customer that hold one related document."""
 NUMBERS = (
     "consumerIncome", "consumerEmploymentDuration", "consumerPreviousEmploymentDuration",
-    "consumerPreviousEmploymentincome", "consumerTimeAtResidence", "consumerPreviousAddressDuration", "consumerRentMortgage",
-    "consumerOtherIncomeAmount",
+    "consumerPreviousEmploymentincome", "consumerTimeAtResidence", "consumerPreviousAddressDuration",
+    "consumerRentMortgage", "consumerOtherIncomeAmount",
 )  # fmt: skip
 LISTS = ("consumerLeadSource", "companyType")
 TEXTS = (
     "customerId", "email", "phone", "consumerStatus", "consumerFirstName", "consumerMiddleName", "consumerLastName",
-    "consumerSuffix", "consumerDateOfBirth", "consumerEducationLevel", "consumerPhoneType", "consumerDriversLicense",
-    "consumerDriversLicenseState", "consumerDriversLicenseNumber", "consumerDriversLicenseExp",
-    "consumerDriversLicenseExpiration", "consumerGetPreApproved", "consumerProvideProofOfInsurance", "consumerLoginToBank",
-    "consumerConnectCar", "consumerProvideProofOfIncome", "consumerConsumerId", "consumerCreditApplicationId",
-    "consumerSocialSecurity", "consumerDriversLicenceState", "consumerIncomeInterval", "consumerEmploymentStatusCode",
-    "consumerEmployerName", "consumerEmployerPhone", "consumerEmploymentTitle", "consumerPreviousEmployerName",
-    "consumerPreviousEmployerPhone", "consumerPreviousEmploymentTitle", "consumerPreviousAddressLine1",
-    "consumerPreviousAddressLine2", "consumerPreviousAddressCity", "consumerPreviousAddressState", "consumerPreviousZip",
-    "consumerResidenceType", "consumerOtherIncomeDescription", "companyName", "companyWebsite", "companyStripeConnectLink",
+    "consumerSuffix", "consumerDateOfBirth", "consumerEducationLevel", "consumerPhoneType",
+    "consumerDriversLicense", "consumerDriversLicenseState", "consumerDriversLicenseNumber",
+    "consumerDriversLicenseExp", "consumerDriversLicenseExpiration", "consumerGetPreApproved",
+    "consumerProvideProofOfInsurance", "consumerLoginToBank", "consumerConnectCar", "consumerProvideProofOfIncome",
+    "consumerConsumerId", "consumerCreditApplicationId", "consumerSocialSecurity", "consumerDriversLicenceState",
+    "consumerIncomeInterval", "consumerEmploymentStatusCode", "consumerEmployerName", "consumerEmployerPhone",
+    "consumerEmploymentTitle", "consumerPreviousEmployerName", "consumerPreviousEmployerPhone",
+    "consumerPreviousEmploymentTitle", "consumerPreviousAddressLine1", "consumerPreviousAddressLine2",
+    "consumerPreviousAddressCity", "consumerPreviousAddressState", "consumerPreviousZip", "consumerResidenceType",
+    "consumerOtherIncomeDescription", "companyName", "companyWebsite", "companyStripeConnectLink",
     "companyCustomerPortalLink", "companyServiceOrders", "companyVisibility", "companyRouteOneDealer",
 )  # fmt: skip
 

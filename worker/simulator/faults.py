@@ -1,8 +1,9 @@
 """Faults that a simulator can be told to have, and the matching of them to requests.
 
-A fault has a kind, says which requests it meets (method, path pattern, skipping the first few, a probability, a number of
-times), and ends when its times are used up or it is cleared. Faults compose: every one that matches a request takes part, in
-the order in which they were set. Chance comes from the simulator's seed, so a run can be repeated.
+A fault has a kind, says which requests it meets (method, path pattern, skipping the first few, a probability, a
+number of times), and ends when its times are used up or it is cleared. Faults compose: every one that matches a
+request takes part, in the order in which they were set. Chance comes from the simulator's seed, so a run can be
+repeated.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ class Fault:
     hits: int = 0
 
     def option(self, name: str, default: Any) -> Any:
-        """An option of the kind, or its default."""
+        """Return an option of the kind, or its default."""
         return self.options.get(name, default)
 
     def matches(self, method: str, target: str) -> bool:
-        """Whether the fault is about this request at all, its luck aside."""
+        """Tell whether the fault is about this request at all, its luck aside."""
         if self.times is not None and self.hits >= self.times:
             return False
         return self.method in {None, method} and (self.path is None or re.search(self.path, target) is not None)
 
     def describe(self) -> dict[str, Any]:
-        """The fault as JSON, for the control API."""
+        """Return the fault as JSON, for the control API."""
         return {"fault": self.number, "kind": self.kind, "times": self.times, "hits": self.hits, **self.options}
 
 
@@ -77,7 +78,7 @@ class Faults:
         return iter(self._set.values())
 
     def set(self, kind: str, **settings: Any) -> Fault:
-        """Sets a fault; settings that are not `Fault`'s fields become the kind's options.
+        """Set a fault; settings that are not `Fault`'s fields become the kind's options.
 
         Raises ValueError for a kind that does not exist.
         """
@@ -92,14 +93,14 @@ class Faults:
         return fault
 
     def clear(self, number: int | None = None) -> None:
-        """Ends one fault, or all."""
+        """End one fault, or all."""
         if number is None:
             self._set.clear()
         else:
             self._set.pop(number, None)
 
     def take(self, method: str, target: str) -> list[Fault]:
-        """The faults that this request meets; each of them counts it."""
+        """Return the faults that this request meets; each of them counts it."""
         met = [fault for fault in self._set.values() if fault.matches(method, target) and self._lucky(fault)]
         for fault in met:
             fault.hits += 1

@@ -1,7 +1,8 @@
 """The queries that a poller sends, answered by bisection instead of row by row.
 
-A where that is a conjunction of bounds on `updatedAt`, on `id`, or on the pair of both (the keyset) is one contiguous piece of
-an index. Everything else returns None and goes to the general evaluator; a property test holds the two together.
+A where that is a conjunction of bounds on `updatedAt`, on `id`, or on the pair of both (the keyset) is one contiguous
+piece of an index. Everything else returns None and goes to the general evaluator; a property test holds the two
+together.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class _UnknownError(Exception):
 
 
 def piece(view: View, where: Any, sort: list[str], read_id: ReadId) -> Piece | None:
-    """The rows that `where` selects as a piece of the index that `sort` asks for, or None where it is not one.
+    """Find the rows that `where` selects as a piece of the index that `sort` asks for, or None where it is not one.
 
     `read_id` types an id and returns None for what cannot be one. The piece rises; a falling `sort` reads it backwards.
     """
@@ -76,7 +77,7 @@ def _cut(rows: list[Row], key: Callable[[Row], Any], bounds: list[Bound]) -> Pie
 
 
 def _tests(where: Any) -> Iterator[dict[str, Any]]:
-    """The single tests of a conjunction; an `or` stays whole."""
+    """Yield the single tests of a conjunction; an `or` stays whole."""
     if where is not None and not isinstance(where, (dict, str)):
         raise _UnknownError
     for name, value in where.items() if isinstance(where, dict) else ():
@@ -90,7 +91,7 @@ def _tests(where: Any) -> Iterator[dict[str, Any]]:
 
 
 def keyset(stamp: str, key: str) -> dict[str, Any]:
-    """The where that selects what comes after (stamp, key) in the order of (updatedAt, id)."""
+    """Return the where that selects what comes after (stamp, key) in the order of (updatedAt, id)."""
     same = [{"updatedAt": {"equals": stamp}}, {"id": {"greater_than": key}}]
     return {"or": [{"updatedAt": {"greater_than": stamp}}, {"and": same}]}
 

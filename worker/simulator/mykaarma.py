@@ -38,14 +38,14 @@ class MyKaarma(Simulator):
         self,
         *,
         user: str = "rollcall",
-        password: str = "mykaarma-test-password",  # noqa: S107  # of a simulator
+        password: str = "mykaarma-test-password",  # ruff: ignore[hardcoded-password-default]  # of a simulator
         volatile_orders: bool = True,
         **common: Any,
     ) -> None:
         """Make a stopped mykaarma; `common` are `Simulator`'s arguments.
 
-        `user` and `password` are a service subscriber's. With `volatile_orders` an order's amount and time of update differ at
-        every look-up.
+        `user` and `password` are a service subscriber's. With `volatile_orders` an order's amount and time of update
+        differ at every look-up.
         """
         self.user = user
         self.password = password
@@ -89,7 +89,7 @@ class MyKaarma(Simulator):
         }
 
     def _secondary(self) -> list[dict[str, Any]]:
-        other = self._any() if self.random.random() < 0.2 else None  # noqa: PLR2004  # a share
+        other = self.any() if self.random.random() < 0.2 else None  # ruff: ignore[magic-value-comparison]  # a share
         if other is None:
             return []
         info = other.document()["customerInfo"]
@@ -130,7 +130,7 @@ class MyKaarma(Simulator):
         """Draw a UUID."""
         return uuid(self.random)
 
-    def document(self, key: Id, fields: Mapping[str, Any], created: int, updated: int) -> dict[str, Any]:  # noqa: ARG002
+    def document(self, key: Id, fields: Mapping[str, Any], created: int, updated: int) -> dict[str, Any]:  # ruff: ignore[unused-method-argument]
         """Render a look-up's answer, less its errors and warnings; there are no time stamps."""
         info = {**fields.get("customerInfo", {})}
         info |= {name: value for name, value in fields.items() if name not in {*LISTS, "customerInfo"}}
@@ -144,7 +144,7 @@ class MyKaarma(Simulator):
             "communications": [{**entry, "commLabel": label} for entry in info.get("communications", [])],
             "company": f"Example {self.random.randrange(10**6)}",
         }
-        if self.random.random() < 0.3:  # noqa: PLR2004  # a share
+        if self.random.random() < 0.3:  # ruff: ignore[magic-value-comparison]  # a share
             changed["addressListV2"] = [self._address(self.people.person())]
         return changed
 
@@ -179,7 +179,9 @@ class MyKaarma(Simulator):
     def _with_errors(self, ask: Ask, key: str) -> Answer:
         fault = ask.fault("errors")
         row = self.view(ask).get(key)
-        data = self._told(row, ask) if row is not None and fault is not None and fault.option("with_data", False) else {}
+        data = (
+            self._told(row, ask) if row is not None and fault is not None and fault.option("with_data", False) else {}
+        )
         error = {"errorCode": 50010, "errorTitle": "PARTIAL_FAILURE", "errorMessage": "Some data could not be read"}
         return as_json({"errors": [error], "warnings": [], **data})
 
@@ -189,7 +191,7 @@ class MyKaarma(Simulator):
         for order in document["dealerOrderInfoList"]:
             if self.volatile_orders:
                 order["updated_date"] = iso(round(self.now() * 1000))
-                order["order_amount"] = self.random.randrange(50, 2000)
+                order["order_amount"] = self.luck.randrange(50, 2000)
             if excluded:
                 order.pop("order_type", None)
         return document
@@ -223,7 +225,7 @@ def _basic(user: str, password: str) -> str:
 
 
 def _request(body: bytes) -> dict[str, Any] | None:
-    """The request's body, or None where it lacks what the document requires."""
+    """Read the request's body; None where it lacks what the document requires."""
     try:
         parsed = orjson.loads(body)
     except orjson.JSONDecodeError:

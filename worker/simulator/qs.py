@@ -1,7 +1,7 @@
 """Bracket query strings, read the way the Drivly API's server reads them.
 
-Payload parses its address with the `qs` library (nesting 10 deep, arrays up to 1,000, dots not special). A filter that is
-spelled differently is not an error there, it simply is another parameter; this module keeps that trap.
+Payload parses its address with the `qs` library (nesting 10 deep, arrays up to 1,000, dots not special). A filter
+that is spelled differently is not an error there, it simply is another parameter; this module keeps that trap.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PARAMETERS = 1_000
 
 
 def parse(query: str) -> dict[str, Any]:
-    """The nested parameters of a raw (still percent-encoded) query string.
+    """Read the nested parameters of a raw (still percent-encoded) query string.
 
     Returns dicts for names, lists for indices and repeated names, strings for values; `+` is read as a space.
     """

@@ -1,8 +1,8 @@
 """The rows behind a simulated system, and what happened to them.
 
-Rows are immutable and kept as serialized JSON in two sorted lists (listing order, and time of change), so that a page is a
-bisection and a join. Writes may commit later than their stamp, as a database transaction does. Every commit is appended to
-`history`, the record that an independent checker reads.
+Rows are immutable and kept as serialized JSON in two sorted lists (listing order, and time of change), so that a page
+is a bisection and a join. Writes may commit later than their stamp, as a database transaction does. Every commit is
+appended to `history`, the record that an independent checker reads.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     tombstone: bool = False
 
     def document(self) -> dict[str, Any]:
-        """The row as parsed JSON; a fresh object at every call."""
+        """Return the row as parsed JSON; a fresh object at every call."""
         document: dict[str, Any] = orjson.loads(self.body + b"}")
         return document
 
@@ -59,12 +59,12 @@ class _Pending(NamedTuple):
 
 
 def by_order(row: Row) -> Any:
-    """Sort key of the listing order."""
+    """Return the sort key of the listing order."""
     return row.order
 
 
 def by_change(row: Row) -> tuple[int, Any]:
-    """Sort key of the order of change: (updated, listing order)."""
+    """Return the sort key of the order of change: (updated, listing order)."""
     return row.updated, row.order
 
 
@@ -75,16 +75,16 @@ class View:
         self.rows, self.ordered, self.changed = rows, ordered, changed
 
     def get(self, key: Id) -> Row | None:
-        """The row with this id, tombstones included, or None."""
+        """Return the row with this id, tombstones included, or None."""
         return self.rows.get(key)
 
     def first(self, count: int) -> View:
-        """Only the first `count` rows of the listing order: what an outage behind the API leaves."""
+        """Keep only the first `count` rows of the listing order: what an outage behind the API leaves."""
         kept = self.ordered[:count]
         return View({row.id: row for row in kept}, kept, sorted(kept, key=by_change))
 
     def copy(self) -> View:
-        """The rows of this moment, unmoved by later writes: a stale replica."""
+        """Copy the rows of this moment, unmoved by later writes: a stale replica."""
         return View(dict(self.rows), self.ordered.copy(), self.changed.copy())
 
 
@@ -99,30 +99,30 @@ class Store(View):
         self._numbers = 0
 
     def next_version(self, key: Id) -> int:
-        """The version that the next write of this id gets."""
+        """Return the version that the next write of this id gets."""
         row = self.rows.get(key)
         return (row.version if row else self._graves.get(key, 0)) + 1
 
     def later(self, visible: float, ids: Iterable[Id], commit: Callable[[float], None]) -> None:
-        """Runs `commit(visible)` once the clock reaches `visible` seconds, or another write needs one of `ids`."""
+        """Run `commit(visible)` once the clock reaches `visible` seconds, or another write needs one of `ids`."""
         self._numbers += 1
         insort(self._pending, _Pending(visible, self._numbers, tuple(ids), commit))
 
     def settle(self, now: float) -> None:
-        """Commits what has become visible by `now` seconds."""
+        """Commit what has become visible by `now` seconds."""
         while self._pending and self._pending[0].visible <= now:
             due = self._pending.pop(0)
             due.commit(due.visible)
 
     def unlock(self, ids: Iterable[Id], now: float) -> None:
-        """Commits writes that still hold one of `ids`: a later write waits for the row, as in a database."""
+        """Commit writes that still hold one of `ids`: a later write waits for the row, as in a database."""
         wanted = set(ids) if self._pending else set()
         for held in [held for held in self._pending if wanted.intersection(held.ids)]:
             self._pending.remove(held)
             held.commit(now)
 
     def put(self, time: float, op: str, rows: list[Row]) -> None:
-        """Commits new versions of `rows` at `time` seconds, under one name of operation."""
+        """Commit new versions of `rows` at `time` seconds, under one name of operation."""
         old = [row for row in (self.rows.get(new.id) for new in rows) if row is not None]
         self._drop(old)
         self._add(rows)
@@ -131,7 +131,7 @@ class Store(View):
             self.history.append(Change(time, op, row.id, row.version))
 
     def remove(self, time: float, row: Row) -> None:
-        """Commits a deletion that leaves nothing to be read."""
+        """Commit a deletion that leaves nothing to be read."""
         self._drop([row])
         del self.rows[row.id]
         self._graves[row.id] = row.version + 1
@@ -160,5 +160,5 @@ class Store(View):
 
 
 def after(rows: list[Row], bound: Any, key: Callable[[Row], Any]) -> int:
-    """Index of the first row whose key is above `bound`."""
+    """Return the index of the first row whose key is above `bound`."""
     return bisect_right(rows, bound, key=key)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from fnmatch import translate
+from operator import ge, gt, le, lt
 from typing import Any
 
 from worker.simulator.store import Row
@@ -19,13 +20,15 @@ Predicate = Callable[[Row], bool]
 Read = Callable[[Row], Any]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
-ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(Z|[+-]\d\d:\d\d)?)?$", re.ASCII)
+ISO = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)(?:[T ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(Z|[+-]\d\d:\d\d)?)?$", re.ASCII
+)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$", re.ASCII)
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
-    "greater_than": lambda have, want: have > want,
-    "greater_than_equal": lambda have, want: have >= want,
-    "less_than": lambda have, want: have < want,
-    "less_than_equal": lambda have, want: have <= want,
+    "greater_than": gt,
+    "greater_than_equal": ge,
+    "less_than": lt,
+    "less_than_equal": le,
 }
 LISTED = {"in", "not_in"}
 PATTERNS = {"like", "not_like", "contains"}
@@ -55,7 +58,9 @@ def milliseconds(text: str) -> int | None:
         return None
     year, month, day, hour, minute, second, fraction, zone = found.groups()
     try:
-        moment = datetime(int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), tzinfo=UTC)
+        moment = datetime(
+            int(year), int(month), int(day), int(hour or 0), int(minute or 0), int(second or 0), tzinfo=UTC
+        )
     except ValueError:
         return None
     return (moment - EPOCH) // MILLISECOND + int((fraction or "0").ljust(3, "0")[:3]) - _offset(zone)
@@ -117,7 +122,7 @@ def _entries(where: Any) -> list[tuple[str, Any]]:
 
 
 def _object(where: Any, fields: Mapping[str, str], *, strict_time: bool) -> Predicate:
-    """Every test of an object; of its `and` and `or` lists only the last one counts (measured)."""
+    """Join every test of an object; of its `and` and `or` lists only the last one counts (measured)."""
     tests: list[Predicate] = []
     lists: list[Predicate] = []
     for name, value in _entries(where):
@@ -129,7 +134,7 @@ def _object(where: Any, fields: Mapping[str, str], *, strict_time: bool) -> Pred
     return _every([*tests, *lists])
 
 
-def _test(name: str, kind: str, operator: str, want: Any, strict_time: bool) -> Predicate:  # noqa: FBT001  # handed on
+def _test(name: str, kind: str, operator: str, want: Any, strict_time: bool) -> Predicate:  # ruff: ignore[boolean-type-hint-positional-argument]  # handed on
     read = _reader(name)
     if operator in GEOMETRY or (not isinstance(want, str) and operator not in LISTED):
         raise DatabaseError
@@ -168,7 +173,7 @@ def _element(kind: str, text: Any) -> Any:
     if kind == "date":
         return milliseconds(str(text))
     value = _typed(kind, str(text))
-    if value is None or (text == "" and kind == "number"):
+    if value is None or (not text and kind == "number"):
         raise DatabaseError
     return value
 
@@ -183,11 +188,13 @@ def _compared(read: Read, kind: str, operator: str, want: Any) -> Predicate:
     compare = COMPARISONS[operator]
     if want is None or kind in {"select", "relations"}:
         return _never
-    return lambda row: any(compare(have, want) for have in _many(read(row)) if isinstance(have, str) is isinstance(want, str))
+    return lambda row: any(
+        compare(have, want) for have in _many(read(row)) if isinstance(have, str) is isinstance(want, str)
+    )
 
 
 def _pattern(read: Read, operator: str, want: str) -> Predicate:
-    """SQL's LIKE without regard to case: each word anywhere, or (`not_like`, measured) the whole value."""
+    """Match SQL's LIKE without regard to case: each word anywhere, or (`not_like`, measured) the whole value."""
     words = want.split(" ") if operator == "like" else [want]
     around = "" if operator == "not_like" else "%"
     tests = [re.compile(_like(f"{around}{word}{around}"), re.IGNORECASE | re.DOTALL) for word in words]
