@@ -48,6 +48,7 @@ Outputs = Mapping[tuple[str, int], Sequence[Encoded]]
 
 CLOSE_TIMEOUT: Final = 5.0
 _BATCH_BYTES: Final = 512 * 1024
+_APPEAR_SECONDS: Final = 0.05
 _TOPIC_CONFIG_SOURCE: Final = 1  # DYNAMIC_TOPIC_CONFIG in DescribeConfigs
 
 
@@ -321,6 +322,13 @@ class Admin:
                 hint = "Does this principal have CREATE on the topic?" if for_code(code) is _NOT_ALLOWED else None
                 message = f"topic {name} cannot be created: {reason}"
                 raise TopicError(message, hint=hint)
+        await self._appear({spec.name for spec in specs})
+
+    async def _appear(self, names: set[str]) -> None:
+        """Wait until topics that were just made are known to the brokers: they hear of it a moment later."""
+        async with asyncio.timeout(self._settings.request_timeout):
+            while {row["topic"] for row in await self._client.describe_topics(list(names)) if not row["error_code"]} != names:
+                await asyncio.sleep(_APPEAR_SECONDS)
 
     async def alter(self, changes: Mapping[str, Mapping[str, str]]) -> None:
         """Set settings of topics, leaving their other settings as they are. Raises TopicError."""

@@ -1,0 +1,215 @@
+"""What a task guarantees, on a real broker."""
+
+import pytest
+from aiokafka import TopicPartition
+
+from tests.integration.conftest import Deployment, owner
+from worker.errors import FencedError, RecordTooLargeError, StateError, TransactionError
+from worker.kafka import apply_topics, plan_topics
+from worker.settings import KafkaSettings
+from worker.task import Transaction
+from worker.topics import Topics
+
+
+def write(deployment: Deployment, *names: str):
+    """Return work that sends one event and sets one state key for each name."""
+
+    def work(tx: Transaction) -> None:
+        for name in names:
+            tx.put(name.encode(), b"1")
+            tx.send(deployment.topics.events, name.encode(), name.encode())
+
+    return work
+
+
+async def test_topics_are_made_as_declared_and_found_so(kafka: KafkaSettings) -> None:
+    """`apply` makes what `plan` finds missing; then nothing is left to do, and applying again is harmless."""
+    topics = Topics(prefix="declared", partitions=2)
+    assert len((await plan_topics(kafka, topics)).create) == len(topics.declared())
+    await apply_topics(kafka, topics)
+    assert (await plan_topics(kafka, topics)).empty
+    assert (await apply_topics(kafka, topics)).empty
+
+
+async def test_wrong_topics_are_named(kafka: KafkaSettings) -> None:
+    """Another partition count cannot be mended and says so."""
+    await apply_topics(kafka, Topics(prefix="wrong", partitions=2))
+    found = await plan_topics(kafka, Topics(prefix="wrong", partitions=3))
+    assert not found.create
+    assert all("has 2 partitions, the configuration says 3" in line for line in found.problems())
+
+
+async def test_outputs_state_and_position_are_committed_together(deployment: Deployment) -> None:
+    """What one transaction wrote is on the topic, in the store, and on a machine that has nothing but the changelog."""
+    task = deployment.task("poll")
+    await task.start(owner)
+    await task.transact(write(deployment, "a", "b"))
+    await task.transact(lambda tx: tx.delete(b"a"))
+    await task.close()
+    assert {record.key for record in await deployment.read(deployment.topics.events)} == {b"a", b"b"}
+
+    elsewhere = deployment.task("poll", folder="elsewhere")
+    await elsewhere.start(owner)
+    with elsewhere.store.reading() as state:
+        assert state.get(b"a") is None
+        assert state.get(b"b") == b"1"
+    await elsewhere.close()
+
+
+async def test_a_store_is_read_on_from_where_it_stands(deployment: Deployment) -> None:
+    """The same machine reads only what is new, and ends with the same state."""
+    task = deployment.task("poll")
+    await task.start(owner)
+    await task.transact(write(deployment, "a"))
+    await task.close()
+    elsewhere = deployment.task("poll", folder="elsewhere")
+    await elsewhere.start(owner)
+    await elsewhere.transact(write(deployment, "b"))
+    await elsewhere.close()
+    back = deployment.task("poll")
+    await back.start(owner)
+    assert back.store.wiped is None
+    with back.store.reading() as state:
+        assert (state.get(b"a"), state.get(b"b")) == (b"1", b"1")
+    await back.close()
+
+
+async def test_a_fenced_task_publishes_nothing_more(deployment: Deployment) -> None:
+    """A successor's start ends the predecessor: it can commit nothing, and does not fence the successor."""
+    old = deployment.task("poll", folder="old")
+    await old.start(owner)
+    await old.transact(write(deployment, "before"))
+    new = deployment.task("poll", folder="new")
+    await new.start(owner)
+    with pytest.raises(FencedError):
+        await old.transact(write(deployment, "zombie"))
+    with pytest.raises(FencedError):
+        await old.transact(write(deployment, "zombie again"))
+    await new.transact(write(deployment, "after"))
+    assert [record.key for record in await deployment.read(deployment.topics.events)].count(b"zombie") == 0
+    assert {record.key for record in await deployment.read(deployment.topics.events)} == {b"before", b"after"}
+    await old.close()
+    await new.close()
+
+
+async def test_a_rejected_record_fails_its_transaction(deployment: Deployment) -> None:
+    """A record that the broker refuses takes the whole transaction with it: no checkpoint moves past a lost event."""
+    async with deployment.connection.admin() as admin:
+        await admin.alter({deployment.topics.events: {"max.message.bytes": "2000"}})
+    task = deployment.task("poll")
+    await task.start(owner)
+
+    def work(tx: Transaction) -> None:
+        tx.put(b"checkpoint", b"moved")
+        tx.send(deployment.topics.latest, b"small", b"x")
+        tx.send(deployment.topics.events, b"large", b"x" * 5_000)
+
+    with pytest.raises(TransactionError):
+        await task.transact(work)
+    await task.close()
+    assert await deployment.read(deployment.topics.latest) == []
+    again = deployment.task("poll")
+    await again.start(owner)
+    with again.store.reading() as state:
+        assert state.get(b"checkpoint") is None
+    await again.close()
+
+
+async def test_a_too_large_record_is_refused_before_anything_is_written(deployment: Deployment) -> None:
+    """What is larger than kafka.max_record_bytes never reaches the broker, and the task goes on."""
+    task = deployment.task("poll")
+    await task.start(owner)
+    with pytest.raises(RecordTooLargeError):
+        await task.transact(lambda tx: tx.send(deployment.topics.events, b"large", b"x" * 2_000_000))
+    await task.transact(write(deployment, "fine"))
+    assert [record.key for record in await deployment.read(deployment.topics.events)] == [b"fine"]
+    await task.close()
+
+
+async def test_work_that_raises_leaves_nothing(deployment: Deployment) -> None:
+    """An exception in the work drops its writes; the task goes on."""
+    task = deployment.task("poll")
+    await task.start(owner)
+
+    def work(tx: Transaction) -> None:
+        write(deployment, "a")(tx)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await task.transact(work)
+    await task.transact(write(deployment, "b"))
+    with task.store.reading() as state:
+        assert state.get(b"a") is None
+    await task.close()
+
+
+async def test_marks_stay_on_this_machine(deployment: Deployment) -> None:
+    """A transaction that only sets marks writes nothing to Kafka."""
+    task = deployment.task("poll")
+    await task.start(owner)
+    await task.transact(lambda tx: tx.mark(b"seen"))
+    with task.store.reading() as state:
+        assert state.marked(b"seen")
+    await task.close()
+    assert await deployment.read(deployment.topics.state("poll")) == []
+
+
+async def test_many_batches_of_one_partition_keep_their_order(deployment: Deployment) -> None:
+    """A transaction larger than a batch arrives whole and in order."""
+    task = deployment.task("poll")
+    await task.start(owner)
+
+    def work(tx: Transaction) -> None:
+        for number in range(3_000):
+            tx.send(deployment.topics.events, b"%05d" % number, b"x" * 1_000, partition_key=b"one")
+
+    await task.transact(work)
+    await task.close()
+    keys = [record.key for record in await deployment.read(deployment.topics.events)]
+    assert keys == [b"%05d" % number for number in range(3_000)]
+
+
+async def test_state_of_a_newer_version_is_refused(deployment: Deployment) -> None:
+    """A worker that is rolled back does not touch what it cannot read."""
+    new = deployment.task("poll", version=2)
+    await new.start(owner)
+    await new.transact(write(deployment, "a"))
+    await new.close()
+    old = deployment.task("poll", version=1)
+    with pytest.raises(StateError, match="format 2"):
+        await old.start(owner)
+    await old.close()
+
+
+async def test_nothing_starts_without_the_groups_word(deployment: Deployment) -> None:
+    """A task whose ownership is not confirmed fences nobody."""
+    mine = deployment.task("poll", folder="mine")
+    await mine.start(owner)
+
+    async def refuse() -> None:
+        message = "not yours"
+        raise FencedError(message)
+
+    other = deployment.task("poll", folder="other")
+    with pytest.raises(FencedError):
+        await other.start(refuse)
+    await other.close()
+    await mine.transact(write(deployment, "a"))
+    await mine.close()
+
+
+async def test_the_groups_offset_travels_in_the_transaction(deployment: Deployment) -> None:
+    """Lag tools see the position of the primary input as soon as it is committed."""
+    task = deployment.task("keys")
+    await task.start(owner)
+    where = TopicPartition(deployment.topics.latest, 0)
+
+    def work(tx: Transaction) -> None:
+        tx.put(b"x", b"1")
+        tx.group_offsets[where] = 17
+
+    await task.transact(work)
+    await task.close()
+    consumer = await deployment.connection.consumer(group=deployment.topics.group("keys"))
+    assert await consumer.committed(where) == 17
+    await consumer.stop()
