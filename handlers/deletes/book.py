@@ -1,0 +1,284 @@
+"""What the executor keeps, and where: its state's keys, all of them, with everything loaded once a transaction.
+
+Nothing here is searched: whatever is wanted next (a deletion of a target, the oldest call, the next group to judge) is
+the first key under a prefix, so that a hundred thousand waiting requests cost no more than one.
+
+    r/<request>                          a deletion; once it has ended, only what later questions need
+    <queue>/<target>/<order><number>     the queues: a request is in at most one (see `Queue`)
+    o/<customer><number>                 the open requests of one customer at one target, oldest first
+    i/<customer>                         the newest request there: its states are the published ones
+    d/<customer>                         our own DELETE there, to know its echo by
+    l/<customer><number>                 open duplicates that are to leave this customer as their winner
+    t/<target>                           what is known of the target at present
+    g/<group>, m/<group><number>         what is gathered or held together, and its members
+    p/<group><time><number>              what has passed the guard by itself within the period
+    b/<time><group>, s/<group>           groups to judge then; groups with members to move
+    n/<plan>, x/<command>                what became of plans and commands
+    u/<time><number>                     undo copies to drop then
+    h, c                                 horizon, and the counter of arrivals
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from typing import Any, Final, Literal
+
+import orjson
+
+from handlers.deletes.model import Decided, Deletion, person
+from handlers.deletes.settings import TargetSettings  # noqa: F401 - for the reader of `Runtime`
+from worker.handling import Tx
+
+#   q  may run from its order (time) on      k  asked whether it is still wanted, since
+#   y  vouched for, since                    a  a call is under way, since
+#   v  to be looked up again, from           e  waits for a canary, of this number or later
+Queue = Literal["q", "k", "y", "a", "v", "e"]
+
+_WIDTH: Final = 8
+
+
+def number(value: int) -> bytes:
+    """Return a number as bytes that sort as numbers do."""
+    return value.to_bytes(_WIDTH, "big")
+
+
+@dataclass(slots=True)
+class Runtime:
+    """A target as it is at present. Times are milliseconds since the epoch."""
+
+    calls: int = 0  # under way
+    asked: int = 0  # checks under way or vouched for
+    wait_until: int = 0
+    laters: int = 0  # answers 'later' in a row
+    paused: str | None = None
+    probe_at: int = 0
+    failures: int = 0  # in a row
+    last: str = ""  # of the last calls, 1 is a failure
+    opened: int = 0  # times in a row that the breaker has opened
+    half_open: bool = False
+    canary: int = 0  # number of the canary under way, 0: none
+    canary_at: int = 0
+    canaries: int = 0  # sent so far
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is held together, to be decided on together. `upto`: members have lower numbers of arrival."""
+
+    id: str
+    upto: int
+    count: int
+    total: str
+    held_at: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Job:
+    """A decision on a plan that is being carried out, some members at a time."""
+
+    event: str
+    upto: int
+    decided: Decided
+
+
+@dataclass(slots=True)
+class Group:
+    """What the guard judges together: the requests of one source for one target, by who may let them pass."""
+
+    name: str
+    target: str
+    source: str
+    passage: str  # auto, approval or recovered
+    count: int = 0  # gathering
+    total: str = "0"  # sum of the members' hashes
+    passed: int = 0  # by themselves, within the period
+    live: int | None = None
+    due: int = 0
+    told: int = -1
+    marked: int | None = None  # members of the plan from here on are still to be marked as held
+    plan: Plan | None = None
+    job: Job | None = None
+
+
+@dataclass(slots=True)
+class Book:
+    """Loads and keeps; writes back once, by `flush`."""
+
+    tx: Tx
+    deletions: dict[str, Deletion] = field(default_factory=dict)
+    changed: dict[str, Deletion] = field(default_factory=dict)
+    runtimes: dict[str, Runtime] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+
+    # Deletions
+
+    def deletion(self, request: str) -> Deletion | None:
+        """Return an open deletion, None where there is none such or it has ended."""
+        found = self.deletions.get(request)
+        if found is None:
+            value = self.tx.get(b"r/" + request.encode())
+            if value is None or not value.startswith(b'{"request":'):
+                return None
+            found = self.deletions[request] = Deletion.decode(value)
+        return found
+
+    def ended(self, request: str) -> dict[str, Any] | None:
+        """Return what is left of a deletion that has ended (or was called off before it came)."""
+        value = self.tx.get(b"r/" + request.encode())
+        return None if value is None or value.startswith(b'{"request":') else orjson.loads(value)
+
+    def change(self, deletion: Deletion) -> None:
+        """Have it written at the end."""
+        self.deletions[deletion.request["id"]] = self.changed[deletion.request["id"]] = deletion
+
+    def shrink(self, request: str, rest: dict[str, Any]) -> None:
+        """Keep only `rest` of a deletion that has ended."""
+        self.deletions.pop(request, None)
+        self.changed.pop(request, None)
+        self.tx.put(b"r/" + request.encode(), orjson.dumps(rest))
+
+    def arrive(self) -> int:
+        """Return the next number of arrival."""
+        value = int(self.tx.get(b"c") or b"0") + 1
+        self.tx.put(b"c", b"%d" % value)
+        return value
+
+    # Queues
+
+    def put(self, deletion: Deletion, queue: Queue | None, order: int = 0) -> None:
+        """Move a deletion to a queue, or out of the one it is in."""
+        target, last = deletion.request["target"], deletion.place
+        if last is not None:
+            self.tx.delete(self._place(target, last[0], last[1], deletion.n))
+            self._count(target, last[0], -1)
+        deletion.place = None if queue is None else (queue, order)
+        if queue is not None:
+            self.tx.put(self._place(target, queue, order, deletion.n), deletion.request["id"].encode())
+            self._count(target, queue, 1)
+        self.change(deletion)
+
+    def first(self, queue: Queue, target: str, upto: int) -> Deletion | None:
+        """Return the first deletion of a queue if its order is not above `upto`."""
+        for found in self.queued(queue, target, upto, 1):
+            return found
+        return None
+
+    def queued(self, queue: Queue, target: str, upto: int, most: int) -> list[Deletion]:
+        """Return the first deletions of a queue (at most `most`) whose order is not above `upto`."""
+        prefix = f"{queue}/{target}/".encode()
+        stop = prefix + number(upto + 1)
+        keys = [value for key, value in islice(self.tx.scan(prefix), most) if key < stop]
+        found = [self.deletion(value.decode()) for value in keys]
+        return [deletion for deletion in found if deletion is not None]
+
+    def next_order(self, queue: Queue, target: str) -> int | None:
+        """Return the order of the first of a queue."""
+        prefix = f"{queue}/{target}/".encode()
+        for key, _ in self.tx.scan(prefix):
+            return int.from_bytes(key[len(prefix) : len(prefix) + _WIDTH], "big")
+        return None
+
+    def _place(self, target: str, queue: str, order: int, n: int) -> bytes:
+        return f"{queue}/{target}/".encode() + number(order) + number(n)
+
+    def _count(self, target: str, queue: str, by: int) -> None:
+        runtime = self.runtime(target)
+        if queue == "a":
+            runtime.calls += by
+        elif queue in {"k", "y"}:
+            runtime.asked += by
+
+    # Customers
+
+    def enlist(self, deletion: Deletion) -> None:
+        """Note an open request of its customer, the newest there."""
+        request, own = deletion.request, number(deletion.n)
+        who = whom(deletion)
+        self.tx.put(b"o/" + who + own, request["id"].encode())
+        self.tx.put(b"i/" + who, request["id"].encode())
+        if request["winner"] is not None:
+            self.tx.put(b"l/" + person(request["target"], request["winner"]) + own, request["id"].encode())
+
+    def delist(self, deletion: Deletion) -> None:
+        """Note that a request is not open any more."""
+        request, own = deletion.request, number(deletion.n)
+        self.tx.delete(b"o/" + whom(deletion) + own)
+        if request["winner"] is not None:
+            self.tx.delete(b"l/" + person(request["target"], request["winner"]) + own)
+
+    def others(self, deletion: Deletion) -> list[Deletion]:
+        """Return the other open requests for the same customer."""
+        found = self._all(b"o/" + whom(deletion))
+        return [other for other in found if other.n != deletion.n]
+
+    def losers(self, target: str, customer: str) -> list[Deletion]:
+        """Return the open requests for duplicates that are to leave this customer."""
+        return self._all(b"l/" + person(target, customer))
+
+    def open_for(self, target: str, customer: str) -> list[Deletion]:
+        """Return the open requests for a customer."""
+        return self._all(b"o/" + person(target, customer))
+
+    def newest(self, deletion: Deletion) -> bool:
+        """Return whether this is the newest request for its customer."""
+        return self.tx.get(b"i/" + whom(deletion)) == deletion.request["id"].encode()
+
+    def _all(self, prefix: bytes) -> list[Deletion]:
+        ids = [value.decode() for _, value in self.tx.scan(prefix)]
+        return [deletion for deletion in map(self.deletion, ids) if deletion is not None]
+
+    # Targets and groups
+
+    def runtime(self, target: str) -> Runtime:
+        """Return what is known of a target at present."""
+        found = self.runtimes.get(target)
+        if found is None:
+            value = self.tx.get(b"t/" + target.encode())
+            found = self.runtimes[target] = Runtime(**orjson.loads(value)) if value else Runtime()
+        return found
+
+    def targets(self) -> list[str]:
+        """Return the targets that this partition has met."""
+        return [key[2:].decode() for key, _ in self.tx.scan(b"t/")]
+
+    def group(self, name: str) -> Group | None:
+        """Return a group, None where there is none of that name."""
+        if name not in self.groups:
+            value = self.tx.get(b"g/" + group_id(name))
+            if value is None:
+                return None
+            fields = orjson.loads(value)
+            fields["plan"] = fields["plan"] and Plan(**fields["plan"])
+            fields["job"] = fields["job"] and Job(**fields["job"])
+            self.groups[name] = Group(**fields)
+        return self.groups[name]
+
+    def flush(self) -> Iterator[Deletion]:
+        """Write everything back; yields each changed deletion just before, for its state to be published."""
+        for deletion in list(self.changed.values()):
+            yield deletion
+            self.tx.put(b"r/" + deletion.request["id"].encode(), deletion.encode())
+        self.changed.clear()
+        for target, runtime in self.runtimes.items():
+            self._write(b"t/" + target.encode(), orjson.dumps(asdict(runtime)))
+        for name, group in self.groups.items():
+            self._write(b"g/" + group_id(name), orjson.dumps(asdict(group)))
+
+    def _write(self, key: bytes, value: bytes) -> None:
+        if self.tx.get(key) != value:
+            self.tx.put(key, value)
+
+
+def group_id(name: str) -> bytes:
+    """Return the short key of a group."""
+    return hashlib.blake2b(name.encode(), digest_size=_WIDTH).digest()
+
+
+def whom(deletion: Deletion) -> bytes:
+    """Return the short key of the customer that is to be deleted; of its origin where nobody knows it."""
+    request = deletion.request
+    if request["customer"] is None:
+        return person(request["target"], f"\0{request['source']}/{request['origin']}")
+    return person(request["target"], request["customer"])

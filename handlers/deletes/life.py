@@ -1,0 +1,110 @@
+"""What happens to one deletion: it moves by the table, its newest state is published, and it ends with a receipt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from handlers.deletes.book import Book, number
+from handlers.deletes.decisions import Decision
+from handlers.deletes.machine import ENDS, Event, Refused, State, step
+from handlers.deletes.model import Decided, Deletion, forget
+from handlers.deletes.receipts import ledger, ledger_key, receipt
+from handlers.deletes.settings import DeletesSettings
+from handlers.deletes.targets import Target
+from handlers.deletes.undo import Undo
+from worker.handling import Tx
+from worker.topics import DAY_MS, Topics
+
+# States that pass in moments are published as the one they belong to.
+_PUBLISHED_AS: Final[Mapping[State, State]] = {State.CHECKING: State.COOLING, State.LOOKING: State.COOLING}
+_HISTORY: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """What the executor was given."""
+
+    topics: Topics
+    settings: DeletesSettings
+    targets: Mapping[str, Target]
+    undo: Undo | None
+
+
+class Life:
+    """The deletions of one executor, within one transaction, at one moment."""
+
+    def __init__(self, kit: Kit, tx: Tx, now: int) -> None:
+        """`now`: milliseconds since the epoch."""
+        self.kit = kit
+        self.tx = tx
+        self.now = now
+        self.book = Book(tx)
+
+    def move(self, deletion: Deletion, event: Event, reason: str | None = None) -> Refused | None:
+        """Move a deletion by the table; return why not, where it cannot be."""
+        following = step(deletion.state, event)
+        if isinstance(following, Refused):
+            return following
+        deletion.state, deletion.since, deletion.reason = following, self.now, reason
+        deletion.history = [*deletion.history[-_HISTORY:], (self.now, event.value, following.value)]
+        self.book.change(deletion)
+        return None
+
+    def must(self, deletion: Deletion, event: Event, reason: str | None = None) -> None:
+        """Move a deletion where the caller knows that it can be; anything else is a mistake in this package."""
+        refused = self.move(deletion, event, reason)
+        if refused is not None:
+            message = f"{event} came upon {deletion.state}: {refused.why}"
+            raise AssertionError(message)
+
+    def decide(self, deletion: Deletion, decided: Decided) -> None:
+        """Keep a person's decision with the deletion."""
+        deletion.decisions.append(decided)
+        self.book.change(deletion)
+
+    def end(self, deletion: Deletion) -> None:
+        """Close a deletion that has come to an end: receipt, last published state, and out of everything."""
+        request, book = deletion.request, self.book
+        book.put(deletion, None)
+        self.publish(deletion)
+        book.delist(deletion)
+        key, value, headers = receipt(deletion, self.now)
+        self.tx.send(self.kit.topics.receipts, key, value, headers)
+        forget(self.tx, self.kit.topics.requests, request["id"].encode(), request["target"])
+        rest: dict[str, object] = {"state": deletion.state, "at": self.now}
+        if deletion.state in {State.BLOCKED, State.FAILED}:
+            rest["asked"] = request  # it may be retried, also when its origin is long gone
+        book.shrink(request["id"], rest)
+        if deletion.undo is not None:
+            kept = {"key": ledger_key(request).decode(), "value": ledger(deletion, undo=None)}
+            until = self.now + int(self.kit.settings.undo_days * DAY_MS)
+            self.tx.put(b"u/" + number(until) + number(deletion.n), orjson.dumps(kept))
+
+    def publish(self, deletion: Deletion) -> None:
+        """Publish the newest state of the newest deletion of a customer, if it is another than before."""
+        shown = _PUBLISHED_AS.get(deletion.state, deletion.state)
+        mark = f"{shown} {deletion.reason} {len(deletion.attempts)} {len(deletion.decisions)}"
+        if mark == deletion.published or not self.book.newest(deletion):
+            return
+        deletion.published = mark
+        value = ledger(deletion, undo=deletion.undo, state=shown)
+        self.tx.send(self.kit.topics.deletions, ledger_key(deletion.request), orjson.dumps(value))
+
+    def flush(self) -> None:
+        """Publish and write back what has changed."""
+        for deletion in self.book.flush():
+            if deletion.state not in ENDS:
+                self.publish(deletion)
+
+
+def decided(given: Decision) -> Decided:
+    """Return what is kept of a decision with each deletion it is about."""
+    return {
+        "what": given["what"],
+        "who": given["who"],
+        "at": given["at"],
+        "command": given["id"],
+        "plan": given["plan"],
+    }

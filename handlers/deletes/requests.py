@@ -1,0 +1,394 @@
+"""The first stage, by customer: turns deletions, departures and an operator's erasures into requests by target.
+
+It remembers every customer of the sources that matter as it was last published, and so guarantees:
+
+- nothing below a route's horizon (the inputs' ends when the route was first active, or when no state was found) makes
+  a request; nor does a replay, unless it says so;
+- a customer that is back calls off what its deletion had asked for;
+- it vouches for a request, when the executor asks just before the call, only in view of everything it has read, and
+  not while it lags behind: an executor that outruns this stage waits for it.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Final, cast, get_args
+
+import orjson
+
+from handlers.deletes import drafts
+from handlers.deletes.decisions import Decision, answer, read_decision
+from handlers.deletes.drafts import Cause
+from handlers.deletes.entries import Entry, objection
+from handlers.deletes.model import (
+    Message,
+    Request,
+    forget,
+    read_message,
+    send_cancel,
+    send_check,
+    send_clear,
+    send_request,
+    send_vouch,
+)
+from handlers.deletes.settings import DeletesSettings, Route
+from handlers.deletes.times import milliseconds
+from worker.errors import RecordError
+from worker.events import Reason, header, split_key
+from worker.handling import Dead, Done, Input, Outcome, Record, Skip, Tx
+from worker.topics import Topics
+
+REPLAY: Final = "rollcall-replay"
+# What the value of the header `rollcall-replay` ends with on a replay that may delete.
+WITH_DELETES: Final = ";with-deletes"
+_HORIZON: Final = b"h/"
+_WAITING: Final = b"w/"
+
+
+class Requests:
+    """The stage `requests`."""
+
+    stage: Final = "requests"
+    version: Final = 1
+
+    def __init__(self, topics: Topics, settings: DeletesSettings) -> None:
+        """`topics` names them; `settings` is the configuration's section `deletes`."""
+        self._topics = topics
+        self._settings = settings
+        self._routes = {
+            source: [route for route in settings.routes if route.source == source]
+            for source in {route.source for route in settings.routes}
+        }
+        self._tracked = frozenset(self._routes) | frozenset(settings.targets)
+        self._ends: Mapping[str, int] = {}
+        # Only what may be lost: checks that wait to be answered, which the executor asks again.
+        self._checks: list[tuple[int, Message]] = []
+        self._behind_until = 0
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Return the inputs: the table of customers leads."""
+        topics = self._topics
+        return (
+            Input(topics.latest),
+            Input(topics.departures, start="latest"),
+            Input(topics.approvals, start="latest"),
+            Input(topics.clusters),
+            Input(topics.requests, start="latest"),
+        )
+
+    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # noqa: ARG002 - by contract
+        """Take up a partition: set the horizon of every route that was not active before."""
+        self._ends, self._checks = ends, []
+        self._behind_until = now + _ms(self._settings.catch_up) if any(ends.values()) else now
+        active = {_HORIZON + _digest(route.name.encode()) for route in self._settings.routes}
+        for key in [key for key, _ in tx.scan(_HORIZON) if key not in active]:
+            tx.delete(key)
+        for key in sorted(active):
+            if tx.get(key) is None:
+                tx.put(key, orjson.dumps(dict(ends)))
+        return now + _ms(self._settings.tick)
+
+    def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:
+        """Handle a record of any input."""
+        topics = self._topics
+        try:
+            if record.topic == topics.requests:
+                return self._asked(record, now)
+            if record.topic == topics.approvals:
+                return self._decided(tx, record, now)
+            self._note_lag(record, now)
+            if record.topic == topics.latest:
+                return self._published(tx, record, now)
+            if record.topic == topics.departures:
+                return self._departed(tx, record, now)
+            return self._clustered(tx, record, now)
+        except RecordError as error:
+            return Dead(error.message)
+
+    def on_reply(self, tx: Tx, call: object, reply: object, now: int) -> None:
+        """Never called: this stage makes no calls."""
+
+    def on_timer(self, tx: Tx, now: int) -> int | None:
+        """Answer the checks that have waited long enough."""
+        if now >= self._behind_until:
+            due = [check for moment, check in self._checks if moment <= now]
+            self._checks = [waiting for waiting in self._checks if waiting[0] > now]
+            for check in due:
+                self._vouch(tx, check)
+        soonest = min((max(moment, self._behind_until) for moment, _ in self._checks), default=None)
+        tick = now + _ms(self._settings.tick)
+        return tick if soonest is None else min(tick, soonest)
+
+    # What was published
+
+    def _published(self, tx: Tx, record: Record, now: int) -> Outcome:
+        key = record.key or b""
+        source, customer = _customer(key)
+        if source not in self._tracked:
+            return Skip("unrouted")
+        replay = header(record.headers, REPLAY)
+        if replay is not None and not replay.endswith(WITH_DELETES):
+            return Skip("replay")
+        sequence = _sequence(record)
+        entry = Entry.load(tx, key)
+        again = replay is not None and entry is not None and not entry.live and entry.sequence == sequence
+        if entry is not None and sequence <= entry.sequence and not again:
+            return Skip("seen")
+        moment = milliseconds(header(record.headers, "ce_time")) or record.timestamp
+        entry = entry or Entry(0, live=False, changed=moment)
+        if record.value is not None:
+            self._is_live(tx, entry, record, sequence, moment)
+        else:
+            self._is_deleted(tx, entry, record, sequence, moment, customer, now)
+        entry.save(tx, key)
+        return Done()
+
+    def _is_live(self, tx: Tx, entry: Entry, record: Record, sequence: int, moment: int) -> None:
+        references = _references(record.value or b"") if self._needs_references(record) else []
+        for request, target in entry.requested:
+            send_cancel(tx, self._topics.requests, request, target, "a newer version of the customer was published")
+        entry.sequence, entry.live, entry.changed, entry.seen_live = sequence, True, moment, record.timestamp
+        entry.references, entry.requested, entry.reason = references, [], None
+        tx.delete(_WAITING + _digest(record.key or b""))
+
+    def _is_deleted(  # noqa: PLR0913 - the customer, and when
+        self, tx: Tx, entry: Entry, record: Record, sequence: int, moment: int, customer: str, now: int
+    ) -> None:
+        reason, (source, _) = _reason(record), _customer(record.key or b"")
+        entry.sequence, entry.live, entry.changed, entry.reason = sequence, False, moment, reason
+        entry.live_count = _number(header(record.headers, "ce_live"))
+        cause = self._cause(source, customer, entry)
+        routes = self._above(tx, source, self._topics.latest, record.offset)
+        self._ask(tx, entry, drafts.by_deletion(self._settings, cause, entry, routes, now))
+        waiting = tx.get(_WAITING + _digest(record.key or b""))
+        if waiting is not None:
+            tx.delete(_WAITING + _digest(record.key or b""))
+            departure = orjson.loads(waiting)
+            if departure["sequence"] == sequence:
+                self._carry(tx, entry, (source, customer), departure, now)
+
+    def _cause(self, source: str, customer: str, entry: Entry, doubt: str | None = None, **evidence: Any) -> Cause:  # noqa: ANN401
+        """Return the deletion of a customer, as it was published, as the cause of requests."""
+        authority = entry.reason or "absent"
+        facts = {"reason": authority, "sequence": entry.sequence, "published": entry.changed, **evidence}
+        return Cause(
+            source, customer, entry.sequence, entry.changed, authority, entry.live_count, entry.seen_live, facts, doubt
+        )
+
+    def _ask(self, tx: Tx, entry: Entry, requests: list[Request]) -> None:
+        for request in requests:
+            # What a person asks for is no echo; what was published may be.
+            send = send_request if request["authority"] == "erasure" else send_clear
+            send(tx, self._topics.requests, request)
+            if (request["id"], request["target"]) not in entry.requested:
+                entry.requested.append((request["id"], request["target"]))
+
+    def _above(self, tx: Tx, source: str, topic: str, offset: int) -> list[Route]:
+        """Return the routes from a source for which this record of `topic` is not the past."""
+        found = []
+        for route in self._routes.get(source, []):
+            horizon = orjson.loads(tx.get(_HORIZON + _digest(route.name.encode())) or b"{}")
+            if offset >= horizon.get(topic, 0):
+                found.append(route)
+        return found
+
+    def _needs_references(self, record: Record) -> bool:
+        source, _ = _customer(record.key or b"")
+        return any(route.link == "reference" for route in self._routes.get(source, []))
+
+    # What left a cluster
+
+    def _departed(self, tx: Tx, record: Record, now: int) -> Outcome:
+        key = record.key or b""
+        source, customer = _customer(key)
+        if header(record.headers, REPLAY) is not None:
+            return Skip("replay")
+        departure = _departure(record)
+        if departure["cause"] != "deleted":
+            return Skip("changed")
+        above = self._above(tx, source, self._topics.departures, record.offset)
+        routes = [route.name for route in above if route.link == "cluster"]
+        if not routes:
+            return Skip("unrouted")
+        departure |= {"routes": routes, "at": record.timestamp}
+        entry = Entry.load(tx, key)
+        if entry is None or entry.sequence < departure["sequence"]:
+            tx.put(_WAITING + _digest(key), orjson.dumps(departure))
+            return Done()
+        if entry.live or entry.sequence > departure["sequence"]:
+            return Skip("superseded")
+        self._carry(tx, entry, (source, customer), departure, now)
+        entry.save(tx, key)
+        return Done()
+
+    def _carry(self, tx: Tx, entry: Entry, who: tuple[str, str], departure: dict[str, Any], now: int) -> None:
+        """Ask for what follows from a departure, now that the deletion behind it has been read too."""
+        doubt = departure["doubt"]
+        text = f"duplicates are in doubt here: {', '.join(doubt)}" if doubt else None
+        links = [_link(step) for step in departure["evidence"]]
+        cause = self._cause(*who, entry, text, cluster=departure["cluster"], links=links)
+        routes = [route for route in self._routes.get(who[0], []) if route.name in departure["routes"]]
+        made = drafts.by_departure(self._settings, cause, departure["remaining"], routes, departure["at"], now)
+        self._ask(tx, entry, made)
+
+    # Clusters as they are
+
+    def _clustered(self, tx: Tx, record: Record, now: int) -> Outcome:
+        key = record.key or b""
+        source, customer = _customer(key)
+        if source not in self._tracked:
+            return Skip("unrouted")
+        if header(record.headers, REPLAY) is not None:
+            return Skip("replay")
+        entry = Entry.load(tx, key) or Entry(0, live=False, changed=0)
+        mark = hashlib.blake2b(record.value or b"", digest_size=16).hexdigest()
+        if mark == entry.cluster:
+            return Skip("seen")
+        for request, target in entry.duplicate:
+            send_cancel(tx, self._topics.requests, request, target, "the cluster has changed")
+        entry.cluster, entry.cluster_at, entry.duplicate = mark, record.timestamp, []
+        routes = self._above(tx, source, self._topics.clusters, record.offset)
+        membership = _membership(record)
+        winner = membership and drafts.losing(self._settings, key.decode(), membership)
+        if winner and membership:
+            step = _link(membership["path"][0])
+            facts = {"cluster": membership["cluster"], "winner": membership["winner"], "links": [step]}
+            cause = Cause(
+                source, customer, entry.sequence, record.timestamp, "duplicate", None, entry.seen_live, facts
+            )
+            for made in drafts.by_duplicate(self._settings, cause, winner, mark, routes, record.timestamp, now):
+                send_request(tx, self._topics.requests, made)
+                entry.duplicate.append((made["id"], made["target"]))
+        entry.save(tx, key)
+        return Done()
+
+    # What persons want
+
+    def _decided(self, tx: Tx, record: Record, now: int) -> Outcome:
+        given = read_decision(record)
+        if given["what"] != "erase":
+            return Skip("not ours")
+        text = self._erase(tx, given, now)
+        answer(tx, self._topics.status, given, "refused" if text else "done", text or "the erasure is requested", now)
+        return Done()
+
+    def _erase(self, tx: Tx, given: Decision, now: int) -> str | None:
+        """Request an erasure; return why not, where it cannot be."""
+        key = (given["customer"] or "").encode()
+        source, customer = split_key(key)
+        entry = Entry.load(tx, key) or Entry(given["sequence"] or 0, live=False, changed=given["at"])
+        if given["sequence"] is not None and entry.sequence != given["sequence"]:
+            return "the customer has changed since it was shown; look again and decide anew"
+        facts = {"command": given["id"], "who": given["who"], "decided": given["at"]}
+        as_of = max(given["at"], entry.changed)
+        cause = Cause(source, customer, entry.sequence, as_of, "erasure", None, entry.seen_live, facts)
+        made = drafts.by_erasure(self._settings, cause, entry, self._routes.get(source, []), now)
+        if not made:
+            return f"there is no target for customers of {source}: nothing can be deleted by Rollcall"
+        self._ask(tx, entry, made)
+        entry.save(tx, key)
+        return None
+
+    # What the executor asks
+
+    def _asked(self, record: Record, now: int) -> Outcome:
+        if record.value is None:
+            return Skip("not ours")
+        kind, check = read_message(record)
+        if kind != "check":
+            return Skip("not ours")
+        self._checks.append((now + _ms(self._settings.settle), check))
+        return Done()
+
+    def _vouch(self, tx: Tx, check: Message) -> None:
+        """Object to a request, pass the question on to the next customer it is about, or vouch for it."""
+        topic, request = self._topics.requests, check["request"]
+        (role, key), *rest = check["hops"]
+        why = objection(role, Entry.load(tx, key.encode()), request)
+        forget(tx, topic, f"{request['id']}:check".encode(), key)  # first: the next one may lie in the same partition
+        if why is not None:
+            send_cancel(tx, topic, request["id"], request["target"], why)
+        elif rest:
+            send_check(tx, topic, request, rest, check["serial"])
+        else:
+            send_vouch(tx, topic, request, check["serial"])
+
+    def _note_lag(self, record: Record, now: int) -> None:
+        """Remember that there is more to read before anything can be vouched for."""
+        late = _ms(self._settings.catch_up)
+        if record.offset < self._ends.get(record.topic, 0) or now - record.timestamp > late:
+            self._behind_until = now + _ms(self._settings.settle)
+
+
+def _customer(key: bytes) -> tuple[str, str]:
+    try:
+        return split_key(key)
+    except ValueError as error:
+        message = "the key is not that of a customer"
+        raise RecordError(message) from error
+
+
+def _sequence(record: Record) -> int:
+    found = _number(header(record.headers, "ce_sequence"))
+    if found is None:
+        message = "a customer without ce_sequence"
+        raise RecordError(message)
+    return found
+
+
+def _reason(record: Record) -> Reason:
+    found = header(record.headers, "ce_reason")
+    if found not in get_args(Reason):
+        message = "a deletion without a known ce_reason"
+        raise RecordError(message)
+    return cast("Reason", found)
+
+
+def _references(value: bytes) -> list[tuple[str, str]]:
+    try:
+        return [(str(given["type"]), str(given["id"])) for given in orjson.loads(value)["references"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        message = "a customer that cannot be read"
+        raise RecordError(message) from error
+
+
+def _departure(record: Record) -> dict[str, Any]:
+    try:
+        found = orjson.loads(record.value or b"")
+        picked = {name: found[name] for name in ("cause", "sequence", "cluster", "remaining", "evidence", "doubt")}
+        for name in picked["remaining"]:
+            split_key(name.encode())
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        message = "a departure that cannot be read"
+        raise RecordError(message) from error
+    return picked
+
+
+def _membership(record: Record) -> dict[str, Any] | None:
+    if record.value is None:
+        return None
+    try:
+        found = orjson.loads(record.value)
+        split_key(found["winner"].encode())
+        _ = [(step["a"], step["b"], step["score"]) for step in found["path"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        message = "a cluster's record that cannot be read"
+        raise RecordError(message) from error
+    return cast("dict[str, Any]", found)
+
+
+def _link(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a link's evidence goes into a receipt: who, kinds and weights; never a value."""
+    return {name: step[name] for name in ("customer", "a", "b", "score", "keys", "fields", "exact_id") if name in step}
+
+
+def _number(value: str | None) -> int | None:
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.blake2b(key, digest_size=16).digest()
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
