@@ -4,6 +4,7 @@ Each handler is one or more stages; this file is where the worker finds them by 
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 from handlers.dedupe.clusters import Clusters
@@ -13,6 +14,7 @@ from handlers.dedupe.settings import DedupeSettings
 from handlers.deletes.executor import Executor
 from handlers.deletes.requests import Requests
 from handlers.deletes.settings import DeletesSettings
+from handlers.deletes.targets.registry import credentials
 from worker.handling import Handler
 from worker.privacy import Hasher
 from worker.settings import HttpSettings
@@ -48,6 +50,11 @@ def factory(stage: str, settings: Settings, topics: Topics, hasher: Hasher) -> C
     return makers[stage]
 
 
-def targets(settings: Settings) -> Mapping[str, HttpSettings]:
-    """Return how each target of deletions is spoken to, by the lane's name that the executor's calls give."""
-    return settings.deletes.targets
+def version(stage: str, settings: Settings, topics: Topics, hasher: Hasher) -> int:
+    """Return the format version of the state of `stage`."""
+    return factory(stage, settings, topics, hasher)().version
+
+
+def lanes(settings: Settings) -> dict[str, tuple[HttpSettings, Callable[[], Mapping[str, str]]]]:
+    """Return, for each target of deletions, how it is spoken to and what gives the headers of its credential."""
+    return {name: (target, partial(credentials, target)) for name, target in settings.deletes.targets.items()}

@@ -165,7 +165,8 @@ def _source(name: str, settings: object, adapters: Mapping[str, type[Adapter]]) 
 
 def _across(file: _File, sources: Mapping[str, Source]) -> list[str]:
     """Return the problems between parts of the file."""
-    return [f"handlers.{problem}" for problem in file.handlers.deletes.problems(frozenset(sources))]
+    urls = {name: str(source.settings.url) for name, source in sources.items()}
+    return [f"handlers.{problem}" for problem in file.handlers.deletes.problems(urls)]
 
 
 def _problems(error: ValidationError, prefix: str = "") -> list[str]:

@@ -20,6 +20,7 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from worker import telemetry
 from worker.errors import (
+    CredentialError,
     RecordError,
     RecordTooLargeError,
     RollcallError,
@@ -29,7 +30,7 @@ from worker.errors import (
     UpstreamUnavailableError,
 )
 from worker.handling import Call, Dead, Done, Handler, Input, Outcome, Record, Reply, Retry, Skip
-from worker.http import Lane
+from worker.http import Lane, PrivateAddressError
 from worker.kafka import bounded_stop
 from worker.task import Task, Transaction, now_ms
 
@@ -299,7 +300,8 @@ class HandlerLoop:
             reply = Reply(None, error=type(error.__cause__ or error).__name__)
         except UpstreamError as error:
             self.log.error("call_failed", lane=call.lane, reason=error.message)
-            reply = Reply(None, error=type(error).__name__)
+            never_left = isinstance(error, CredentialError | PrivateAddressError)
+            reply = Reply(None, error=type(error).__name__, sent=not never_left)
         else:
             reply = Reply(answer.status, answer.headers, answer.body)
         await self._replies.put((call, reply))

@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -23,7 +23,7 @@ from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
 from worker import telemetry
-from worker.errors import UpstreamError, UpstreamUnavailableError
+from worker.errors import CredentialError, UpstreamError, UpstreamUnavailableError
 from worker.settings import HttpSettings
 
 _CHUNK: Final = 64 * 1024
@@ -130,9 +130,16 @@ def refuse_private(address: str, host: str) -> None:
 class Lane:
     """The way to one API. Use as an async context manager, or `close` it."""
 
-    def __init__(self, name: str, settings: HttpSettings) -> None:
-        """`name` is the source's or target's, for messages and metrics."""
+    def __init__(
+        self, name: str, settings: HttpSettings, authorize: Callable[[], Mapping[str, str]] | None = None
+    ) -> None:
+        """`name` is the source's or target's, for messages and metrics.
+
+        `authorize` gives the headers of the credential, anew for each request (a rotated secret is taken up), and
+        raises ValueError where there is none.
+        """
         self.name = name
+        self._authorize = authorize
         self._settings = settings
         self._base = str(settings.url).rstrip("/")
         self._limit = RateLimit(settings.rate, settings.burst)
@@ -177,8 +184,9 @@ class Lane:
         """Make one attempt and return the whole answer, whatever its status.
 
         `path` is already encoded, `query` is not. Raises UpstreamUnavailableError where there is no (whole) answer,
-        TooLargeError, PrivateAddressError.
+        TooLargeError, PrivateAddressError, CredentialError.
         """
+        sent = {**(headers or {}), **self._credential()}
         await self._limit.take()
         url = URL(self._base + path, encoded=True)
         if query:
@@ -187,7 +195,7 @@ class Lane:
         outcome = "error"
         try:
             more: dict[str, Any] = {} if json is None else {"json": json}
-            async with self._open().request(method, url, headers=headers, allow_redirects=False, **more) as response:
+            async with self._open().request(method, url, headers=sent, allow_redirects=False, **more) as response:
                 body = await self._read(response)
                 outcome = str(response.status)
                 found = {name.lower(): value for name, value in response.headers.items()}
@@ -208,6 +216,15 @@ class Lane:
         finally:
             telemetry.REQUESTS.labels(self.name, outcome).inc()
             telemetry.REQUEST_SECONDS.labels(self.name).observe(time.monotonic() - started)
+
+    def _credential(self) -> Mapping[str, str]:
+        if self._authorize is None:
+            return {}
+        try:
+            return self._authorize()
+        except ValueError as error:
+            message = f"{self.name}: its credential cannot be read: {error}"
+            raise CredentialError(message) from error
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self._settings.max_response_bytes

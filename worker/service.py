@@ -98,12 +98,11 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
     cluster_id, topic_ids = await _topics_in_order(config, connection, stages)
     folder, lock = state.claim(config.file.state_dir)
     log.info("starting", stages=list(stages), prefix=config.file.prefix, state=str(folder))
-    lanes = {
-        name: Lane(name, target) for name, target in handlers.targets(config.file.handlers).items() if "executor" in stages
-    }
+    ways = handlers.lanes(config.file.handlers) if "executor" in stages else {}
+    lanes = {name: Lane(name, target, authorize) for name, (target, authorize) in ways.items()}
     try:
         memberships = [
-            _membership(config, connection, stage, _spec(config, stage, folder, cluster_id, topic_ids), hasher, lanes)
+            _membership(config, connection, stage, _spec(config, stage, folder, (cluster_id, topic_ids), hasher), hasher, lanes)
             for stage in stages
         ]
         await _run(config, memberships, stopping)
@@ -139,8 +138,9 @@ async def _topics_in_order(config: Config, connection: Connection, stages: Seque
         return await admin.topic_ids([config.topics.state(stage) for stage in stages])
 
 
-def _spec(config: Config, stage: str, folder: Path, cluster_id: str, topic_ids: dict[str, str]) -> TaskSpec:
-    version = POLL_VERSION if stage == POLL else handlers.version(stage)
+def _spec(config: Config, stage: str, folder: Path, ids: tuple[str, dict[str, str]], hasher: Hasher) -> TaskSpec:
+    version = POLL_VERSION if stage == POLL else handlers.version(stage, config.file.handlers, config.topics, hasher)
+    cluster_id, topic_ids = ids
     return TaskSpec(stage, version, folder, cluster_id, topic_ids[config.topics.state(stage)])
 
 

@@ -8,7 +8,6 @@ import asyncio
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -25,17 +24,16 @@ from worker import config as configuration
 from worker import embedded, inspect
 from worker.config import Config
 from worker.demo import checks
+from worker.demo.workers import Workers
 from worker.demo.world import CRM, KEY, SHOP, World
 from worker.errors import RollcallError
 from worker.kafka import apply_topics
 
 _SETTLE_SECONDS: Final = 60.0
-_STOP_SECONDS: Final = 15.0
-_WORKERS: Final = {"poller": ["poll"], "handlers": ["handle", "all"]}
 _SHOWN: Final = 10
 
 
-def _settings(bootstrap: str, world: World) -> dict[str, Any]:
+def settings(bootstrap: str, world: World) -> dict[str, Any]:
     """Return the demo's configuration: everything is quick, so that a minute is enough."""
     api = {
         "allow_private_addresses": True,
@@ -58,55 +56,13 @@ def _settings(bootstrap: str, world: World) -> dict[str, Any]:
         "handlers": {
             "deletes": {
                 "targets": {
-                    SHOP: {"kind": "drivly", "url": urls[SHOP], "key": {"env": "DEMO_KEY"}, "undo": False, **api}
+                    SHOP: {"kind": "drivly", "url": urls[SHOP], "api_key": {"env": "DEMO_KEY"}, "undo": False, **api}
                 },
                 "routes": [{"source": CRM, "target": SHOP, "link": "reference", "reference": "customerId"}],
                 "guard": {"window": "1s", "count": 100},
             },
         },
     }
-
-
-class Workers:
-    """The worker processes."""
-
-    def __init__(self, config: Path, folder: Path) -> None:
-        """`folder` takes their logs."""
-        self._config = config
-        self._folder = folder
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
-
-    async def start(self) -> None:
-        """Start every worker."""
-        for name, arguments in _WORKERS.items():
-            with (self._folder / f"{name}.log").open("ab") as log:
-                self._processes[name] = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "worker.cli", "--config", str(self._config), *arguments),
-                    stdout=log,
-                    stderr=log,
-                )
-
-    def died(self) -> list[str]:
-        """Return what became of workers that ended by themselves, with the last lines of their logs."""
-        found = []
-        for name, process in self._processes.items():
-            if process.returncode is not None:
-                last = (self._folder / f"{name}.log").read_text(encoding="utf-8").splitlines()[-5:]
-                found.append(f"the {name} ended with {process.returncode}:\n    " + "\n    ".join(last))
-        return found
-
-    async def stop(self) -> None:
-        """Stop every worker: SIGTERM, and SIGKILL for one that does not end."""
-        for process in self._processes.values():
-            if process.returncode is None:
-                process.terminate()
-        for process in self._processes.values():
-            try:
-                async with asyncio.timeout(_STOP_SECONDS):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
 
 
 @asynccontextmanager
@@ -119,16 +75,16 @@ async def _stage(seed: int, customers: int) -> AsyncIterator[tuple[World, Config
         async with embedded.cluster(folder / "kafka") as kafka:
             await world.start(customers)
             path = folder / "rollcall.yaml"
-            settings = _settings(kafka.bootstrap, world) | {"state_dir": str(folder / "state")}
-            path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+            content = settings(kafka.bootstrap, world) | {"state_dir": str(folder / "state")}
+            path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             config = configuration.load(path)
             await apply_topics(config.file.kafka, config.topics)
             workers = Workers(path, folder)
             try:
-                await workers.start()
+                await workers.start_all()
                 yield world, config, workers, path
             finally:
-                await workers.stop()
+                await workers.stop_all()
                 await world.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
