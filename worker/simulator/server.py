@@ -21,8 +21,6 @@ from worker.simulator.customers import Customers
 from worker.simulator.faults import BEFORE, Fault, Faults
 from worker.simulator.store import View
 
-KEEP_ALIVE = 5.0
-"""Seconds after which an idle connection is closed, as Node does."""
 LOG = 20_000
 """Requests remembered."""
 
@@ -55,6 +53,8 @@ class Simulator(Customers):
         """Requests by method and status."""
         self.url = ""
         """Where the server listens, without a slash at the end; empty before `start`."""
+        self.keep_alive = 5.0
+        """Seconds after which an idle connection is closed, as Node does; read at `start`."""
         self._stopped = asyncio.Event()
         self._runner: web.ServerRunner | None = None
         self._churn: asyncio.Task[None] | None = None
@@ -113,7 +113,7 @@ class Simulator(Customers):
         """Listen on 127.0.0.1, at a free port unless one is given; `url` says where."""
         server = web.Server(
             self._serve,
-            keepalive_timeout=KEEP_ALIVE,
+            keepalive_timeout=self.keep_alive,
             access_log=None,
             max_line_size=1 << 20,
             max_field_size=1 << 20,
