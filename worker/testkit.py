@@ -11,7 +11,7 @@ import bisect
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -240,13 +240,23 @@ class Harness:
 
     def run(self, limit: int = 1_000_000) -> None:
         """Work until nothing is left to do at the present time; AssertionError after `limit` steps."""
-        for _ in range(limit):
-            steps = [step for task in self._tasks for step in self._steps(task)]
-            if not steps:
-                return
-            self._random.choice(steps)()
-        message = f"not at rest after {limit} steps"
-        raise AssertionError(message)
+        if self.work(limit) == limit and self.work(1):
+            message = f"not at rest after {limit} steps"
+            raise AssertionError(message)
+
+    def work(self, steps: int) -> int:
+        """Take up to so many steps at the present time; return how many there were to take."""
+        for taken in range(steps):
+            possible = [step for task in self._tasks for step in self._steps(task)]
+            if not possible:
+                return taken
+            self._random.choice(possible)()
+        return steps
+
+    def repeat(self, topic: str, partition: int, offset: int) -> None:
+        """Append a copy of an earlier record to its partition: a stale message."""
+        log = self.topics[topic][partition]
+        log.append(replace(log[offset], offset=len(log), timestamp=self.now))
 
     def advance(self, milliseconds: int) -> None:
         """Let time pass, firing each timer when it is due, and work until at rest."""

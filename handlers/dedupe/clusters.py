@@ -6,7 +6,7 @@ evidence on the last live version, whole. What does not arrive within `patience`
 doubt. Everything that follows from a record (memberships, identity events, departures) is in its one transaction.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -116,7 +116,10 @@ class _Work:
         if message.data is not None and last.data is not None and message.identity == last.identity:
             self._redescribe(node, message.data)
         else:
-            node.queue.append(Change(message.version, message.identity, message.expected, message.data))
+            change = Change(message.version, message.identity, message.expected, message.data)
+            if change.data is None and not node.queue:
+                self._recall(node, change)
+            node.queue.append(change)
             self._advance(node)
         return Done()
 
@@ -142,6 +145,10 @@ class _Work:
             known.variants.append(variant)
         if variant.keys.get(_name(key), [-1])[0] >= said.stamp:
             return Skip("seen")
+        for name in pair:
+            if (leaving := self._store.node(name).leaving) is not None:
+                leaving.fresh = True
+                self._store.change(self._store.node(name))
         before = variant.standing
         variant.flags, variant.agreed, variant.fields = said.flags, said.agreed, list(said.fields)
         variant.keys[_name(key)] = [said.stamp, said.weight, True]
@@ -206,28 +213,40 @@ class _Work:
         evidence = self._evidence(node, before)
         cluster = node.cluster
         node.identity, node.data = change.identity, change.data
-        self._resolver.outdate(node, change.identity)
-        self._resolver.resolve([node.name, *before])
-        now_with = self._resolver.published(node)
-        left = [name for name in before if name not in now_with]
+        concerned = self._resolver.outdate(node, change.identity)
+        self._resolver.resolve([node.name, *before, *concerned])
+        left = [name for name in before if name not in self._resolver.published(node)]
         if cluster is not None and left:
-            self._tell(node, "changed", change.version, cluster, left, evidence, [])
+            was = (cluster, self._resolver.winner_was(cluster))
+            self._tell(node, "changed", change.version, was, left, evidence, [])
+        if (leaving := node.leaving) is not None:
+            self._recall(node, leaving)
+
+    def _recall(self, node: Node, leaving: Change) -> None:
+        """Note on a deletion with whom its customer is together as it comes."""
+        leaving.together = self._resolver.published(node)
+        leaving.cluster = node.cluster or ""
+        leaving.winner = self._resolver.winner_was(leaving.cluster) if leaving.cluster else ""
 
     def _depart(self, node: Node, change: Change, *, in_doubt: bool) -> None:
-        published = self._resolver.published(node)
-        cluster = node.cluster
-        doubt = ["late"] if in_doubt else []
-        if node.data is not None and change.identity != node.identity:
-            doubt.append("unverified")
-        before = self._resolver.linked(node) if node.data is not None else []
-        evidence = self._evidence(node, before)
+        before = self._resolver.published(node)
+        if change.fresh or not change.cluster:
+            leaving = Change(change.version, 0, 0, None)
+            self._recall(node, leaving)
+            change.cluster, change.winner = leaving.cluster or change.cluster, leaving.winner or change.winner
+            change.together = sorted({*change.together, *before})
+        evidence = self._evidence(node, change.together)
+        unverified = node.data is not None and change.identity != node.identity
         node.identity, node.data = 0, None
-        self._resolver.outdate(node, change.version + 1)
-        self._resolver.resolve([node.name, *before, *published])
-        if cluster is not None:
-            if not set(published) <= set(before):
-                doubt.append("moved")
-            self._tell(node, "deleted", change.version, cluster, before, evidence, doubt)
+        concerned = self._resolver.outdate(node, change.version + 1)
+        self._resolver.resolve([node.name, *before, *concerned])
+        remaining = [name for name in change.together if self._store.node(name).data is not None]
+        moved = not set(remaining) <= set(before)
+        if remaining:
+            reasons = {"late": in_doubt, "unverified": unverified, "moved": moved}
+            doubt = [reason for reason, holds in reasons.items() if holds]
+            was = (change.cluster, change.winner)
+            self._tell(node, "deleted", change.version, was, remaining, evidence, doubt)
 
     def _evidence(self, node: Node, others: list[str]) -> list[Evidence]:
         found = []
@@ -242,7 +261,7 @@ class _Work:
         node: Node,
         cause: Cause,
         version: int,
-        cluster: str,
+        was: Sequence[str],
         left: list[str],
         evidence: list[Evidence],
         doubt: list[str],
@@ -251,8 +270,8 @@ class _Work:
             "customer": node.name,
             "cause": cause,
             "sequence": sequence_of(version),
-            "cluster": cluster,
-            "winner": self._resolver.winner_was(cluster),
+            "cluster": was[0],
+            "winner": was[1],
             "remaining": left,
             "evidence": [item for item in evidence if item["customer"] in left],
             "doubt": [*doubt, *(["rebuilt"] if self._rebuilt else [])],

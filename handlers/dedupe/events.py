@@ -50,9 +50,10 @@ class Merged(TypedDict):
 
 
 class Part(TypedDict):
-    """What has become of some members of a cluster; `cluster` is null for one that is alone now."""
+    """What has become of some members of a cluster; `cluster` and `winner` are null for one that is alone now."""
 
     cluster: str | None
+    winner: str | None
     members: list[str]
 
 

@@ -28,7 +28,7 @@ def changes(
     after = {name: cluster for cluster, shape in new.items() for name in shape.members}
     grown = {cluster for cluster, shape in new.items() if len({before.get(name, name) for name in shape.members}) > 1}
     found: list[Merged | Split | WinnerChanged] = [
-        _split(cluster, shape, after, gone, rebuilt=rebuilt)
+        _split(cluster, shape, new, gone, rebuilt=rebuilt)
         for cluster, shape in sorted(old.items())
         if {after.get(name) for name in shape.members} not in [{cluster}, *({target} for target in grown)]
     ]
@@ -41,7 +41,8 @@ def changes(
     return found
 
 
-def _split(cluster: str, shape: Shape, after: Mapping[str, str], gone: Sequence[str], *, rebuilt: bool) -> Split:
+def _split(cluster: str, shape: Shape, new: Mapping[str, Shape], gone: Sequence[str], *, rebuilt: bool) -> Split:
+    after = {name: part for part, other in new.items() for name in other.members}
     parts: dict[str, list[str]] = {}
     alone: list[Part] = []
     for name in shape.members:
@@ -50,8 +51,10 @@ def _split(cluster: str, shape: Shape, after: Mapping[str, str], gone: Sequence[
         if name in after:
             parts.setdefault(after[name], []).append(name)
         else:
-            alone.append({"cluster": None, "members": [name]})
-    kept: list[Part] = [{"cluster": part, "members": members} for part, members in sorted(parts.items())]
+            alone.append({"cluster": None, "winner": None, "members": [name]})
+    kept: list[Part] = [
+        {"cluster": part, "winner": new[part].winner, "members": members} for part, members in sorted(parts.items())
+    ]
     lost = [name for name in shape.members if name in gone]
     return {"cluster": cluster, "parts": kept + alone, "gone": lost, "rebuilt": rebuilt}
 

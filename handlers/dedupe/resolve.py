@@ -33,16 +33,9 @@ class Resolver:
         """Return who stood for a cluster before this transaction."""
         return self._winners.get(cluster) or self._store.cluster(cluster).winner
 
-    def linked(self, node: Node) -> list[str]:
-        """Return with whom a live customer is one person by the links that count now."""
-        component, tangled = self._component(node.name)
-        if tangled:
-            return []
-        found = self._partition(component)
-        return next(([name for name in c if name != node.name] for c in found.clusters if node.name in c), [])
-
-    def outdate(self, node: Node, least: int) -> None:
-        """Forget the comparisons of a customer's versions before `least`."""
+    def outdate(self, node: Node, least: int) -> list[str]:
+        """Forget the comparisons of a customer's versions before `least`; return whom these concerned."""
+        concerned = []
         for pair in list(self._store.pairs(node)):
             at = 0 if pair.a == node.name else 1
             kept = [variant for variant in pair.variants if variant.versions[at] >= least]
@@ -50,6 +43,8 @@ class Resolver:
                 pair.variants = kept
                 self._review(pair, None)
                 self._store.change_pair(pair)
+                concerned.append(pair.other(node.name))
+        return concerned
 
     def weighed(self, pair: Pair, variant: Variant, before: float) -> None:
         """See to what follows from a pair's having another support; `before` is how it stood until now."""
@@ -170,10 +165,7 @@ class Resolver:
     def _review(self, pair: Pair, wanted: list[object] | None, variant: Variant | None = None) -> None:
         if pair.review == wanted:
             return
-        a, b = self._store.node(pair.a), self._store.node(pair.b)
-        known = [(node.data["seen"], node.name) for node in (a, b) if node.data is not None]
-        founder = min(known)[1] if known else pair.a
         same = variant.same_source if variant is not None else pair.a.partition("/")[0] == pair.b.partition("/")[0]
-        self._publisher.review(founder_id(founder), pair, wanted, same_source=same)
+        self._publisher.review(founder_id(pair.a), pair, wanted, same_source=same)
         pair.review = wanted
         self._store.change_pair(pair)

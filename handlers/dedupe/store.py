@@ -21,13 +21,21 @@ _LONGEST: Final = 400
 
 @dataclass(slots=True)
 class Change:
-    """A change of a customer that waits for the evidence on it: `data` is None for a deletion."""
+    """A change of a customer that waits for the evidence on it: `data` is None for a deletion.
+
+    Of a deletion, `together` are those with whom the customer was published when it came (`cluster` and `winner` as
+    they were then), and `fresh` says whether there has been evidence on the customer since.
+    """
 
     version: int
     identity: int
     expected: int
     data: dict[str, Any] | None
     acks: list[str] = field(default_factory=list)
+    together: list[str] = field(default_factory=list)
+    cluster: str = ""
+    winner: str = ""
+    fresh: bool = False
 
     @property
     def complete(self) -> bool:
@@ -49,9 +57,17 @@ class Node:
     digest: str = ""
     tangled: bool = False
 
+    @property
+    def leaving(self) -> Change | None:
+        """Return the first deletion that waits."""
+        return next((change for change in self.queue if change.data is None), None)
+
     def encode(self) -> bytes:
         """Return it as state."""
-        queue = [[c.version, c.identity, c.expected, c.data, c.acks] for c in self.queue]
+        queue = [
+            [c.version, c.identity, c.expected, c.data, c.acks, c.together, c.cluster, c.winner, c.fresh]
+            for c in self.queue
+        ]
         rest = [self.cluster, self.digest, self.tangled]
         return orjson.dumps([self.identity, self.seen, self.data, queue, sorted(self.near), *rest])
 

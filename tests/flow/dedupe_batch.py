@@ -1,0 +1,124 @@
+"""Duplicate customers worked out the plain way: all live customers at once, every pair, no history.
+
+Written apart from the stages: only the rules themselves (what is compared, the weights) are shared with them.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from itertools import combinations
+
+from handlers.dedupe.profile import Hasher, Refined, Refiner, extract
+from handlers.dedupe.scoring import Comparison, Scorer, parse
+from handlers.dedupe.settings import DedupeSettings
+from worker.events import Customer
+
+
+@dataclass
+class Found:
+    """What a batch run found."""
+
+    clusters: dict[frozenset[str], tuple[str, str]] = field(default_factory=dict)  # members: (id, winner)
+    links: dict[tuple[str, str], float] = field(default_factory=dict)
+    reviews: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def of(self, name: str) -> frozenset[str]:
+        """Return with whom a customer is one person, itself included."""
+        return next((members for members in self.clusters if name in members), frozenset({name}))
+
+
+def batch(customers: Mapping[str, Customer], settings: DedupeSettings, hasher: Hasher) -> Found:
+    """Return what is there among the live `customers`, by their keys."""
+    refiner, scorer = Refiner(settings, hasher), Scorer(settings)
+    refined = {name: refiner.refine(extract(customer)) for name, customer in customers.items()}
+    buckets: dict[bytes, set[str]] = defaultdict(set)
+    for name, known in refined.items():
+        for key in known.keys:
+            buckets[key].add(name)
+    small = {key for key, members in buckets.items() if len(members) <= settings.generic.bucket}
+    found = Found()
+    standing: dict[tuple[str, str], float] = {}
+    for a, b in combinations(sorted(refined, key=str.encode), 2):
+        met = set(refined[a].keys) & set(refined[b].keys) & small
+        compared = scorer.compare(_profile(refined[a]), _profile(refined[b]))
+        standing[a, b] = _score(compared, met)
+        if met and compared.clash and any(key[:1] == b"E" for key in met):
+            found.reviews[a, b] = "email_clash"
+    found.links = {pair: score for pair, score in standing.items() if score >= settings.link}
+    refused = _unite(found, refined, settings)
+    for pair, score in standing.items():
+        if found.reviews.get(pair) is None and found.of(pair[0]) != found.of(pair[1]):
+            if settings.review <= score < settings.link:
+                found.reviews[pair] = "score"
+            elif pair in refused:
+                found.reviews[pair] = refused[pair]
+    return found
+
+
+def _profile(refined: Refined):  # noqa: ANN202 - whatever the scorer takes
+    return parse(b"".join(refined.keys), refined.profile)
+
+
+def _score(compared: Comparison, met: Iterable[bytes]) -> float:
+    counted = {key: weight for key, weight in compared.agreed.items() if key in met}
+    lifted = any(key[:1] == b"N" for key in counted)
+    if not met or compared.block or (compared.veto and not lifted):
+        return float("-inf")
+    by_kind = defaultdict(list)
+    for key, weight in counted.items():
+        by_kind[key[:1]].append(weight)
+    return sum(compared.fields) + sum(max(weights) for weights in by_kind.values())
+
+
+def _unite(found: Found, refined: Mapping[str, Refined], settings: DedupeSettings) -> dict[tuple[str, str], str]:
+    group = {name: frozenset({name}) for name in refined}
+    component = dict(group)
+    for a, b in found.links:
+        for name in (both := component[a] | component[b]):
+            component[name] = both
+    refused: dict[tuple[str, str], str] = {}
+    for a, b in sorted(found.links, key=lambda pair: (-found.links[pair], pair)):
+        both = group[a] | group[b]
+        if len(component[a]) > settings.caps.component:
+            refused[a, b] = "component"
+        elif group[a] != group[b] and (reason := _over(both, [group[a], group[b]], refined, settings)):
+            refused[a, b] = reason
+        else:
+            for name in both:
+                group[name] = both
+    for members in set(group.values()):
+        if len(members) > 1:
+            found.clusters[members] = _identity(members, refined, settings)
+    return refused
+
+
+def _over(
+    both: frozenset[str], parts: list[frozenset[str]], refined: Mapping[str, Refined], settings: DedupeSettings
+) -> str | None:
+    caps = settings.caps
+
+    def of(members: Iterable[str], name: str) -> set[str]:
+        return {str(value) for member in members for value in refined[member].node[name]}
+
+    if len(both) > caps.customers:
+        return "cap_customers"
+    for type_ in settings.vetoes.unique:
+        ids = [{value for m in part for t, value in refined[m].node["unique"] if t == type_} for part in parts]
+        if ids[0] and ids[1] and len(ids[0] | ids[1]) > caps.identifiers:
+            return "unique_id"
+    if len(of(both, "emails")) > caps.emails:
+        return "cap_emails"
+    return "cap_phones" if len(of(both, "phones")) > caps.phones else None
+
+
+def _identity(members: frozenset[str], refined: Mapping[str, Refined], settings: DedupeSettings) -> tuple[str, str]:
+    nodes = {name: refined[name].node for name in members}
+    founder = sorted(members, key=lambda name: (nodes[name]["seen"], name))[0]
+    order = {source: place for place, source in enumerate(settings.priority)}
+
+    def rank(name: str) -> tuple[int, int, str, str]:
+        node = nodes[name]
+        return order.get(node["source"], len(order)), -node["full"], node["old"], name
+
+    return blake2b(founder.encode(), digest_size=16, person=b"cluster").hexdigest(), sorted(members, key=rank)[0]
