@@ -141,17 +141,16 @@ class Dintero:
 
     def _changed(self, users: Sequence[User], cursor: Cursor, moment: Moment) -> Page:
         """Go on with the newest time of the page; where that leads nowhere, end there, or list everybody instead."""
-        since, time = cursor["since"], newest(users)
-        begun = max(since, self._floor(moment, time))
-        floor = cursor.get("floor", begun)
-        found = items(users)
+        since, time, found = cursor["since"], newest(users), items(users)
+        visible = self._floor(moment, time)
+        floor = cursor.get("floor", max(since, visible))
         note = twice(len(users), len(found))
         if time is not None and time - _OVERLAP_MS > since:
             return Page(found, {"since": time - _OVERLAP_MS, "floor": floor}, more=True, note=note)
         if len(users) < self._settings.page_size:
             return Page(found, {"since": floor}, more=False, note=note)
         stuck = f"{len(users)} customers with one time fill a page of changes: everybody is read by starting_after"
-        return Page(found, {"floor": max(floor, begun)}, more=True, note=stuck)
+        return Page(found, {"floor": max(floor, visible)}, more=True, note=stuck)
 
     def _floor(self, moment: Moment, time: int | None) -> int:
         """Return up to when everything is visible by now, in ms since the epoch: `lookback` before the server's clock.

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field
 
 from worker.errors import MalformedPageError
-from worker.events import Address, Company, Contact, Customer, Kind, PostalAddress, Reference
+from worker.events import Address, Contact, Customer, Kind, PostalAddress, Reference
 from worker.normalize import Normalizer, text
 from worker.privacy import Policy
 from worker.settings import Secret, SourceSettings, Treatment
@@ -66,11 +66,8 @@ _USED: Final = Policy(
             *("uuid", "fname", "lname", "customerKey", "company"),
             *(f"communications.{name}" for name in ("commValue", "commLabel", "preferred")),
             *(f"addressListV2.{name}" for name in (*_ADDRESS_V2.values(), "addressType", "isPreferred")),
-            *(
-                f"addressList.{name}"
-                for name in ("line1", "line2", "city", "zip", "zipExt", "stateCode", "countryCode")
-            ),
-            *(f"addressList.{name}" for name in ("addressType", "phone")),
+            *(f"addressList.{name}" for name in ("line1", "line2", "city", "zip", "zipExt", "stateCode")),
+            *(f"addressList.{name}" for name in ("countryCode", "addressType", "phone")),
         ],
         "drop",
     )
@@ -186,16 +183,12 @@ class Mykaarma:
         body, secret = normalizer.screen(row.body)
         get = body.get
         name = normalizer.name(get("fname"), None, get("lname"))
-        company: Company | None = (
-            {"name": text(get("company")), "organization_number": None} if text(get("company")) else None
-        )
+        company = text(get("company"))
         kind: Kind = "company" if company and not name else "person"
         contacts = [_contact(normalizer, entry) for entry in _objects(get("communications"))]
         old = _objects(get("addressList"))
         phones = [contact for email, contact in contacts if contact and not email]
-        phones += [
-            phone for entry in old if (phone := normalizer.phone(entry.get("phone"), text(entry.get("addressType"))))
-        ]
+        phones += [phone for entry in old if (phone := _old_phone(normalizer, entry))]
         customer_key = text(get("customerKey"))
         references: list[Reference] = [{"type": "customerKey", "id": customer_key.strip()}] if customer_key else []
         identifiers = list(starmap(normalizer.identifier, secret))
@@ -204,7 +197,7 @@ class Mykaarma:
             "id": row.id,
             "kind": kind,
             "name": name,
-            "company": company,
+            "company": {"name": company, "organization_number": None} if company else None,
             "emails": [contact for email, contact in contacts if contact and email],
             "phones": _once(phones),
             "addresses": _addresses(normalizer, _objects(get("addressListV2")), old),
@@ -266,6 +259,10 @@ def _contact(normalizer: Normalizer, entry: Mapping[str, Any]) -> tuple[bool, Co
     if type_.strip().upper().startswith("E") or "@" in (value or ""):
         return True, normalizer.email(value, label, preferred=preferred)
     return False, normalizer.phone(value, label, preferred=preferred)
+
+
+def _old_phone(normalizer: Normalizer, entry: Mapping[str, Any]) -> Contact | None:
+    return normalizer.phone(entry.get("phone"), text(entry.get("addressType")))
 
 
 def _once(phones: Sequence[Contact]) -> list[Contact]:
