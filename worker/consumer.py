@@ -66,6 +66,7 @@ class HandlerLoop:
         try:
             consumer.assign(inputs)
             await self._open(consumer, inputs)
+            self._task.working = True
             while not self._task.stopping.is_set():
                 await self._step(consumer, inputs)
             while self._calls or not self._replies.empty():

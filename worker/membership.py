@@ -90,8 +90,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] - aiokafka ha
 
     @property
     def ready(self) -> bool:
-        """Return whether the group was joined and every partition that is ours has a started task."""
-        return self.joined.is_set() and all(owned.task is not None for owned in self._owned.values())
+        """Return whether the group was joined and every partition that is ours is being worked on."""
+        tasks = [owned.task for owned in self._owned.values()]
+        return self.joined.is_set() and all(task is not None and task.working for task in tasks)
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Be a member until `stop`; raises what no retry can help."""

@@ -165,6 +165,7 @@ def _membership(  # noqa: PLR0913, PLR0917 - everything a stage is put together 
 
 def _poll(config: Config, hasher: Hasher) -> Callable[[Task], Awaitable[None]]:
     async def run(task: Task) -> None:
+        task.working = True
         mine = [
             name
             for name in config.sources

@@ -129,6 +129,7 @@ class Task:
         self._open.set()
         self._dead: Exception | None = None
         self.stopping = asyncio.Event()
+        self.working = False  # set by the loop that has taken the task up
         self._store: Store | None = None
         self._producer: TransactionalProducer | None = None
         self.log = log.bind(stage=spec.stage, partition=partition)

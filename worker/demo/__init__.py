@@ -8,6 +8,7 @@ import asyncio
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -82,6 +83,7 @@ async def _stage(seed: int, customers: int) -> AsyncIterator[tuple[World, Config
             workers = Workers(path, folder)
             try:
                 await workers.start_all()
+                await workers.ready()
                 yield world, config, workers, path
             finally:
                 await workers.stop_all()
@@ -101,6 +103,8 @@ async def _read(config: Config) -> checks.Topics:
 async def run(*, customers: int, seconds: float, seed: int, keep: bool) -> int:
     """Run the demo; return the exit code: 0 where everything is as it must be, else 1."""
     console = Console(highlight=False, soft_wrap=True)
+    if (mine := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)
     console.print("Starting a Kafka broker, two simulated systems, a poller and the handlers ...")
     async with _stage(seed, customers) as (world, config, workers, path):
         await _watch(console, world, config, workers, seconds)

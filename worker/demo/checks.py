@@ -154,11 +154,11 @@ def _receipts(world: World, receipts: Iterable[ConsumerRecord]) -> Check:
     outcomes: defaultdict[str, list[str]] = defaultdict(list)
     for record in receipts:
         receipt = orjson.loads(record.value)
-        outcomes[receipt["customer"]].append(receipt["outcome"])
+        outcomes[f"{receipt['target']}/{receipt['customer']}"].append(receipt["outcome"])
     wrong = []
     for shop_id in world.carried:
         got = outcomes.pop(f"{SHOP}/{shop_id}", [])
-        if got != ["deleted"]:
+        if got != ["VERIFIED"]:
             wrong.append(f"{SHOP}/{shop_id} has the receipts {got or 'none'}")
     wrong += [f"{key} has a receipt, and nobody asked for it" for key in outcomes]
     return Check("every deletion has one receipt", len(world.carried), wrong)
