@@ -27,7 +27,6 @@ from typing import Any, Final, Literal
 import orjson
 
 from handlers.deletes.model import Decided, Deletion, person
-from handlers.deletes.settings import TargetSettings  # noqa: F401 - for the reader of `Runtime`
 from worker.handling import Tx
 
 #   q  may run from its order (time) on      k  asked whether it is still wanted, since

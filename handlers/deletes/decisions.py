@@ -38,7 +38,7 @@ class Decision(TypedDict):
     sequence: int | None
 
 
-def decision(  # noqa: PLR0913 - one parameter for each field
+def decision(
     id_: str,
     what: What,
     *,

@@ -1,8 +1,8 @@
 """The calls of the executor: whose turn it is, what is asked of a target, and what its answers lead to.
 
 The order for each deletion is: ask the requests stage whether it is still wanted, look the customer up, commit to
-EXECUTING, and only then DELETE; look up again after it. An answer that leaves open whether it was done is never followed
-by another DELETE before a look-up. 404 counts only while a canary that was asked for after it is found.
+EXECUTING, and only then DELETE; look up again after it. An answer that leaves open whether it was done is never
+followed by another DELETE before a look-up. 404 counts only while a canary that was asked for after it is found.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,11 @@ from handlers.deletes.life import Life
 from handlers.deletes.machine import Event, State
 from handlers.deletes.model import Deletion, Role, person, send_check
 from handlers.deletes.settings import TargetSettings
-from handlers.deletes.targets import Answer, Ask, Fault, Found, Missing, Sight, Target, Unread, retry_after
+from handlers.deletes.targets.contract import Answer, Ask, Fault, Found, Missing, Sight, Target, Unread, retry_after
 from worker.handling import Call, Reply
 
 CANARY: Final = "canary:"
+UNKNOWN: Final = "it is not known whether it was done, and the target has no look-up"
 _CHECKS_PER_CALL: Final = 16  # asked ahead of their turn, for each deletion that may run at once
 _VOUCHED_FOR_MS: Final = 30_000  # how long the word of the requests stage is taken
 _LONGEST_BACKOFF_MS: Final = 300_000
@@ -28,6 +29,7 @@ _POLLS: Final = 30  # after a DELETE that it says will be
 _BUSY: Final = frozenset(
     {State.CHECKING, State.LOOKING, State.EXECUTING, State.ACCEPTED, State.UNKNOWN, State.DELETED}
 )
+_STAND_BACK_MS: Final = 5_000
 _UNDO_BYTES: Final = 256 * 1024
 
 
@@ -83,7 +85,7 @@ class Dispatch:
         if ask is not None:
             self._call(deletion, ask)
         elif deletion.state != State.LOOKING:
-            self._block(deletion, "it is not known whether it was done, and the target has no look-up")
+            self._block(deletion, UNKNOWN)
         elif deletion.request["authority"] == "duplicate":
             self._block(deletion, "the target has no look-up: a duplicate's relations cannot be seen")
         else:
@@ -99,7 +101,7 @@ class Dispatch:
             if waiting is None:
                 return
             if self._stands_back(waiting):
-                self._book.put(waiting, "q", self._now + 1000)
+                self._book.put(waiting, "q", self._now + _STAND_BACK_MS)
                 continue
             self._life.must(waiting, Event.CHECK)
             self._check(waiting)
@@ -179,23 +181,15 @@ class Dispatch:
 
     def _answered(self, deletion: Deletion, answer: Answer, reply: Reply) -> None:
         deletion.attempts.append({"at": deletion.sent or 0, "status": reply.status, "error": reply.error})
-        life, lane = self._life, deletion.request["target"]
+        lane = deletion.request["target"]
         looks = self._has_lookup(lane)
         match answer:
-            case Answer.DONE:
-                life.must(deletion, Event.DONE)
-                self._note_done(deletion)
-                self._verify_at(deletion, self._now, looks=looks)
-            case Answer.ACCEPTED if looks:
-                life.must(deletion, Event.ACCEPT)
-                self._note_done(deletion)
-                self._book.put(deletion, "v", self._now + self._backoff(1))
-            case Answer.ACCEPTED:
-                self._block(deletion, "the target has accepted it for later, and has no look-up to see whether it was done")
+            case Answer.DONE | Answer.ACCEPTED:
+                self._said_done(deletion, answer, looks=looks)
             case Answer.GONE:
                 self._ask_canary(deletion)
             case Answer.DENIED:
-                life.must(deletion, Event.POSTPONE)
+                self._life.must(deletion, Event.POSTPONE)
                 self._book.put(deletion, "q", self._now)
                 self._pause(lane, f"it refuses the credential ({reply.status})")
             case Answer.LATER:
@@ -205,17 +199,23 @@ class Dispatch:
             case Answer.REFUSED:
                 self._block(deletion, f"the target refuses ({reply.status})")
             case Answer.UNKNOWN:
-                life.must(deletion, Event.LOSE)
+                self._life.must(deletion, Event.LOSE)
                 if looks:
                     self._book.put(deletion, "v", self._now)
                 else:
-                    self._block(deletion, "it is not known whether it was done, and the target has no look-up")
+                    self._block(deletion, UNKNOWN)
             case _:
                 assert_never(answer)
 
-    def _verify_at(self, deletion: Deletion, when: int, *, looks: bool) -> None:
+    def _said_done(self, deletion: Deletion, answer: Answer, *, looks: bool) -> None:
+        """Take the target's word, and look whether it is so."""
+        if answer == Answer.ACCEPTED and not looks:
+            self._block(deletion, "the target has accepted it for later, and has no look-up to see it done")
+            return
+        self._life.must(deletion, Event.DONE if answer == Answer.DONE else Event.ACCEPT)
+        self._note_done(deletion)
         if looks:
-            self._book.put(deletion, "v", when)
+            self._book.put(deletion, "v", self._now + (0 if answer == Answer.DONE else self._backoff(1)))
         else:
             self._life.end(deletion)
 
@@ -331,7 +331,7 @@ class Dispatch:
     def _note_done(self, deletion: Deletion) -> None:
         key = b"d/" + person(deletion.request["target"], deletion.request["customer"] or "")
         own = orjson.loads(self._life.tx.get(key) or b"{}")
-        self._life.tx.put(key, orjson.dumps({**own, "done": self._now}))
+        self._life.tx.put(key, orjson.dumps({**own, "done": own.get("done") or self._now}))
 
     def _block(self, deletion: Deletion, why: str) -> None:
         self._life.must(deletion, Event.BLOCK, why)
@@ -437,17 +437,19 @@ class Dispatch:
     def _health(self, name: str, reply: Reply) -> None:
         """Count a call for the breaker: no answer and 5xx are failures."""
         runtime, breaker = self._book.runtime(name), self._settings.breaker
-        failed = reply.status is None or reply.status >= 500  # noqa: PLR2004 - RFC 9110, section 15.6
+        failed = reply.status is None or reply.status >= 500  # ruff: ignore[magic-value-comparison] - RFC 9110, section 15.6
         runtime.last = (runtime.last + ("1" if failed else "0"))[-breaker.last :]
         if not failed:
             runtime.failures = 0
-            if reply.status != 429:  # noqa: PLR2004 - 'too many requests' (RFC 6585) says nothing of its health
+            if reply.status != 429:  # ruff: ignore[magic-value-comparison] - 'too many requests' (RFC 6585) says nothing of its health
                 runtime.laters = 0
                 if runtime.half_open:
                     runtime.half_open, runtime.opened, runtime.last = False, 0, ""
                     self.tell(name, runtime)
             return
         runtime.failures += 1
+        if runtime.half_open and self._now < runtime.wait_until:
+            return  # one of those that were under way when the breaker opened
         often = runtime.last.count("1") >= breaker.share * breaker.last
         if runtime.half_open or runtime.failures >= breaker.in_a_row or often:
             pause = min(breaker.pause * 2**runtime.opened, breaker.longest)
@@ -456,7 +458,9 @@ class Dispatch:
             self.tell(name, runtime)
 
     def _backoff(self, failures: int) -> int:
-        return min(int(self._settings.backoff * 1000) << max(0, min(failures, 16) - 1), _LONGEST_BACKOFF_MS)
+        if not failures:
+            return 0
+        return min(int(self._settings.backoff * 1000) << (min(failures, 16) - 1), _LONGEST_BACKOFF_MS)
 
     def _has_lookup(self, name: str) -> bool:
         settings = self._settings.targets.get(name)

@@ -18,10 +18,10 @@ import orjson
 from handlers.deletes.book import number
 from handlers.deletes.decisions import Decision, answer, read_decision
 from handlers.deletes.dispatch import Dispatch
-from handlers.deletes.guard import Guard
+from handlers.deletes.guard import RECOVERED, Guard
 from handlers.deletes.life import Kit, Life, decided
-from handlers.deletes.machine import Event, Refused, State
-from handlers.deletes.model import Deletion, Request, digest, forget, person, read_message, send_request
+from handlers.deletes.machine import Event, Refused, State, step
+from handlers.deletes.model import Deletion, Kind, Request, digest, forget, person, read_message, send_request
 from handlers.deletes.settings import DeletesSettings
 from handlers.deletes.targets.registry import target_of
 from handlers.deletes.undo import Undo
@@ -30,7 +30,7 @@ from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Ski
 from worker.topics import Topics
 
 _EXPIRED: Final = 200
-_PUBLISHED: Final = frozenset({"tombstone", "gone", "absent"})
+_PAST_MS: Final = 5_000  # without a record from before the horizon: all of them were read
 ECHO_DOUBT: Final = "it may be the echo of our own deletion: its customer was published as live after that"
 
 
@@ -50,21 +50,23 @@ class Executor:
     version: Final = 1
 
     def __init__(self, topics: Topics, settings: DeletesSettings, undo: Undo | None = None) -> None:
-        """`settings` is the configuration's section `deletes`; without `undo` no copies are kept."""
+        """Take the configuration's section `deletes`; without `undo` no copies are kept."""
         targets = {name: target_of(target) for name, target in settings.targets.items()}
         self._kit = Kit(topics, settings, targets, undo)
         self._horizon = 0
+        self._past_until = 0
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """Return the inputs: the requests lead."""
+        """The requests, which lead, and the decisions."""
         return Input(self._kit.topics.requests), Input(self._kit.topics.approvals, start="latest")
 
-    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # noqa: ARG002 - by contract
+    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument] - by contract
         """Take up a partition: what was under way has an unknown outcome now."""
         if tx.get(b"h") is None:
             tx.put(b"h", b"%d" % ends[self._kit.topics.requests])
         self._horizon = int(tx.get(b"h") or b"0")
+        self._past_until = now + _PAST_MS
         work = _Work(self._kit, tx, now)
         for name in work.life.book.targets():
             work.dispatch.recover(name)
@@ -75,10 +77,7 @@ class Executor:
         """Handle a record of either input."""
         work = _Work(self._kit, tx, now)
         try:
-            if record.topic == self._kit.topics.approvals:
-                outcome = self._decided(work, record)
-            else:
-                outcome = self._asked(work, record)
+            outcome = self._handle(work, record)
         except RecordError as error:
             return Dead(error.message)
         work.life.flush()
@@ -94,8 +93,9 @@ class Executor:
     def on_timer(self, tx: Tx, now: int) -> int | None:
         """Judge what is due, move members of plans, drop old undo copies, and start what may run."""
         work = _Work(self._kit, tx, now)
+        more = self._recover(work)
         work.guard.judge_due()
-        more = work.guard.work()
+        more |= work.guard.work()
         self._expire(work)
         for name in work.life.book.targets():
             work.dispatch.give_up_silent(name)
@@ -103,17 +103,22 @@ class Executor:
         work.life.flush()
         return now if more else now + int(self._kit.settings.tick * 1000)
 
+    def _handle(self, work: _Work, record: Record) -> Outcome:
+        if record.topic == self._kit.topics.approvals:
+            return self._decided(work, record)
+        if record.offset < self._horizon:
+            return self._before_memory(work.life, record)
+        return Skip("not ours") if record.value is None else self._asked(work, record)
+
     # Requests
 
     def _asked(self, work: _Work, record: Record) -> Outcome:
         life = work.life
-        if record.value is None:
-            return self._closed(work, record)
         kind, message = read_message(record)
         request = message["request"]
         match kind:
             case "request":
-                return self._take(work, request, recovered=record.offset < self._horizon)
+                return self._take(work, request)
             case "clear":
                 forget(life.tx, self._kit.topics.requests, record.key or b"", request["source"])
                 return self._clear(work, request)
@@ -153,18 +158,35 @@ class Executor:
             work.guard.gather(deletion, recovered=False)
         return Done()
 
-    def _closed(self, work: _Work, record: Record) -> Outcome:
-        """A request that had ended before this executor's memory begins is not held after all."""
-        if record.offset >= self._horizon:
-            return Skip("not ours")
-        deletion = work.life.book.deletion((record.key or b"").decode())
-        if deletion is None:
-            return Skip("not ours")
-        work.guard.leave(deletion)
-        work.life.book.put(deletion, None)
-        work.life.book.delist(deletion)
-        work.life.book.shrink(deletion.request["id"], {"state": "ended", "at": work.life.now})
-        return Done()
+    def _before_memory(self, life: Life, record: Record) -> Outcome:
+        """Keep what lies before this executor's memory until all of it was read: much of it had ended by then."""
+        key = b"z/" + (record.key or b"")
+        self._past_until = life.now + _PAST_MS
+        if record.value is None:
+            life.tx.delete(key)
+            return Skip("past")
+        kind, message = read_message(record)
+        if life.tx.get(b"r/" + message["request"]["id"].encode()) is not None:
+            return Skip("seen")
+        if kind in {"request", "clear", "vouch"}:
+            life.tx.put(key, orjson.dumps([kind, message["request"]]))
+        return Skip("past")
+
+    def _recover(self, work: _Work) -> bool:
+        """Hold what was still open when this executor's memory was lost; return whether there is more of it."""
+        life = work.life
+        if life.now < self._past_until:
+            return False
+        rows = list(islice(life.tx.scan(b"z/"), _EXPIRED))
+        for key, value in rows:
+            life.tx.delete(key)
+            kind, request = _set_apart(value)
+            if kind == "clear":
+                request["held"] = RECOVERED
+                send_request(life.tx, self._kit.topics.requests, request)
+            else:
+                self._take(work, request, recovered=True)
+        return len(rows) == _EXPIRED
 
     def _clear(self, work: _Work, request: Request) -> Outcome:
         """Pass a request on to its target, unless the deletion it follows from is our own."""
@@ -238,28 +260,23 @@ class Executor:
             return self._retry(work, given)
         if given["plan"] is not None:
             return work.guard.decide(given)
-        life = work.life
-        deletion = life.book.deletion(given["request"] or "")
+        book, id_ = work.life.book, given["request"] or ""
+        deletion = book.deletion(id_)
         if deletion is None:
-            ended = life.book.ended(given["request"] or "")
+            ended = book.ended(id_)
             return "there is no such request" if ended is None else f"too late: it has ended ({ended.get('state')})"
-        if given["what"] == "approve":
-            if deletion.request["customer"] is None:
-                return "nobody knows the id of the customer at the target: it can only be rejected"
-            if deletion.state != State.HELD:
-                return f"it does not wait for a person: it is {deletion.state}"
+        approves = given["what"] == "approve"
+        why = _refusal(deletion, Event.APPROVE if approves else Event.REJECT)
+        work.life.decide(deletion, decided(given, why))
+        if why is None:
             work.guard.leave(deletion)
-            life.decide(deletion, decided(given))
-            work.guard.release(deletion, Event.APPROVE)
+            if approves:
+                work.guard.release(deletion, Event.APPROVE)
+            else:
+                work.life.must(deletion, Event.REJECT, "a person has rejected it")
+                work.life.end(deletion)
             work.dispatch.pump(deletion.request["target"])
-            return None
-        refused = life.move(deletion, Event.REJECT, f"rejected by {given['who']}")
-        life.decide(deletion, decided(given))
-        if isinstance(refused, Refused):
-            return refused.why
-        work.guard.leave(deletion)
-        life.end(deletion)
-        return None
+        return why
 
     def _retry(self, work: _Work, given: Decision) -> str | None:
         """Request anew what is blocked or has failed, or let a paused target go on."""
@@ -296,3 +313,19 @@ class Executor:
             newest = life.tx.get(b"i/" + person(target, customer))
             if newest == kept["value"]["request"]["id"].encode():
                 life.tx.send(self._kit.topics.deletions, kept["key"].encode(), orjson.dumps(kept["value"]))
+
+
+def _refusal(deletion: Deletion, event: Event) -> str | None:
+    """Return why a person's decision cannot be carried out on one deletion, None if it can."""
+    following = step(deletion.state, event)
+    if isinstance(following, Refused):
+        return following.why
+    if event == Event.APPROVE and deletion.request["customer"] is None:
+        return "nobody knows the id of the customer at the target: it can only be rejected"
+    return None
+
+
+def _set_apart(value: bytes) -> tuple[Kind, Request]:
+    """Return what was kept of a record from before this executor's memory."""
+    kind, request = orjson.loads(value)
+    return kind, request

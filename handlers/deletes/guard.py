@@ -54,8 +54,6 @@ class Guard:
         group.live = request["live"] if request["live"] is not None else group.live
         if not group.due:
             self._arm(group, self._life.now + self._window)
-        elif recovered:
-            self._arm(group, self._life.now + self._window)  # judged once no more of the past is coming in
 
     def leave(self, deletion: Deletion) -> None:
         """Take a deletion out of its group, if it is in one; a plan that it was in is another one then."""

@@ -12,7 +12,7 @@ from handlers.deletes.machine import ENDS, Event, Refused, State, step
 from handlers.deletes.model import Decided, Deletion, forget
 from handlers.deletes.receipts import ledger, ledger_key, receipt
 from handlers.deletes.settings import DeletesSettings
-from handlers.deletes.targets import Target
+from handlers.deletes.targets.contract import Target
 from handlers.deletes.undo import Undo
 from worker.handling import Tx
 from worker.topics import DAY_MS, Topics
@@ -99,12 +99,13 @@ class Life:
                 self.publish(deletion)
 
 
-def decided(given: Decision) -> Decided:
-    """Return what is kept of a decision with each deletion it is about."""
+def decided(given: Decision, refused: str | None = None) -> Decided:
+    """Return what is kept of a decision with each deletion it is about; `refused`: why it was not carried out."""
     return {
         "what": given["what"],
         "who": given["who"],
         "at": given["at"],
         "command": given["id"],
         "plan": given["plan"],
+        "refused": refused,
     }

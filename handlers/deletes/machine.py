@@ -151,8 +151,6 @@ TABLE: Final[dict[tuple[State, Event], State | Refused]] = {
 ENDS: Final = frozenset(
     {_S.VERIFIED, _S.ALREADY_ABSENT, _S.DRY_RUN, _S.BLOCKED, _S.FAILED, _S.SUPERSEDED, _S.REJECTED}
 )
-# A call off the fence is still possible; afterwards the outcome is the target's.
-CAN_BE_CALLED_OFF: Final = frozenset(state for state in State if Event.SUPERSEDE in TRANSITIONS[state])
 
 
 def step(state: State, event: Event) -> State | Refused:

@@ -85,6 +85,7 @@ class Decided(TypedDict):
     at: int
     command: str
     plan: str | None
+    refused: str | None  # why it was not carried out
 
 
 @dataclass(slots=True)

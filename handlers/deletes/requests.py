@@ -66,7 +66,7 @@ class Requests:
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """Return the inputs: the table of customers leads."""
+        """The table of customers, which leads, and what else bears on them."""
         topics = self._topics
         return (
             Input(topics.latest),
@@ -76,7 +76,7 @@ class Requests:
             Input(topics.requests, start="latest"),
         )
 
-    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # noqa: ARG002 - by contract
+    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument] - by contract
         """Take up a partition: set the horizon of every route that was not active before."""
         self._ends, self._checks = ends, []
         self._behind_until = now + _ms(self._settings.catch_up) if any(ends.values()) else now
@@ -151,7 +151,7 @@ class Requests:
         entry.references, entry.requested, entry.reason = references, [], None
         tx.delete(_WAITING + _digest(record.key or b""))
 
-    def _is_deleted(  # noqa: PLR0913 - the customer, and when
+    def _is_deleted(
         self, tx: Tx, entry: Entry, record: Record, sequence: int, moment: int, customer: str, now: int
     ) -> None:
         reason, (source, _) = _reason(record), _customer(record.key or b"")
@@ -167,7 +167,7 @@ class Requests:
             if departure["sequence"] == sequence:
                 self._carry(tx, entry, (source, customer), departure, now)
 
-    def _cause(self, source: str, customer: str, entry: Entry, doubt: str | None = None, **evidence: Any) -> Cause:  # noqa: ANN401
+    def _cause(self, source: str, customer: str, entry: Entry, doubt: str | None = None, **evidence: Any) -> Cause:
         """Return the deletion of a customer, as it was published, as the cause of requests."""
         authority = entry.reason or "absent"
         facts = {"reason": authority, "sequence": entry.sequence, "published": entry.changed, **evidence}

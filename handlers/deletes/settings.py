@@ -133,7 +133,7 @@ class Route(Model):
 
     @property
     def name(self) -> str:
-        """Return what identifies the route: another link or target is another route, with a horizon of its own."""
+        """What identifies the route: another link or target is another route, with a horizon of its own."""
         link = f"reference:{self.reference}" if self.link == "reference" else self.link
         return f"{self.source}>{self.target}:{link}"
 
@@ -199,7 +199,9 @@ class DeletesSettings(Model):
     guard: GuardSettings = GuardSettings()
     duplicates: DuplicateSettings = DuplicateSettings()
     breaker: BreakerSettings = BreakerSettings()
-    undo_key: Secret | None = Field(default=None, description="32 bytes as 64 hexadecimal digits; without: no copies")
+    undo_key: Secret | None = Field(
+        default=Secret(env="ROLLCALL_UNDO_KEY"), description="64 hexadecimal digits; null: no undo copies are kept"
+    )
     undo_days: float = Field(default=30.0, gt=0, description="How long an undo copy is kept")
     settle: Duration = Field(
         default=0.25, description="How long the requests stage reads on before it vouches for a request"

@@ -46,10 +46,8 @@ class Undo:
         raw = base64.b64decode(copy)
         nonce, sealed = raw[1 : 1 + _NONCE_BYTES], raw[1 + _NONCE_BYTES :]
         try:
-            if raw[:1] != _FORMAT:
-                raise InvalidTag
             packed = AESGCM(self._derive(request)).decrypt(nonce, sealed, _bound(request, customer))
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             message = "the undo copy cannot be opened"
             raise UsageError(message, hint="It was made with another undo_key, or for another request.") from error
         return zlib.decompress(packed)
@@ -59,14 +57,15 @@ class Undo:
 
 
 def from_settings(settings: DeletesSettings) -> Undo | None:
-    """Return what makes undo copies, None where none are wanted; raises ConfigError for a key that is none."""
-    if settings.undo_key is None:
+    """Return what makes undo copies, None where none are wanted; raises ConfigError where the key cannot be had."""
+    if settings.undo_key is None or not any(target.undo for target in settings.targets.values()):
         return None
     try:
         return Undo(settings.undo_key.read())
     except ValueError as error:
-        raise ConfigError([f"handlers.deletes.undo_key: {error}"]) from error
+        problem = f"handlers.deletes.undo_key: {error}; undo_key: null does without undo copies"
+        raise ConfigError([problem]) from error
 
 
 def _bound(request: str, customer: str) -> bytes:
-    return f"{request} {customer}".encode()
+    return _FORMAT + f"{request} {customer}".encode()

@@ -13,7 +13,18 @@ from typing import Any, Final
 import orjson
 
 from handlers.deletes.settings import DrivlyTarget
-from handlers.deletes.targets import Answer, Ask, Found, Missing, Sight, Unread, encoded, fault, filled, general
+from handlers.deletes.targets.contract import (
+    Answer,
+    Ask,
+    Found,
+    Missing,
+    Sight,
+    Unread,
+    encoded,
+    fault,
+    filled,
+    general,
+)
 from handlers.deletes.times import milliseconds
 from worker.handling import Reply
 
@@ -51,7 +62,7 @@ class Drivly:
         """Return what the look-up shows; an answer about somebody else is not read."""
         if reply.status in {404, 410}:
             return Missing()
-        if reply.status != 200:  # noqa: PLR2004 - only a plain 200 shows a customer
+        if reply.status != 200:  # ruff: ignore[magic-value-comparison] - only a plain 200 shows a customer
             return fault(reply)
         body = _object(reply.body)
         if body is None or str(body.get("id")) != customer:
@@ -75,7 +86,7 @@ class Drivly:
             return self.read_lookup(self._settings.canary_id, reply)
         if reply.status in {404, 410}:
             return Missing()
-        if reply.status != 200:  # noqa: PLR2004 - only a plain 200 shows a customer
+        if reply.status != 200:  # ruff: ignore[magic-value-comparison] - only a plain 200 shows a customer
             return fault(reply)
         docs = (_object(reply.body) or {}).get("docs")
         if isinstance(docs, list) and docs and isinstance(docs[0], dict) and filled(docs[0].get("id")):

@@ -7,7 +7,18 @@ from typing import Any
 import orjson
 
 from handlers.deletes.settings import HttpTarget
-from handlers.deletes.targets import Answer, Ask, Found, Missing, Sight, Unread, encoded, fault, filled, general
+from handlers.deletes.targets.contract import (
+    Answer,
+    Ask,
+    Found,
+    Missing,
+    Sight,
+    Unread,
+    encoded,
+    fault,
+    filled,
+    general,
+)
 from handlers.deletes.times import milliseconds
 from worker.handling import Reply
 
@@ -49,7 +60,7 @@ class Http:
         settings = self._settings
         if reply.status in settings.gone:
             return Missing()
-        if reply.status != 200:  # noqa: PLR2004 - only a plain 200 shows a customer
+        if reply.status != 200:  # ruff: ignore[magic-value-comparison] - only a plain 200 shows a customer
             return fault(reply)
         body = _object(reply.body)
         if body is None:

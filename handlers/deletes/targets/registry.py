@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import assert_never
 
 from handlers.deletes.settings import DrivlyTarget, HttpTarget
-from handlers.deletes.targets import Target
+from handlers.deletes.targets.contract import Target
 from handlers.deletes.targets.drivly import Drivly
 from handlers.deletes.targets.http import Http
 

@@ -1,0 +1,231 @@
+"""What an operator sees and decides: pure functions over the contents of topics, for the command line to print.
+
+Every one takes records as they are read (old and new ones of a key, or only the newest) and works on the newest. What is
+to be done comes back as decisions, to be written to the approvals topic; nothing here does anything itself.
+"""
+
+import base64
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import orjson
+
+from handlers.deletes.decisions import Decision, decision
+from handlers.deletes.receipts import ledger_key
+from handlers.deletes.settings import DeletesSettings
+from handlers.deletes.undo import Undo
+from worker.errors import UsageError
+from worker.events import header, split_key
+from worker.handling import Record
+
+
+class Row(TypedDict):
+    """A deletion in a list."""
+
+    request: str
+    target: str
+    customer: str
+    state: str
+    since: str
+    authority: str
+    origin: str
+    plan_or_reason: str | None
+
+
+def newest(records: Iterable[Record]) -> dict[str, Any]:
+    """Return the newest value of each key, decoded, as compaction would leave it."""
+    found: dict[str, Any] = {}
+    for record in records:
+        key = (record.key or b"").decode()
+        if record.value is None:
+            found.pop(key, None)
+        else:
+            found[key] = orjson.loads(record.value)
+    return found
+
+
+def listing(
+    deletions: Iterable[Record], *, state: str | None = None, target: str | None = None, source: str | None = None
+) -> list[Row]:
+    """Return the newest deletion of each customer, the latest first, only those asked for."""
+    rows = [_row(entry) for entry in newest(deletions).values()]
+    kept = [
+        row
+        for row in rows
+        if state in {None, row["state"]}
+        and target in {None, row["target"]}
+        and source in {None, row["origin"].partition("/")[0]}
+    ]
+    return sorted(kept, key=lambda row: (row["since"], row["request"]), reverse=True)
+
+
+def plans(status: Iterable[Record], *, state: str | None = "held") -> list[dict[str, Any]]:
+    """Return the plans on the status topic, the oldest first; those that wait for a person unless asked otherwise."""
+    found = [value for key, value in newest(status).items() if key.startswith("plan/")]
+    return sorted((plan for plan in found if state in {None, plan["state"]}), key=lambda plan: plan["held_at"])
+
+
+def show(
+    deletions: Iterable[Record], receipts: Iterable[Record], name: str, undo: Undo | None = None
+) -> dict[str, Any]:
+    """Return everything that is known of a deletion, by its request's id or by `<target>/<customer id>`.
+
+    With `undo`, the content of the undo copy is under `copy` (as JSON where it is JSON, else base64). Raises UsageError
+    where there is no such deletion, or the copy cannot be opened.
+    """
+    receipt = next((_decoded(record) for record in receipts if record.key == name.encode()), None)
+    key, entry = _find(newest(deletions), name)
+    if entry is None and receipt is None:
+        raise UsageError(f"there is no deletion {name!r}", hint="`rollcall deletions list` shows what there is.")
+    if entry is not None and receipt is None:
+        id_ = entry["request"]["id"].encode()
+        receipt = next((_decoded(record) for record in receipts if record.key == id_), None)
+    shown: dict[str, Any] = {"deletion": entry, "receipt": receipt}
+    if entry is not None and undo is not None and entry["undo"] is not None:
+        content = undo.decrypt(entry["request"]["id"], key, entry["undo"])
+        try:
+            shown["copy"] = orjson.loads(content)
+        except orjson.JSONDecodeError:
+            shown["copy"] = base64.b64encode(content).decode()
+    return shown
+
+
+def approve_or_reject(
+    what: str, status: Iterable[Record], deletions: Iterable[Record], name: str, *, id_: str, who: str, at: int
+) -> Decision:
+    """Return the decision to approve or reject a plan or a single request, bound to what there is now.
+
+    `at`: milliseconds since the epoch. Raises UsageError where there is no such plan or request.
+    """
+    verb = "approve" if what == "approve" else "reject"
+    plan = newest(status).get(f"plan/{name}")
+    if plan is not None:
+        return decision(id_, verb, who=who, at=at, plan=name, hash_=plan["hash"], target=plan["target"])
+    _, entry = _find(newest(deletions), name)
+    if entry is None:
+        raise UsageError(f"there is no plan and no request {name!r}", hint="`rollcall deletions list` shows both.")
+    request = entry["request"]
+    return decision(id_, verb, who=who, at=at, request=request["id"], target=request["target"])
+
+
+def retry(
+    deletions: Iterable[Record], settings: DeletesSettings, name: str, *, id_: str, who: str, at: int
+) -> Decision:
+    """Return the decision to have a request made anew that is blocked or has failed, or to let a target go on."""
+    if name in settings.targets:
+        return decision(id_, "retry", who=who, at=at, target=name)
+    _, entry = _find(newest(deletions), name)
+    if entry is None:
+        raise UsageError(f"there is no target and no request {name!r}")
+    return decision(id_, "retry", who=who, at=at, request=entry["request"]["id"], target=entry["request"]["target"])
+
+
+def export(receipts: Iterable[Record]) -> Iterator[bytes]:
+    """Yield the receipts as lines of JSON: CloudEvents in structured mode (CloudEvents JSON format, section 3)."""
+    for record in receipts:
+        attributes = {name[3:]: value.decode() for name, value in record.headers if name.startswith("ce_")}
+        content = header(record.headers, "content-type")
+        yield orjson.dumps({**attributes, "datacontenttype": content, "data": _decoded(record)}) + b"\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What an erasure would do. `customers`: the sequence of each; `unreachable`: those that no target can delete."""
+
+    customers: Mapping[str, int]
+    targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unreachable: tuple[str, ...] = ()
+
+
+def erasure(
+    latest: Iterable[Record],
+    clusters: Iterable[Record],
+    settings: DeletesSettings,
+    *,
+    customer: str | None = None,
+    email: str | None = None,
+) -> Erasure:
+    """Return the plan of an erasure, by customer or by e-mail (case-insensitive): everybody in their clusters as well.
+
+    `latest` and `clusters` are the contents of those tables. Raises UsageError where nobody is found.
+    """
+    people: dict[str, int] = {}
+    wanted: set[str] = set()
+    for record in latest:
+        key, sequence = (record.key or b"").decode(), header(record.headers, "ce_sequence")
+        people.pop(key, None)
+        wanted.discard(key)
+        if record.value is None or sequence is None:
+            continue
+        people[key] = int(sequence)
+        if key == customer or (email is not None and _has_email(orjson.loads(record.value), email)):
+            wanted.add(key)
+    together = newest(clusters)
+    names = {together[key]["cluster"] for key in wanted if key in together}
+    wanted |= {key for key, entry in together.items() if entry["cluster"] in names and key in people}
+    if not wanted:
+        raise UsageError("there is no such customer", hint="Is it spelled <source>/<customer id>?")
+    targets = {key: tuple(sorted(_targets(settings, key))) for key in sorted(wanted)}
+    unreachable = tuple(key for key, names in targets.items() if not names)
+    return Erasure({key: people[key] for key in sorted(wanted)}, targets, unreachable)
+
+
+def erase(plan: Erasure, *, id_: str, who: str, at: int) -> list[Decision]:
+    """Return the decisions that carry out the plan of an erasure, one for each customer that can be reached."""
+    reached = [key for key in plan.customers if key not in plan.unreachable]
+    return [
+        decision(f"{id_}-{number}", "erase", who=who, at=at, customer=key, sequence=plan.customers[key])
+        for number, key in enumerate(reached, 1)
+    ]
+
+
+def answers(status: Iterable[Record], ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return what became of decisions, by their id; those that are not answered yet are missing."""
+    found = newest(status)
+    return {id_: found[f"command/{id_}"] for id_ in ids if f"command/{id_}" in found}
+
+
+def _row(entry: dict[str, Any]) -> Row:
+    request = entry["request"]
+    return {
+        "request": request["id"],
+        "target": request["target"],
+        "customer": ledger_key(request).decode().partition("/")[2],
+        "state": entry["state"],
+        "since": entry["since"],
+        "authority": request["authority"],
+        "origin": f"{request['source']}/{request['origin']}",
+        "plan_or_reason": entry["reason"],
+    }
+
+
+def _find(ledger: Mapping[str, Any], name: str) -> tuple[str, Any]:
+    if name in ledger:
+        return name, ledger[name]
+    for key, entry in ledger.items():
+        if entry["request"]["id"] == name:
+            return key, entry
+    return name, None
+
+
+def _decoded(record: Record) -> Any:
+    return orjson.loads(record.value or b"null")
+
+
+def _has_email(customer: Mapping[str, Any], email: str) -> bool:
+    wanted = email.strip().casefold()
+    return any(
+        wanted in {(given["value"] or "").casefold(), (given["normalized"] or "").casefold()}
+        for given in customer["emails"]
+    )
+
+
+def _targets(settings: DeletesSettings, key: str) -> set[str]:
+    source, _ = split_key(key.encode())
+    routed = {
+        route.target
+        for route in settings.routes
+        if route.source == source and route.link != "cluster" and route.mode("erasure") != "off"
+    }
+    return routed | ({source} & set(settings.targets))
