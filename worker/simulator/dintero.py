@@ -29,6 +29,7 @@ DAY = 86_400
 CODES = {400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLICT", 429: "TOO_MANY"}
 KEPT = ("id", "customer_id", "created_at", "created_by")
 """What a tombstone keeps."""
+DELETED = "include_deleted"
 OWN = {"id", "created_at", "created_by", "updated_at", "updated_by", "deleted_at", "deleted_by", "paging_token"}
 
 
@@ -154,11 +155,9 @@ class Dintero(Simulator):
             return self._failed(404)
         account, resource, key = found.groups()
         try:
-            return (
-                self._token(ask, account)
-                if resource == "auth/token"
-                else self._allowed(ask, account, unquote(key or ""))
-            )
+            if resource == "auth/token":
+                return self._token(ask, account)
+            return self._allowed(ask, account, unquote(key or ""))
         except RefusedError as error:
             return self._failed(400, str(error))
         except DuplicateEmailError as error:
@@ -177,10 +176,8 @@ class Dintero(Simulator):
     def _token(self, ask: Ask, account: str) -> Answer:
         if ask.method != "POST":
             return self._failed(404)
-        if (
-            _basic(ask.headers.get("Authorization", "")) != (self.client_id, self.client_secret)
-            or account != self.account
-        ):
+        client = (account, *_basic(ask.headers.get("Authorization", "")))
+        if client != (self.account, self.client_id, self.client_secret):
             return self._failed(401)
         body = _parsed(ask.body)
         if body.get("grant_type") != "client_credentials":
@@ -292,9 +289,9 @@ def _behind(view: View, token: Any) -> int:
 
 
 def _counted(asked: dict[str, Any]) -> bool:
-    """Whether `include`, `includes` or the like asks for the total-count header."""
-    wanted = [str(value) for name, value in asked.items() if name.startswith("include") and name != "include_deleted"]
-    return any("total-count" in value or "total_count" in value or value == "true" for value in wanted)
+    """Whether the total-count header is asked for: the document does not name the parameter, so several are taken."""
+    wanted = [str(value) for name, value in asked.items() if name.startswith(("include", "total")) and name != DELETED]
+    return any(value in {"true", "total-count", "total_count"} for value in wanted)
 
 
 def _basic(header: str) -> tuple[str, str]:

@@ -127,6 +127,7 @@ TESTS: dict[str, Callable[[Any], Test]] = {
     "tags": _tagged,
     "tag_id": _tagged,
     "token": _token("value"),
+    "token_value": _token("value"),
     "token_type": _token("type"),
 }
-"""The filters by the parameter's name; the document gives the tag's name nowhere, so three are taken."""
+"""The filters by the parameter's name; the document names neither tag nor token, so several names are taken."""

@@ -32,7 +32,7 @@ class MyKaarma(Simulator):
 
     kind = "mykaarma"
     layout = Layout("customerInfo", "uuid")
-    settings = (*Simulator.settings, "user", "password", "volatile_orders")
+    settings = (*Simulator.settings, "user", "password", "volatile_orders", "dealers")
 
     def __init__(
         self,

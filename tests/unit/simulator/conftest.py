@@ -59,4 +59,5 @@ class Clock:
         self.now = now
 
     def __call__(self) -> float:
+        """Tell the time."""
         return self.now

@@ -179,7 +179,8 @@ async def test_a_connection_is_cut_in_mid_answer(sim: Drivly, ask: Asker) -> Non
     with pytest.raises(aiohttp.ClientPayloadError):
         await ask(sim, LIST)
     sim.fault("cut", bytes=0, method="DELETE", times=1)
-    async with aiohttp.ClientSession() as session:  # a new connection: aiohttp repeats a deletion on one that was kept
+    async with aiohttp.ClientSession() as session:
+        session._retry_connection = False  # else aiohttp repeats the deletion by itself, and gets a 404
         with pytest.raises((aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)):
             await session.delete(f"{sim.url}/api/customers/1")
     assert "1" not in sim.customers()

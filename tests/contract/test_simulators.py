@@ -1,0 +1,108 @@
+"""What every simulated system promises to the demo, the tests and the benchmarks that drive it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import aiohttp
+import pytest
+
+from worker.simulator import Connect, Dintero, Drivly, MyKaarma, People, Person, Simulator
+
+SYSTEMS = [Connect, Dintero, Drivly, MyKaarma]
+ADDRESS = re.compile(r"[^@\s\"]+@([a-z.]+)", re.IGNORECASE)
+pytestmark = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.kind)
+
+
+def test_a_seed_gives_the_same_customers_and_the_same_history(system: type[Simulator]) -> None:
+    """Churned alike, two of them are alike, ids included."""
+
+    def run() -> tuple[Any, Any]:
+        sim = system(seed=4, customers=20, clock=lambda: 1_750_000_000.0)
+        sim.churn(60)
+        return sim.customers(), sim.history
+
+    assert run() == run()
+
+
+def test_the_history_accounts_for_every_customer(system: type[Simulator]) -> None:
+    """Replaying creations and deletions gives those that there are, each with versions 1, 2, 3, ..."""
+    sim = system(seed=5, customers=20)
+    sim.churn(200)
+    alive: set[str] = set()
+    versions: dict[str, int] = {}
+    for change in sim.history:
+        key = str(change.id)
+        assert change.version == versions.get(key, 0) + 1
+        versions[key] = change.version
+        (alive.discard if change.op == "delete" else alive.add)(key)
+    assert alive == set(sim.customers())
+    assert {change.op for change in sim.history} == {"create", "update", "delete"}
+
+
+def test_an_update_changes_what_is_served(system: type[Simulator]) -> None:
+    """Made-up changes are real ones: a checker that compares documents sees them."""
+    sim = system(seed=6, customers=10)
+    before = sim.customers()
+    sim.bulk_update([sim.store.ordered[0].id, sim.store.ordered[1].id])
+    after = sim.customers()
+    assert len([key for key in before if before[key] != after[key]]) == 2
+
+
+def test_a_person_is_recognizable_in_every_system(system: type[Simulator]) -> None:
+    """E-mail, family name and city of the same person are in each system's shape."""
+    person = next(person for person in iter(People(9).person, None) if person.company is None)
+    sim = system()
+    sim.create(person=person)
+    (customer,) = sim.customers().values()
+    text = str(customer)
+    assert person.email in text
+    assert person.family in text
+
+
+def test_every_address_is_at_a_reserved_domain(system: type[Simulator]) -> None:
+    """No customer can be anybody."""
+    domains = {
+        found.lower() for each in system(customers=200).customers().values() for found in ADDRESS.findall(str(each))
+    }
+    assert domains == {"example.com", "example.org", "example.net"}
+
+
+async def test_it_starts_stops_and_starts_again(system: type[Simulator]) -> None:
+    """At a port of its own on 127.0.0.1, with the customers kept."""
+    sim = system(customers=3)
+    before = sim.customers()
+    for _ in range(2):
+        async with sim, aiohttp.ClientSession() as session, session.get(f"{sim.url}/_sim/stats") as response:
+            assert (await response.json())["customers"] == 3
+    assert sim.customers() == before
+
+
+async def test_a_log_tells_what_was_asked(system: type[Simulator]) -> None:
+    """Method, path, query and status, and a count of them."""
+    async with system() as sim, aiohttp.ClientSession() as session:
+        async with session.get(f"{sim.url}/nowhere?a=1") as response:
+            assert response.status == 404
+        (request,) = sim.requests
+        assert (request.method, request.path, request.query, request.status) == ("GET", "/nowhere", "a=1", 404)
+        assert sim.counts == {("GET", 404): 1}
+
+
+async def test_an_error_has_the_systems_body(system: type[Simulator]) -> None:
+    """A fault's status comes with the JSON that the system would send."""
+    async with system() as sim, aiohttp.ClientSession() as session:
+        sim.fault("status", status=503)
+        async with session.get(sim.url) as response:
+            assert response.status == 503
+            assert await response.json()
+
+
+def test_planted_duplicates_share_what_they_were_given(system: type[Simulator]) -> None:
+    """A variation of a person in another system keeps the e-mail, case aside, and nobody else has it."""
+    people = People(1)
+    persons: list[Person] = people.people(20)
+    sim = system(seed=2, customers=20)
+    sim.create(person=people.vary(persons[3], typo=True, case=True))
+    holding = [each for each in sim.customers().values() if persons[3].email.casefold() in str(each).casefold()]
+    assert len(holding) == 1
