@@ -1,18 +1,19 @@
 """Change detection: what an upstream's record means, given what was known of that customer before.
 
-Pure: no clock, no IO. What is known of a customer is an `Entry` of about a hundred bytes: its sequence, a fingerprint of
-the upstream's record and a short hash of each normalized field, so that `changed` needs no old copy. An unchanged
-record costs a fingerprint and a comparison of bytes (`Seen.unchanged`), nothing else.
+Pure: no clock, no IO. What is known of a customer is an `Entry` of about a hundred bytes: its sequence, a fingerprint
+of the upstream's record and a short hash of each normalized field, so that `changed` needs no old copy. An unchanged
+record costs a fingerprint and a comparison of bytes (`unchanged`), nothing else.
 
 Guarantees: a customer's sequence rises by one with each event and is never used again, also over deletion and
-re-creation (a deleted customer leaves its entry as a grave); the same input against the same entry gives the same event.
+re-creation (a deleted customer leaves its entry as a grave); the same input against the same entry gives the same
+event.
 """
 
 import hashlib
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import orjson
@@ -25,7 +26,10 @@ _FLAGS = slice(1, 2)
 _SCOPE_AND_FINGERPRINT = slice(22, 42)
 _LIVE: Final = 1
 _FORMAT: Final = 1
-_NEVER: Final = -1
+_NEVER: Final = -(2**63)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+# The first and the last millisecond that a date can be written for.
+_TIMES: Final = (-62_135_596_800_000, 253_402_300_799_999)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class Decision:
     change: Change | None
 
 
-def seen(  # noqa: PLR0913 - what was seen, and when and under what
+def seen(
     entry: Entry | None,
     customer: Customer,
     *,
@@ -173,7 +177,7 @@ def gone(entry: Entry | None, reason: Reason, deleted: int | None = None) -> Dec
 
 
 def rewritten(customer: Mapping[str, Any]) -> dict[str, bytes]:
-    """Return each field of a customer as JSON with sorted keys: what is hashed, and what the event is put together of."""
+    """Return each field of a customer as JSON with sorted keys: what is hashed, and what the event is made of."""
     return {name: orjson.dumps(customer[name], option=orjson.OPT_SORT_KEYS) for name in FIELDS}
 
 
@@ -182,9 +186,7 @@ def differing(before: bytes, after: bytes) -> list[str]:
     if len(before) != len(after):
         return list(FIELDS)
     step = _HASH_BYTES
-    return [
-        name for index, name in enumerate(FIELDS) if before[index * step :][:step] != after[index * step :][:step]
-    ]
+    return [name for index, name in enumerate(FIELDS) if before[index * step :][:step] != after[index * step :][:step]]
 
 
 def guard(missing: int, live: int, *, count: int, fraction: float) -> bool:
@@ -201,12 +203,14 @@ def complete(*, marked: int, total: int | None, moved: int) -> bool:
 
 
 def _empty(value: object) -> bool:
-    return value is None or value == [] or value == {}
+    return value is None or value in ([], {})
 
 
 def rfc3339(milliseconds: int) -> str:
-    """Return a time as RFC 3339 in UTC with milliseconds."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Return a time as RFC 3339 in UTC with milliseconds; one outside the years 1 to 9999 as the nearest of them."""
+    first, last = _TIMES
+    moment = _EPOCH + timedelta(milliseconds=min(max(milliseconds, first), last))
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class PlanHash:
