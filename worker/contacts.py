@@ -12,7 +12,7 @@ numbers would change their form with every update of the library.
 import re
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
@@ -34,7 +34,6 @@ _PLAIN_EMAIL: Final = re.compile(
     r"(?!(?:arpa|invalid|local|localhost|onion)\Z)[a-z]{2,63}"
 ).fullmatch
 
-_E164: Final = re.compile(r"\+[1-9][0-9]{6,14}").fullmatch
 # The North American Numbering Plan: as it is written nationally, in every region whose calling code is 1.
 _NANP: Final = re.compile(r"(?:\+?1[ .-]?)?\(?([2-9][0-9]{2})\)?[ .-]?([0-9]{3})[ .-]?([0-9]{4})").fullmatch
 _NANP_CODE: Final = 1
@@ -68,11 +67,12 @@ def phone(text: str, region: str) -> str | None:
 
     `region` (ISO 3166-1 alpha-2) is where numbers without a country code are dialled.
     """
-    if _E164(text):
-        plan = _plan_of(text)
-        if plan is not None and plan.plain(text[plan.start :]):
+    if text[:1] == "+":
+        # No calling code is the beginning of another one (ITU-T E.164).
+        plain = _plain(text[1:2]) or _plain(text[1:3]) or _plain(text[1:4])
+        if plain is not None and plain(text):
             return text
-    elif calling_code(region) == _NANP_CODE and (match := _NANP(text)):
+    if calling_code(region) == _NANP_CODE and (match := _NANP(text)):
         return f"+1{match[1]}{match[2]}{match[3]}"
     return slow_phone(text, region) if len(text) <= _LONGEST_PHONE else None
 
@@ -90,13 +90,6 @@ def slow_phone(text: str, region: str) -> str | None:
     if pattern is None or not pattern.fullmatch(phonenumbers.national_significant_number(number)):
         return None
     return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
-
-
-class _Plan(NamedTuple):
-    """A country's numbering plan: where the national number starts in E.164, and whether it needs the library."""
-
-    start: int
-    plain: Callable[[str], bool]
 
 
 @cache
@@ -118,20 +111,14 @@ def _pattern(code: int) -> re.Pattern[str] | None:
     return re.compile(general.national_number_pattern) if general and general.national_number_pattern else None
 
 
-def _plan_of(number: str) -> _Plan | None:
-    # No calling code is the beginning of another one (ITU-T E.164).
-    return _plan(number[1:2]) or _plan(number[1:3]) or _plan(number[1:4])
-
-
-@cache
-def _plan(digits: str) -> _Plan | None:
-    metadata, pattern = _metadata(int(digits)), _pattern(int(digits))
+@lru_cache(2048)
+def _plain(digits: str) -> Callable[[str], object] | None:
+    """Return what matches the numbers in E.164 under a calling code that stay as they are, None if there is none."""
+    metadata = _metadata(int(digits)) if digits.isdecimal() and digits.isascii() else None
+    pattern = _pattern(int(digits)) if metadata else None
     if metadata is None or metadata.general_desc is None or pattern is None:
         return None
-    lengths = frozenset(metadata.general_desc.possible_length)
-    prefix = re.compile(metadata.national_prefix_for_parsing or r"(?!)")
-
-    def plain(national: str) -> bool:
-        return len(national) in lengths and not prefix.match(national) and bool(pattern.fullmatch(national))
-
-    return _Plan(1 + len(digits), plain)
+    lengths = "|".join(f"[0-9]{{{length}}}" for length in metadata.general_desc.possible_length)
+    # What begins as if dialled nationally is left to the library.
+    prefix = f"(?!{metadata.national_prefix_for_parsing})" if metadata.national_prefix_for_parsing else ""
+    return re.compile(rf"\+{digits}(?=(?:{lengths})\Z){prefix}(?:{pattern.pattern})").fullmatch

@@ -24,18 +24,16 @@ _LONGEST_NAME: Final = 256
 _DEEPEST: Final = 32
 _TOO_DEEP: Final = "(nested too deeply)"
 _STAMP: Final = len("2025-01-31T12:34:56.789Z")
-
-_SSN: Final = re.compile(r"[0-9]{3}[ -]?[0-9]{2}[ -]?[0-9]{4}").fullmatch
-_LICENCE: Final = re.compile(r"(?=(?:[A-Z]*[0-9]){3})[A-Z0-9]{4,25}").fullmatch
-_CARD: Final = re.compile(r"[0-9]{12,19}").fullmatch
+_DAY: Final = len("2025-01-31")
 _PARTS: Final = ("line1", "line2", "city", "region", "postcode", "country")
-
+# A state's or province's code has up to three characters (ISO 3166-2).
+_CODE: Final = 3
 
 def text(value: object) -> str | None:
     """Return `value` as text, as it came; what is no text becomes JSON. None where it is empty or only space."""
-    if type(value) is not str:
-        return None if value in _EMPTY else _json(value)
-    return value if value and not value.isspace() else None
+    if type(value) is str:
+        return value if value and not value.isspace() else None
+    return _json(value) if value or value == 0 else None
 
 
 def milliseconds(value: object) -> int | None:
@@ -62,11 +60,31 @@ def canonical(type_: str, value: str) -> tuple[str, str]:
     held for one because of it: a social security number has nine digits, a driver's licence at least four characters
     with three digits among them, a card number 12 to 19 digits (ISO/IEC 7812).
     """
-    compact = "".join(character for character in value.upper() if character.isalnum())
-    well_formed = {"ssn": _SSN(value.strip()), "drivers_licence": _LICENCE(compact), "card": _CARD(compact)}
-    if well_formed.get(type_, True):
+    compact = value.upper()
+    if not compact.isalnum():
+        compact = compact.replace("-", "").replace(" ", "")
+    if not compact.isalnum():
+        compact = "".join(filter(str.isalnum, compact))
+    form = _FORMS.get(type_)
+    if form is None or (compact.isascii() and form(compact)):
         return type_, compact
     return f"{type_}_malformed", compact or value
+
+
+def _is_ssn(compact: str) -> bool:
+    return len(compact) == 9 and compact.isdigit()  # noqa: PLR2004 - as `canonical` says
+
+
+def _is_licence(compact: str) -> bool:
+    figures = compact[-3:].isdigit() or sum(map(str.isdigit, compact)) >= 3  # noqa: PLR2004 - as `canonical` says
+    return figures and 4 <= len(compact) <= 25  # noqa: PLR2004 - as `canonical` says
+
+
+def _is_card(compact: str) -> bool:
+    return 12 <= len(compact) <= 19 and compact.isdigit()  # noqa: PLR2004 - as `canonical` says
+
+
+_FORMS: Final = {"ssn": _is_ssn, "drivers_licence": _is_licence, "card": _is_card}
 
 
 class Normalizer:
@@ -77,6 +95,7 @@ class Normalizer:
         self.region = region
         self.hasher = hasher
         self.policy = Policy(privacy)
+        self._skipped: dict[frozenset[str], frozenset[str]] = {}
 
     def treatment(self, field: str) -> Treatment:
         """Return what the privacy policy does with `field`."""
@@ -107,15 +126,14 @@ class Normalizer:
         `9/20/1990` is read month first where the region is the United States, `20.09.1990` day first everywhere.
         """
         came = text(value)
-        return came if came is None else _date(came.strip(), month_first=self.region == "US") or came
+        return came if came is None or _is_date(came) else _date(came.strip(), month_first=self.region == "US") or came
 
     def timestamp(self, value: object) -> str | None:
         """Return a time as RFC 3339 in UTC with milliseconds; one without a zone is UTC."""
+        if type(value) is str and len(value) == _STAMP and value[10] == "T" and value[19::4] == ".Z":
+            return value
         moment = milliseconds(value)
-        if moment is None:
-            return text(value)
-        stamp = cast("str", value)
-        return stamp if _is_rfc3339(stamp) else rfc3339(moment)
+        return text(value) if moment is None else rfc3339(moment)
 
     def name(
         self, given: object = None, middle: object = None, family: object = None, suffix: object = None
@@ -139,11 +157,23 @@ class Normalizer:
 
         It is normalized if a street, a town or a postcode is in it; a country that is none is left out of that.
         """
-        came = {part: text(parts.get(part)) for part in _PARTS}
-        if not any(came.values()):
+        value: dict[str, str | None] = {}
+        normalized: dict[str, str | None] = {}
+        for part in _PARTS:
+            came = parts.get(part)
+            if came is None or (type(came) is str and came.isalnum()):
+                value[part] = normalized[part] = came
+            else:
+                value[part] = text(came)
+                normalized[part] = _words(came)
+        if not any(normalized.values()):
             return None
-        value = cast("PostalAddress", came)
-        return {"value": value, "normalized": _address(value), "label": label, "preferred": preferred}
+        return {
+            "value": cast("PostalAddress", value),
+            "normalized": _address(cast("PostalAddress", normalized)),
+            "label": label,
+            "preferred": preferred,
+        }
 
     def identifier(self, type_: str, value: object, issuer: object = None) -> Identifier | None:
         """Return the keyed hash of an official identifier, None where there is none. See `canonical` for its form."""
@@ -158,19 +188,16 @@ class Normalizer:
             "issuer": named.upper() if named is not None else None,
         }
 
-    def attributes(self, body: Mapping[str, Any], used: frozenset[str]) -> dict[str, Any]:
+    def attributes(self, body: Mapping[str, Any], used: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return what is left of `body` after the fields that were `used`, the privacy policy, and what is empty."""
-        private = self.policy.treatments
-        left = {}
-        for field, value in body.items():
-            if field in used or value in _EMPTY or private.get(field, "keep") != "keep":
-                continue
-            left[field] = value if type(value) in _SCALARS else _pruned(value, _DEEPEST)
-        return left
-
-
-_EMPTY: Final[tuple[object, ...]] = (None, "", [], {})
-_SCALARS: Final = frozenset({str, int, float, bool})
+        skipped = self._skipped.get(used)
+        if skipped is None:
+            skipped = self._skipped[used] = used | self.policy.private
+        return {
+            field: value if type(value) is not dict else _pruned(value, _DEEPEST)
+            for field, value in body.items()
+            if field not in skipped and (value or value == 0)
+        }
 
 
 def _json(value: object) -> str:
@@ -181,12 +208,21 @@ def _json(value: object) -> str:
 
 
 def _words(value: object) -> str | None:
-    came = text(value)
-    return came if came is None else " ".join(came.split())
+    if value is None:
+        return None
+    if type(value) is not str:
+        value = text(value) or ""
+    return value if value.isalnum() else " ".join(value.split()) or None
 
 
-def _is_rfc3339(stamp: str) -> bool:
-    return len(stamp) == _STAMP and stamp[10] == "T" and stamp[19] == "." and stamp[23] == "Z"
+def _is_date(came: str) -> bool:
+    if len(came) != _DAY or came[4] != "-" or came[7] != "-":
+        return False
+    try:
+        date.fromisoformat(came)
+    except ValueError:
+        return False
+    return True
 
 
 def _date(came: str, *, month_first: bool) -> str | None:
@@ -223,32 +259,21 @@ def _split(full: str) -> Name:
 
 
 def _address(value: PostalAddress) -> PostalAddress | None:
-    if not (value["line1"] or value["city"] or value["postcode"]):
-        return None
     region, postcode, country = value["region"], value["postcode"], value["country"]
-    return {
-        "line1": _words(value["line1"]),
-        "line2": _words(value["line2"]),
-        "city": _words(value["city"]),
-        "region": _code(region),
-        "postcode": " ".join(postcode.upper().split()) if postcode else None,
-        "country": countries.alpha2(country) if country else None,
-    }
-
-
-def _code(region: str | None) -> str | None:
-    # A state's or province's code is written in capitals (ISO 3166-2), its name as it came.
-    if region is None:
+    if not (value["line1"] or value["city"] or postcode):
         return None
-    words = " ".join(region.split())
-    return words.upper() if len(words) <= 3 else words  # noqa: PLR2004 - ISO 3166-2: a code has up to 3 characters
-
-
-def _pruned(value: Any, deepest: int) -> Any:  # noqa: ANN401 - any JSON
-    if type(value) is dict:
-        if not deepest:
-            return _TOO_DEEP
-        return {name: _pruned(part, deepest - 1) for name, part in value.items() if part not in _EMPTY}
-    if type(value) is list:
-        return [_pruned(part, deepest - 1) for part in value] if deepest else _TOO_DEEP
+    if region and len(region) <= _CODE:
+        value["region"] = region.upper()
+    if postcode:
+        value["postcode"] = postcode.upper()
+    if country:
+        value["country"] = countries.alpha2(country)
     return value
+
+
+def _pruned(value: dict[str, Any], deepest: int) -> dict[str, Any]:
+    return {
+        name: part if type(part) is not dict or not deepest else _pruned(part, deepest - 1)
+        for name, part in value.items()
+        if part or part == 0
+    }

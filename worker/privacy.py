@@ -17,10 +17,7 @@ _FINGERPRINT_BYTES: Final = 16
 _FIELD_BYTES: Final = 4
 _IDENTIFIER_BYTES: Final = 16
 _CHECK_BYTES: Final = 4
-
-# A policy as a tree: what to do with a field, or with the fields below it.
-_Tree = dict[str, "Treatment | _Tree"]
-
+_DEEPEST: Final = 16
 
 class Hasher:
     """The keyed hashes of one installation. The keyed objects are made once and copied: keying costs most of a hash."""
@@ -50,7 +47,7 @@ class Hasher:
     def identifier(self, type_: str, value: str) -> str:
         """Return the hash of an identifier in hexadecimal (32 digits); the same type and value give the same hash."""
         digest = self._identifier.copy()
-        digest.update(f"{type_}\0{value}".encode(errors="replace"))
+        digest.update(f"{type_}\0{value}".encode("utf-8", "replace"))
         return digest.hexdigest()
 
     def check(self) -> str:
@@ -64,10 +61,15 @@ class Policy:
     def __init__(self, treatments: Mapping[str, Treatment]) -> None:
         """`treatments` by field; a field of a field is named with dots."""
         self.treatments = dict(treatments)
-        self._tree: _Tree = {}
-        # The longer paths first, so that a treatment of a whole field wins over those of the fields in it.
-        for path in sorted(treatments, key=len, reverse=True):
-            _plant(self._tree, path.split("."), treatments[path])
+        self.private = frozenset(path for path, treatment in treatments.items() if treatment != "keep")
+        below: dict[str, dict[str, Treatment]] = {}
+        for path, treatment in treatments.items():
+            field, dot, rest = path.partition(".")
+            if dot:
+                below.setdefault(field, {})[rest] = treatment
+        self._below = {field: Policy(parts) for field, parts in below.items()}
+        self._dropped = tuple(path for path, treatment in treatments.items() if treatment == "drop")
+        self._hashed = tuple(path for path, treatment in treatments.items() if treatment == "hash")
 
     def treatment(self, field: str) -> Treatment:
         """Return what is done with `field`."""
@@ -78,38 +80,24 @@ class Policy:
 
         Fields that are dropped are in neither. `body` stays as it is.
         """
-        secret: list[tuple[str, Any]] = []
-        return _screen(body, self._tree, "", secret), secret
+        visible = dict(body)
+        for field in self._dropped:
+            if field in visible:
+                del visible[field]
+        secret = [(field, visible.pop(field)) for field in self._hashed if field in visible]
+        for field, policy in self._below.items():
+            if field in visible:
+                visible[field], more = policy.screen_below(visible[field], _DEEPEST)
+                secret += [(f"{field}.{name}", value) for name, value in more]
+        return visible, secret
 
-
-def _plant(tree: _Tree, path: list[str], treatment: Treatment) -> None:
-    for name in path[:-1]:
-        branch = tree.setdefault(name, {})
-        if isinstance(branch, str):
-            return
-        tree = branch
-    if treatment != "keep":
-        tree[path[-1]] = treatment
-
-
-def _screen(body: Mapping[str, Any], tree: _Tree, prefix: str, secret: list[tuple[str, Any]]) -> dict[str, Any]:
-    visible = dict(body)
-    for name in tree.keys() & visible.keys():
-        rule = tree[name]
-        if rule == "drop":
-            del visible[name]
-        elif rule == "hash":
-            secret.append((prefix + name, visible.pop(name)))
-        else:
-            visible[name] = _below(visible[name], rule, f"{prefix}{name}.", secret)
-    return visible
-
-
-def _below(value: Any, tree: "Treatment | _Tree", prefix: str, secret: list[tuple[str, Any]]) -> Any:  # noqa: ANN401 - JSON
-    if isinstance(tree, str):
-        return value
-    if isinstance(value, dict):
-        return _screen(value, tree, prefix, secret)
-    if isinstance(value, list):
-        return [_below(element, tree, prefix, secret) for element in value]
-    return value
+    def screen_below(self, value: Any, deepest: int) -> tuple[Any, list[tuple[str, Any]]]:  # noqa: ANN401 - any JSON
+        """Do the same with the value of a field: a list is looked through, to `deepest` lists in each other."""
+        if isinstance(value, dict):
+            return self.screen(value)
+        if not isinstance(value, list):
+            return value, []
+        if not deepest:
+            return [], []
+        screened = [self.screen_below(element, deepest - 1) for element in value]
+        return [seen for seen, _ in screened], [found for _, more in screened for found in more]

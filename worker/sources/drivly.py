@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import AfterValidator, Field
 
 from worker.errors import MalformedPageError
-from worker.events import Customer, Identifier, Kind, Reference
+from worker.events import Customer, Identifier, Reference
 from worker.normalize import Normalizer, milliseconds, rfc3339, text
 from worker.settings import Duration, Secret, SourceSettings, Treatment
 from worker.sources import (
@@ -50,7 +50,6 @@ _IDENTIFIERS: Final = {
     "consumerDriversLicenseNumber": _LICENCE,
 }
 _REFERENCES: Final = ("customerId", "consumerConsumerId", "consumerCreditApplicationId")
-_TAGS: Final = ("consumerLeadSource", "companyType")
 _PREVIOUS: Final = {
     "line1": "consumerPreviousAddressLine1",
     "line2": "consumerPreviousAddressLine2",
@@ -59,10 +58,6 @@ _PREVIOUS: Final = {
     "postcode": "consumerPreviousZip",
 }
 _NAMES: Final = ("consumerFirstName", "consumerMiddleName", "consumerLastName", "consumerSuffix")
-_SINGLE: Final = ("id", "email", "phone", "companyName", "consumerDateOfBirth", "consumerStatus", "createdAt", "updatedAt")
-_USED: Final = frozenset((*_SINGLE, *_NAMES, *_PREVIOUS.values(), *_TAGS, *_REFERENCES))
-_PHONE_TYPE: Final = "consumerPhoneType"
-_USED_WITH_PHONE: Final = _USED | {_PHONE_TYPE}
 
 _HASHED: Final = tuple(_IDENTIFIERS)
 _DROPPED: Final = (
@@ -214,35 +209,40 @@ class Drivly:
 
     def normalize(self, row: Row, normalizer: Normalizer) -> Customer:
         """Return the normalized customer; `docs/fields.md` says field by field what becomes of the document."""
+        # What is taken out of the copy is found a place here; what is left are the attributes.
         doc, secret = normalizer.screen(row.body)
-        get = doc.get
-        company = text(get("companyName"))
-        name = normalizer.name(*[get(field) for field in _NAMES])
-        email = normalizer.email(get("email"))
-        phone = normalizer.phone(get("phone"), text(get(_PHONE_TYPE)))
-        previous = normalizer.address({part: get(field) for part, field in _PREVIOUS.items()}, "previous")
-        references, odd = _references(doc)
-        used = _USED_WITH_PHONE if phone else _USED
+        take = doc.pop
+        take("id", None)
+        identifiers = _identifiers(doc, secret, normalizer)
+        name = normalizer.name(*[take(field, None) for field in _NAMES])
+        company = text(take("companyName", None))
+        email = normalizer.email(take("email", None))
+        phone = normalizer.phone(take("phone", None))
+        if phone:
+            phone["label"] = text(take("consumerPhoneType", None))
+        previous = normalizer.address({part: take(field, None) for part, field in _PREVIOUS.items()}, "previous")
+        tags = _tags(take("consumerLeadSource", None))
+        types = _tags(take("companyType", None))
         return {
             "source": self.name,
             "id": row.id,
-            "kind": _kind(doc, has_name=name is not None),
+            "kind": "company" if (company or types) and not name else "person",
             "name": name,
             "company": {"name": company, "organization_number": None} if company else None,
             "emails": [email] if email else [],
             "phones": [phone] if phone else [],
             "addresses": [previous] if previous else [],
-            "date_of_birth": normalizer.date(get("consumerDateOfBirth")),
+            "date_of_birth": normalizer.date(take("consumerDateOfBirth", None)),
             "locale": None,
-            "status": text(get("consumerStatus")),
-            "references": references,
-            "identifiers": _identifiers(doc, secret, normalizer),
+            "status": text(take("consumerStatus", None)),
+            "references": _references(doc),
+            "identifiers": identifiers,
             "consents": [],
-            "tags": [tag for field in _TAGS for tag in _tags(get(field))],
+            "tags": tags + types,
             "metadata": {},
-            "attributes": normalizer.attributes(doc, used - odd if odd else used),
-            "created_at": normalizer.timestamp(get("createdAt")),
-            "updated_at": normalizer.timestamp(get("updatedAt")),
+            "created_at": normalizer.timestamp(take("createdAt", None)),
+            "updated_at": normalizer.timestamp(take("updatedAt", None)),
+            "attributes": normalizer.attributes(doc),
             "first_seen": "",
         }
 
@@ -293,30 +293,33 @@ def _twice(docs: Sequence[object], items: Mapping[str, object]) -> str | None:
     return f"{twice} entries of a page stood there twice; the later one was taken" if twice else None
 
 
-def _kind(doc: Document, *, has_name: bool) -> Kind:
-    company = doc.get("companyName") or doc.get("companyType")
-    return "company" if company and not has_name else "person"
-
-
-def _references(doc: Document) -> tuple[list[Reference], frozenset[str]]:
-    """Return the references, and the fields that should be some but hold no single value: they stay attributes."""
-    values = {field: doc.get(field) for field in _REFERENCES}
-    odd = frozenset(field for field, value in values.items() if isinstance(value, dict | list | bool))
-    ids = [(field, text(value)) for field, value in values.items() if field not in odd]
-    return [{"type": field, "id": id_.strip()} for field, id_ in ids if id_], odd
+def _references(doc: Document) -> list[Reference]:
+    """Take the references out of `doc`; what should be one but holds no single value stays an attribute."""
+    found: list[Reference] = []
+    for field in _REFERENCES:
+        value = doc.get(field)
+        if type(value) is str or type(value) is int:
+            found.append({"type": field, "id": str(value).strip()})
+            del doc[field]
+    return [reference for reference in found if reference["id"]]
 
 
 def _identifiers(doc: Document, secret: Sequence[tuple[str, Any]], normalizer: Normalizer) -> list[Identifier]:
-    state = doc.get("consumerDriversLicenseState") or doc.get("consumerDriversLicenceState")
     found: list[Identifier] = []
     for field, value in secret:
         type_ = _IDENTIFIERS.get(field, field)
-        identifier = normalizer.identifier(type_, value, state if type_ == _LICENCE else None)
+        issuer = _state(doc) if type_ == _LICENCE else None
+        identifier = normalizer.identifier(type_, value, issuer)
         if identifier is not None and identifier not in found:
             found.append(identifier)
-    return sorted(found, key=lambda identifier: (identifier["type"], identifier["hash"]))
+    return found
+
+
+def _state(doc: Document) -> object:
+    return doc.get("consumerDriversLicenseState") or doc.get("consumerDriversLicenceState")
 
 
 def _tags(value: object) -> list[str]:
-    found = [text(tag) for tag in (value if isinstance(value, list) else [value])]
-    return [tag for tag in found if tag]
+    if not value:
+        return []
+    return [tag for tag in map(text, value if isinstance(value, list) else [value]) if tag]
