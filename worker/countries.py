@@ -56,7 +56,7 @@ def _look_up(text: str) -> str | None:
 @cache
 def _names() -> dict[str, str]:
     # Two megabytes and a fifth of a second: only loaded where an upstream writes names.
-    from phonenumbers.geodata.locale import LOCALE_DATA  # noqa: PLC0415
+    from phonenumbers.geodata.locale import LOCALE_DATA  # ruff: ignore[import-outside-top-level] - as said
 
     return {
         name.casefold(): region

@@ -29,6 +29,7 @@ _PARTS: Final = ("line1", "line2", "city", "region", "postcode", "country")
 # A state's or province's code has up to three characters (ISO 3166-2).
 _CODE: Final = 3
 
+
 def text(value: object) -> str | None:
     """Return `value` as text, as it came; what is no text becomes JSON. None where it is empty or only space."""
     if type(value) is str:
@@ -66,25 +67,16 @@ def canonical(type_: str, value: str) -> tuple[str, str]:
     if not compact.isalnum():
         compact = "".join(filter(str.isalnum, compact))
     form = _FORMS.get(type_)
-    if form is None or (compact.isascii() and form(compact)):
+    if form is None or form(compact):
         return type_, compact
     return f"{type_}_malformed", compact or value
 
 
-def _is_ssn(compact: str) -> bool:
-    return len(compact) == 9 and compact.isdigit()  # noqa: PLR2004 - as `canonical` says
-
-
-def _is_licence(compact: str) -> bool:
-    figures = compact[-3:].isdigit() or sum(map(str.isdigit, compact)) >= 3  # noqa: PLR2004 - as `canonical` says
-    return figures and 4 <= len(compact) <= 25  # noqa: PLR2004 - as `canonical` says
-
-
-def _is_card(compact: str) -> bool:
-    return 12 <= len(compact) <= 19 and compact.isdigit()  # noqa: PLR2004 - as `canonical` says
-
-
-_FORMS: Final = {"ssn": _is_ssn, "drivers_licence": _is_licence, "card": _is_card}
+_FORMS: Final = {
+    "ssn": re.compile(r"[0-9]{9}").fullmatch,
+    "drivers_licence": re.compile(r"(?=(?:[A-Z]*[0-9]){3})[A-Z0-9]{4,25}").fullmatch,
+    "card": re.compile(r"[0-9]{12,19}").fullmatch,
+}
 
 
 class Normalizer:

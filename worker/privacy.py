@@ -19,6 +19,7 @@ _IDENTIFIER_BYTES: Final = 16
 _CHECK_BYTES: Final = 4
 _DEEPEST: Final = 16
 
+
 class Hasher:
     """The keyed hashes of one installation. The keyed objects are made once and copied: keying costs most of a hash."""
 
@@ -82,8 +83,7 @@ class Policy:
         """
         visible = dict(body)
         for field in self._dropped:
-            if field in visible:
-                del visible[field]
+            visible.pop(field, None)
         secret = [(field, visible.pop(field)) for field in self._hashed if field in visible]
         for field, policy in self._below.items():
             if field in visible:
@@ -91,7 +91,7 @@ class Policy:
                 secret += [(f"{field}.{name}", value) for name, value in more]
         return visible, secret
 
-    def screen_below(self, value: Any, deepest: int) -> tuple[Any, list[tuple[str, Any]]]:  # noqa: ANN401 - any JSON
+    def screen_below(self, value: Any, deepest: int) -> tuple[Any, list[tuple[str, Any]]]:
         """Do the same with the value of a field: a list is looked through, to `deepest` lists in each other."""
         if isinstance(value, dict):
             return self.screen(value)

@@ -1,8 +1,8 @@
 """drivly: customers behind a Payload CMS REST API, `GET /customers`.
 
-The API has no change feed and no tombstones; what it has is `updatedAt`. Two cursors walk along (updatedAt, id), so that
-no row is passed over however many share a time. The head reads what is new at once. A row may become visible after one
-with a later stamp, so the tail follows `lookback` behind the server's clock and reads every row a second time: what
+The API has no change feed and no tombstones; what it has is `updatedAt`. Two cursors walk along (updatedAt, id), so
+that no row is passed over however many share a time. The head reads what is new at once. A row may become visible after
+one with a later stamp, so the tail follows `lookback` behind the server's clock and reads every row a second time: what
 becomes visible within `lookback` is not lost. The sweep lists every id with its `updatedAt`: it finds what was deleted,
 and what was written with a time in the past.
 
@@ -11,6 +11,7 @@ something else: a page that is not in the order asked for, or does not lie behin
 """
 
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, Field
@@ -139,7 +140,9 @@ class Drivly:
             return max(moment.now, moment.server or 0) + _AHEAD_MS
         return None if moment.server is None else moment.server - self._lookback
 
-    def _list(self, sort: str, conditions: Sequence[Sequence[tuple[str, str]]], more: Sequence[tuple[str, str]] = ()) -> Request:
+    def _list(
+        self, sort: str, conditions: Sequence[Sequence[tuple[str, str]]], more: Sequence[tuple[str, str]] = ()
+    ) -> Request:
         query = [*self._common, *more, ("limit", str(self._settings.page_size)), ("sort", sort)]
         for index, condition in enumerate(conditions):
             query += [(f"where[and][{index}]{path}", value) for path, value in condition]
@@ -176,26 +179,26 @@ class Drivly:
     def read_lookup(self, customer_id: str, response: Response) -> Verdict:
         """Read a look-up: only Payload's own 404 says that a customer is gone, and only its own id that it exists."""
         doing = f"{self.name}: looking a customer up"
-        if response.status not in {200, 404}:
-            if response.status == 403:  # noqa: PLR2004 - RFC 9110, section 15.5.4
-                refuse(response, doing)
+        if response.status == HTTPStatus.FORBIDDEN:
+            refuse(response, doing)
+        if response.status not in {HTTPStatus.OK, HTTPStatus.NOT_FOUND}:
             return Unsure(f"the look-up was answered {response.status}")
         try:
             body = parse(response, doing)
         except MalformedPageError as error:
             return Unsure(error.message)
-        if response.status == 404:  # noqa: PLR2004 - RFC 9110, section 15.5.5
+        if response.status == HTTPStatus.NOT_FOUND:
             ours = isinstance(body, dict) and isinstance(body.get("errors"), list) and body["errors"]
             return Missing() if ours else Unsure("the look-up was answered 404, but not in the API's words")
         if not isinstance(body, dict) or id_of(body) != customer_id:
             return Unsure("the look-up was answered with something else than this customer")
         return Exists(Row(customer_id, body, milliseconds(body.get("updatedAt"))))
 
-    def authorize(self, secrets: Mapping[str, str], token: str | None) -> Mapping[str, str]:  # noqa: ARG002 - no tokens
+    def authorize(self, secrets: Mapping[str, str], token: str | None) -> Mapping[str, str]:  # ruff: ignore[unused-method-argument] - no tokens
         """Return the Authorization header; its whole value is configured."""
         return {"Authorization": secrets["key"]}
 
-    def token_request(self, secrets: Mapping[str, str]) -> Request | None:  # noqa: ARG002 - the API has no tokens
+    def token_request(self, secrets: Mapping[str, str]) -> Request | None:  # ruff: ignore[unused-method-argument] - as said
         """Return None: the key is sent as it is."""
         return None
 
@@ -204,7 +207,7 @@ class Drivly:
         raise malformed(f"{self.name}: reading a token", f"the API has none ({response.status})")
 
     def essence(self, row: Row) -> object:
-        """Return the whole record, `updatedAt` included: the newest published customer shows it, the sweep compares it."""
+        """Return the whole record; `updatedAt` too, since the published customer shows it and the sweep compares it."""
         return row.body
 
     def normalize(self, row: Row, normalizer: Normalizer) -> Customer:

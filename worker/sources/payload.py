@@ -10,6 +10,7 @@ Source of the rules: Payload's documentation ("Querying your Documents", "REST A
 
 import re
 from collections.abc import Iterator
+from http import HTTPStatus
 from typing import Any, Final
 
 from worker.sources import Response
@@ -20,15 +21,29 @@ Place = tuple[int, int | str]
 """Where a row stands in a listing: its time in ms since the epoch (0 in a listing by id), and its id as it came."""
 
 IDS: Final = {
-    "number": re.compile("0|[1-9][0-9]{0,18}").fullmatch,
-    "objectid": re.compile("[0-9a-f]{24}").fullmatch,
-    "uuid": re.compile("[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch,
+    "number": re.compile(r"0|[1-9][0-9]{0,18}").fullmatch,
+    "objectid": re.compile(r"[0-9a-f]{24}").fullmatch,
+    "uuid": re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch,
 }
 """What ids look like, by the database below: SQL, MongoDB, SQL with UUIDs."""
-OPERATORS: Final = frozenset(
-    "all contains equals exists greater_than greater_than_equal in intersects less_than less_than_equal like near"
-    " not_equals not_in not_like within".split()
-)
+OPERATORS: Final = frozenset({
+    "all",
+    "contains",
+    "equals",
+    "exists",
+    "greater_than",
+    "greater_than_equal",
+    "in",
+    "intersects",
+    "less_than",
+    "less_than_equal",
+    "like",
+    "near",
+    "not_equals",
+    "not_in",
+    "not_like",
+    "within",
+})
 _LISTS: Final = frozenset({"all", "in", "not_in"})
 _DEEPEST: Final = 8
 """Brackets after `where`: `qs` reads 10, and `[and][2]` is put around a configured filter."""
@@ -98,16 +113,17 @@ def _values(prefix: str, operator: str, value: object) -> Iterator[tuple[str, st
 def _scalar(prefix: str, value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int | float | str) and value != "":
+    if isinstance(value, int | float) or (isinstance(value, str) and value):
         return str(value)
     message = f"{prefix} takes a text, a number, or true or false (a list for in, not_in, all); for null write exists"
     raise ValueError(message)
 
 
 def listing(doing: str, response: Response) -> Document:
-    if response.status == 400:  # noqa: PLR2004 - RFC 9110, section 15.5.1
+    """Return a listing with its `docs` and whether it `hasNextPage`; raises as an adapter's `read` does."""
+    if response.status == HTTPStatus.BAD_REQUEST:
         refuse(response, doing, _unknown_fields(parse(response, doing)))
-    if response.status != 200:  # noqa: PLR2004 - RFC 9110, section 15.3.1
+    if response.status != HTTPStatus.OK:
         refuse(response, doing)
     body = parse(response, doing)
     if not isinstance(body, dict) or not isinstance(body.get("docs"), list):
@@ -120,13 +136,17 @@ def listing(doing: str, response: Response) -> Document:
 def _unknown_fields(body: object) -> str:
     # Payload names the fields that cannot be queried; whatever else it says may repeat a value of the filter.
     errors = body.get("errors") if isinstance(body, dict) else None
-    data = [error.get("data") for error in errors if isinstance(error, dict)] if isinstance(errors, list) else []
-    entries = [entry.get("path") for part in data if isinstance(part, list) for entry in part if isinstance(entry, dict)]
-    paths = [path for path in entries if isinstance(path, str) and _PATH(path)]
+    entries = [entry for error in _objects(errors) for entry in _objects(error.get("data"))]
+    paths = [entry["path"] for entry in entries if isinstance(entry.get("path"), str) and _PATH(entry["path"])]
     return f"fields that cannot be queried: {', '.join(paths)}" if paths else ""
 
 
+def _objects(value: object) -> list[Document]:
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
 def documents(doing: str, body: Document) -> list[tuple[str, Document]]:
+    """Return the docs of a listing with their ids; one without an id spoils the page: what is lost, nobody knows."""
     docs = [(id_of(doc), doc) for doc in body["docs"] if isinstance(doc, dict)]
     found = [(customer_id, doc) for customer_id, doc in docs if customer_id is not None]
     if len(found) < len(body["docs"]):
@@ -135,6 +155,7 @@ def documents(doing: str, body: Document) -> list[tuple[str, Document]]:
 
 
 def id_of(doc: Document) -> str | None:
+    """Return the id of a doc as text: a number on SQL, a text on MongoDB; None where it has no usable one."""
     found = doc.get("id")
     if type(found) is int:
         return str(found)
@@ -142,7 +163,7 @@ def id_of(doc: Document) -> str | None:
 
 
 def total_of(doing: str, body: Document) -> int:
-    # Only without the keyset does it count every customer: with it, those behind the cursor.
+    """Return how many docs there are: of a page without a keyset all of them, else those behind the cursor."""
     total = body.get("totalDocs")
     if type(total) is not int or total < len(body["docs"]) or (total and not body["docs"]):
         raise malformed(doing, "totalDocs does not count the docs")

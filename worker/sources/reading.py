@@ -1,14 +1,15 @@
 """Reading answers: what every adapter needs, and what is easily got wrong.
 
-`parse` takes a body in any of the ways in which servers get JSON slightly wrong, so that one customer with half an emoji
-in its name does not block a source, and returns only what can be written again: text without lone surrogates, numbers
-that JSON has. No message holds anything of a body.
+`parse` takes a body in any of the ways in which servers get JSON slightly wrong, so that one customer with half an
+emoji in its name does not block a source, and returns only what can be written again: text without lone surrogates,
+numbers that JSON has. No message holds anything of a body.
 """
 
 import json
 import math
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import orjson
@@ -18,12 +19,12 @@ from worker.errors import CredentialError, MalformedPageError, RefusedError
 if TYPE_CHECKING:
     from worker.sources import Response
 
-_SURROGATES: Final = re.compile("[\ud800-\udfff]")
+_SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 _INTEGER_BITS: Final = 63
 
 
-def parse(response: "Response", doing: str) -> Any:  # noqa: ANN401 - any JSON
+def parse(response: "Response", doing: str) -> Any:
     """Return the JSON of an answer; raises MalformedPageError where there is none. `doing`: for the message.
 
     What `orjson` refuses is read again by the more patient `json`: half a surrogate pair becomes U+FFFD, a byte order
@@ -50,9 +51,9 @@ def malformed(doing: str, what: str) -> MalformedPageError:
 def refuse(response: "Response", doing: str, reason: str = "") -> NoReturn:
     """Raise what a status outside 2xx means: CredentialError for 401 and 403, RefusedError for any other."""
     message = f"{doing}: {response.url or 'the API'} answered {response.status}{reason and f' ({reason})'}"
-    if response.status in {401, 403}:
+    if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
         raise CredentialError(message, hint="The credential is not accepted: replace it, or give it access.")
-    redirected = 300 <= response.status < 400  # noqa: PLR2004 - RFC 9110, section 15.4
+    redirected = HTTPStatus.MULTIPLE_CHOICES <= response.status < HTTPStatus.BAD_REQUEST
     hint = "It redirects; write the address it redirects to as the url." if redirected else "Is the url right?"
     raise RefusedError(message, hint=hint)
 
@@ -86,7 +87,7 @@ def _int(text: str) -> int | float | str:
     return number if number.bit_length() <= _INTEGER_BITS else _float(text)
 
 
-def _clean(value: Any) -> Any:  # noqa: ANN401 - any JSON
+def _clean(value: Any) -> Any:
     if type(value) is str:
         return _SURROGATES.sub(_REPLACEMENT, value)
     if type(value) is list:
