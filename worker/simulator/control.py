@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from datetime import date
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
@@ -15,6 +16,7 @@ from urllib.parse import parse_qsl, unquote
 import orjson
 
 from worker.simulator.answers import Answer, as_json
+from worker.simulator.data import Person
 from worker.simulator.store import Id, by_order
 
 if TYPE_CHECKING:
@@ -47,7 +49,13 @@ def _id(sim: Simulator, text: str) -> Id:
 
 def _create(sim: Simulator, _rest: str, given: Body) -> Body:
     count = int(given.pop("count", 1))
+    if "person" in given:
+        given["person"] = _person(given["person"])
     return {"ids": [sim.create(**given) for _ in range(count)]}
+
+
+def _person(given: Body) -> Person:
+    return Person(**{**given, "birth": date.fromisoformat(given["birth"])})
 
 
 def _update(sim: Simulator, rest: str, given: Body) -> Body:

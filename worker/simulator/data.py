@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -165,6 +166,7 @@ def _cities(text: str) -> Iterator[tuple[str, str, str | None]]:
 LETTERS = str.maketrans({"ø": "o", "Ø": "O", "æ": "ae", "Æ": "Ae", "ß": "ss"})
 
 
+@lru_cache(maxsize=4096)
 def _ascii(name: str) -> str:
     plain = unicodedata.normalize("NFKD", name.translate(LETTERS))
     return "".join(letter for letter in plain if letter.isascii() and letter.isalnum()).lower()

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from fnmatch import translate
+from functools import lru_cache
 from operator import ge, gt, le, lt
 from typing import Any
 
@@ -75,8 +76,13 @@ def _offset(zone: str | None) -> int:
 
 def iso(stamp: int) -> str:
     """Write milliseconds since the epoch as Payload does: ISO 8601, milliseconds, `Z`."""
-    moment = EPOCH + timedelta(milliseconds=stamp)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{stamp % 1000:03d}Z"
+    second, rest = divmod(stamp, 1000)
+    return f"{_to_the_second(second)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _to_the_second(second: int) -> str:
+    return f"{EPOCH + timedelta(seconds=second):%Y-%m-%dT%H:%M:%S}"
 
 
 def number(text: str) -> float | int | None:

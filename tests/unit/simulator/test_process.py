@@ -11,7 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
+
+from worker.simulator import People
 
 
 @asynccontextmanager
@@ -107,6 +110,17 @@ async def test_faults_and_settings_are_set_over_http() -> None:
         assert churned["history"] == 23
         _, stats = await call("GET", f"{sim}/stats")
         assert stats["requests"] == {"GET 200": 1, "GET 403": 1, "GET 503": 1}
+
+
+async def test_a_person_made_elsewhere_can_be_planted_over_http() -> None:
+    """As the JSON of a `Person`: the same somebody in two processes."""
+    person = People(3).person()
+    async with process("dintero", "--print-url") as (_, url):
+        body = {"person": json.loads(orjson.dumps(person)), "fields": {"status": "planted"}}
+        _, created = await call("POST", f"{url}/_sim/customers", body)
+        _, page = await call("GET", f"{url}/_sim/truth")
+        user = page["customers"][created["ids"][0]]
+        assert (user["email"], user["date_of_birth"], user["status"]) == (person.email, str(person.birth), "planted")
 
 
 @pytest.mark.parametrize(
