@@ -173,7 +173,7 @@ class Connect:
             "identifiers": _identifiers(normalizer, secret, kind),
             "consents": [],
             "tags": [],
-            "metadata": normalizer.attributes({"metadata": _part(body, "metadata")}, frozenset()).get("metadata", {}),
+            "metadata": normalizer.attributes({"metadata": _part(body, "metadata")}).get("metadata", {}),
             "attributes": _attributes(normalizer, body, kind),
             "created_at": normalizer.timestamp(body.get("createdAt")),
             "updated_at": normalizer.timestamp(body.get("updatedAt")),
@@ -272,4 +272,4 @@ def _attributes(normalizer: Normalizer, body: Mapping[str, Any], kind: Kind) -> 
         left.pop("identity", None)
     if isinstance(left.get("metadata"), dict):
         del left["metadata"]
-    return normalizer.attributes(left, frozenset())
+    return normalizer.attributes(left)

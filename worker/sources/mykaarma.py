@@ -144,7 +144,7 @@ class Mykaarma:
         if response.status != HTTPStatus.OK or not isinstance(info, dict):
             return Unsure(f"the look-up was answered {response.status} without a customer{_codes(answer)}")
         if text(info.get("uuid")) != customer_id:
-            return Unsure(f"the look-up was answered with no customer of this UUID{_codes(answer)}")
+            return Unsure(f"the look-up was answered {response.status} with no customer of this UUID{_codes(answer)}")
         return Exists(Row(customer_id, self._record(answer)))
 
     def _record(self, answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,7 +209,7 @@ class Mykaarma:
             "consents": [],
             "tags": [],
             "metadata": {},
-            "attributes": normalizer.attributes(_left(body), frozenset()),
+            "attributes": normalizer.attributes(_left(body)),
             "created_at": None,
             "updated_at": None,
             "first_seen": "",
