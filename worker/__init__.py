@@ -1,0 +1,1 @@
+"""The runtime: polls sources, detects changes, publishes them, and runs the handlers that consume them."""

@@ -25,7 +25,7 @@ _OUT: Final = Console(soft_wrap=True, highlight=False)
 class _Commands(click.Group):
     """A group whose commands end with the exit code of the error that they raise."""
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - as in click
+    def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except RollcallError as error:
@@ -35,10 +35,10 @@ class _Commands(click.Group):
             sys.exit(130)
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the coroutine returns
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on the fastest event loop there is."""
     try:
-        import uvloop  # noqa: PLC0415 - not on every platform
+        import uvloop  # ruff: ignore[import-outside-top-level] - not on every platform
     except ImportError:
         return asyncio.run(work)
     return uvloop.run(work)
@@ -46,7 +46,9 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 - what the coro
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rollcall-cdc", prog_name="rollcall")
-@click.option("--config", "-c", "path", type=click.Path(path_type=Path), help="Default: ./rollcall.yaml, then /etc/rollcall.")
+@click.option(
+    "--config", "-c", "path", type=click.Path(path_type=Path), help="Default: ./rollcall.yaml, then /etc/rollcall."
+)
 @click.pass_context
 def main(ctx: click.Context, path: Path | None) -> None:
     """Detect customers created, changed and deleted behind REST APIs, and publish that to Kafka."""
@@ -148,7 +150,9 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
 @click.option("--source", help="Only this source.")
 @click.option("--customer", help="Only this customer: <source>/<id>.")
 @click.pass_context
-def tail(ctx: click.Context, topic: str, *, from_beginning: bool, follow: bool, source: str | None, customer: str | None) -> None:
+def tail(
+    ctx: click.Context, topic: str, *, from_beginning: bool, follow: bool, source: str | None, customer: str | None
+) -> None:
     """Show records of a public topic: events, latest, clusters, identity, deletions, receipts, deadletters."""
     wanted = inspect.Wanted(source, customer)
     _run(inspect.tail(_config(ctx), topic, from_beginning=from_beginning, follow=follow, wanted=wanted))
@@ -172,7 +176,7 @@ _DATA = click.option(
 @_DATA
 def kafka_start(data: Path) -> None:
     """Start the broker (or find it running) and print its address."""
-    from worker import embedded  # noqa: PLC0415 - needs the extra `embedded`
+    from worker import embedded  # ruff: ignore[import-outside-top-level] - needs the extra `embedded`
 
     running = _run(embedded.start_detached(data))
     click.echo(running.bootstrap)
@@ -182,7 +186,7 @@ def kafka_start(data: Path) -> None:
 @_DATA
 def kafka_stop(data: Path) -> None:
     """Stop the broker; exits 1 if none was running."""
-    from worker import embedded  # noqa: PLC0415
+    from worker import embedded  # ruff: ignore[import-outside-top-level]
 
     if not _run(embedded.stop_detached(data)):
         _exit(1, f"no broker is running on {data}")
@@ -192,7 +196,7 @@ def kafka_stop(data: Path) -> None:
 @_DATA
 def kafka_status(data: Path) -> None:
     """Print the running broker's address; exits 1 if none is running."""
-    from worker import embedded  # noqa: PLC0415
+    from worker import embedded  # ruff: ignore[import-outside-top-level]
 
     running = embedded.status(data)
     if running is None:
@@ -207,7 +211,7 @@ def kafka_status(data: Path) -> None:
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
 def demo(customers: int, seconds: int, seed: int, *, keep: bool) -> None:
     """Run all of it here: a broker, two simulated systems, pollers, handlers; then check the result."""
-    from worker import demo as demonstration  # noqa: PLC0415 - needs the extra `embedded`
+    from worker import demo as demonstration  # ruff: ignore[import-outside-top-level] - needs the extra `embedded`
 
     sys.exit(_run(demonstration.run(customers=customers, seconds=seconds, seed=seed, keep=keep)))
 

@@ -1,17 +1,18 @@
-"""The handler loop: reads a task's inputs, has the handler decide, commits what came of it, makes the calls it asked for.
+"""The handler loop: reads a task's inputs, has the handler decide, commits what came of it, makes the calls asked for.
 
 Many records share one transaction. Guarantees:
 
 - outputs, state and positions of all inputs are committed together; the group's offset goes with them;
 - a record that cannot be handled goes to the dead letters, alone: the records around it are handled;
 - an HTTP call is made after the transaction that asked for it has been committed, and only while the partition is ours;
-- lost input is never skipped in silence: where retention has passed a position, the worker stops and says what was lost.
+- lost input is never skipped in silence: where retention has passed a position, the worker stops and says what is lost.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -122,11 +123,11 @@ class HandlerLoop:
             raise StateError(message, hint=hint)
         return max(position, start)
 
-    async def _transact(self, work: Callable[[Transaction], Any]) -> Any:  # noqa: ANN401 - what `work` returns
+    async def _transact(self, work: Callable[[Transaction], Any]) -> Any:
         """Commit `work`, then make the calls that it asked for."""
         calls: list[Call] = []
 
-        def with_calls(tx: Transaction) -> Any:  # noqa: ANN401
+        def with_calls(tx: Transaction) -> Any:
             result = work(tx)
             calls.extend(tx.calls)
             return result
@@ -174,18 +175,18 @@ class HandlerLoop:
         self._timer = self._handler.on_timer(tx, now_ms())
 
     async def _handle(self, consumer: AIOKafkaConsumer, where: TopicPartition, records: Sequence[Record]) -> None:
-        """Handle records of one input in one transaction; where that fails, in ever smaller ones down to the culprit."""
+        """Handle records of one input in one transaction; where that fails, in smaller ones down to the culprit."""
         done, size = 0, len(records)
         outcome: Outcome = Done()
         while done < len(records) and not isinstance(outcome, Retry) and not self._task.stopping.is_set():
             chunk = records[done : done + size]
             try:
-                count, outcome = await self._transact(lambda tx, chunk=chunk: self._decide(tx, where, chunk))
+                count, outcome = await self._transact(partial(self._decide, where=where, records=chunk))
             except RollcallError as error:
                 if not isinstance(error, RecordError | RecordTooLargeError):
                     raise
                 kind, text = type(error).__name__, error.message
-            except Exception as error:  # noqa: BLE001 - a handler's bug; its text may quote the record: only its class is kept
+            except Exception as error:  # ruff: ignore[blind-except] - a handler's bug; its text may quote the record: only its class is kept
                 kind, text = type(error).__name__, "the handler failed on this record"
             else:
                 done += count
@@ -206,9 +207,7 @@ class HandlerLoop:
 
         await self._transact(work)
 
-    def _put_back(
-        self, consumer: AIOKafkaConsumer, where: TopicPartition, offset: int, outcome: Outcome
-    ) -> None:
+    def _put_back(self, consumer: AIOKafkaConsumer, where: TopicPartition, offset: int, outcome: Outcome) -> None:
         consumer.seek(where, offset)
         if isinstance(outcome, Retry):
             consumer.pause(where)
@@ -272,7 +271,7 @@ class HandlerLoop:
                 async with asyncio.timeout(_IDLE_SECONDS):
                     first = await self._replies.get()
                     self._replies.put_nowait(first)
-        batch = []
+        batch: list[tuple[Call, Reply]] = []
         while not self._replies.empty() and len(batch) < _REPLIES:
             batch.append(self._replies.get_nowait())
         if batch:
@@ -300,7 +299,7 @@ class HandlerLoop:
             self.log.warning("call_unanswered", lane=call.lane, reason=error.message)
             reply = Reply(None, error=type(error.__cause__ or error).__name__)
         except UpstreamError as error:
-            self.log.error("call_failed", lane=call.lane, reason=error.message)
+            self.log.warning("call_failed", lane=call.lane, reason=error.message)
             never_left = isinstance(error, CredentialError | PrivateAddressError)
             reply = Reply(None, error=type(error).__name__, sent=not never_left)
         else:

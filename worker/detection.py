@@ -8,8 +8,9 @@ what is set aside, `s/<source>` the checkpoint.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final, Protocol
 
 import orjson
@@ -17,17 +18,20 @@ import orjson
 from worker import changes
 from worker.changes import Change, Decision, Entry, rfc3339
 from worker.errors import RecordTooLargeError, StateError
-from worker.events import DELETED, Customer, Reason, customer_key, event_headers
+from worker.events import DELETED, UPDATED, Customer, Reason, customer_key, event_headers
 from worker.handling import Tx
 from worker.normalize import Normalizer
 from worker.privacy import Hasher
 from worker.settings import SourceSettings, Treatment
 from worker.sources import Adapter, Bad, Row, Stub, Tombstone
+from worker.sources.reading import size_of
 from worker.topics import Topics
 
 # Raised when the normalization of any field changes for all sources: everything is then published anew.
 NORMALIZATION: Final = 1
 _SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+# In bytes: with the source's name and a feed's before it, a key stays within LMDB's limit.
+_LONGEST_ID: Final = 400
 
 
 class PollTx(Tx, Protocol):
@@ -35,6 +39,9 @@ class PollTx(Tx, Protocol):
 
     def mark(self, key: bytes) -> bool:
         """Set a mark; return whether it is new."""
+
+    def marked(self, key: bytes) -> bool:
+        """Return whether a mark is set."""
 
     def check_size(self, topic: str, key: bytes, value: bytes | None, headers: list[tuple[str, bytes]] | None) -> None:
         """Raise RecordTooLargeError if the record cannot be sent."""
@@ -85,6 +92,7 @@ class Detector:
         self.scope = b"\0\0\0\0"
         self.checkpoint = Checkpoint(hasher.check(), _tag(adapter, settings))
         self.moved = 0
+        self.shown: Counter[bytes] = Counter()  # by mark: how many customers an enumeration has shown
         self.counts: dict[str, int] = {}
         self._hasher = hasher
         self._topics = topics
@@ -139,18 +147,26 @@ class Detector:
 
     def row(self, tx: PollTx, row: Row, now: int, mark: bytes | None) -> None:
         """Take in a record; `mark` starts the marks of the enumeration that showed it, None where none did."""
-        identity = row.id.encode()
-        if mark is not None:
-            tx.mark(mark + identity)
-        essence = orjson.dumps(self.adapter.essence(row), option=_SORTED)
+        identity = self._shown(tx, row.id, mark)
+        if identity is None:
+            return
+        try:
+            essence = orjson.dumps(self.adapter.essence(row), option=_SORTED)
+        except Exception as error:  # noqa: BLE001 - see _unreadable
+            self._unreadable(tx, row, error)
+            return
         fingerprint = self._hasher.fingerprint(self._tag + essence)
-        key = self._prefix + identity
-        raw = tx.get(key)
+        raw = tx.get(self._prefix + identity)
         if changes.unchanged(raw, self.scope, fingerprint):
             self._count("unchanged")
+            self._mended(tx, identity)
             return
-        customer = self.adapter.normalize(row, self._normalizer)
-        parts = changes.rewritten(customer)
+        try:
+            customer = self.adapter.normalize(row, self._normalizer)
+            parts = changes.rewritten(customer)
+        except Exception as error:  # noqa: BLE001 - see _unreadable
+            self._unreadable(tx, row, error)
+            return
         decision = changes.seen(
             Entry.unpack(raw) if raw is not None else None,
             customer,
@@ -164,9 +180,9 @@ class Detector:
 
     def stub(self, tx: PollTx, stub: Stub, mark: bytes | None) -> bool:
         """Take in word that a customer exists; return whether its record has to be read."""
-        identity = stub.id.encode()
-        if mark is not None:
-            tx.mark(mark + identity)
+        identity = self._shown(tx, stub.id, mark)
+        if identity is None:
+            return False
         raw = tx.get(self._prefix + identity)
         decision = changes.exists(Entry.unpack(raw) if raw is not None else None, stub.updated, self.scope)
         if decision is None:
@@ -177,9 +193,13 @@ class Detector:
 
     def gone(self, tx: PollTx, customer_id: str, reason: Reason, now: int, deleted: int | None = None) -> None:
         """Publish a deletion, unless the customer is not (or no longer) alive."""
-        raw = tx.get(self._prefix + customer_id.encode())
-        decision = changes.gone(Entry.unpack(raw) if raw is not None else None, reason, deleted)
-        self._settle(tx, customer_id, decision, {}, deleted, now)
+        identity = _identity(customer_id)
+        raw = tx.get(self._prefix + identity)
+        entry = Entry.unpack(raw) if raw is not None else None
+        if entry is None or not entry.live:
+            self._mended(tx, identity)
+            return
+        self._settle(tx, customer_id, changes.gone(entry, reason, deleted), {}, deleted, now)
 
     def tombstone(self, tx: PollTx, tombstone: Tombstone, now: int) -> None:
         """Take in a tombstone."""
@@ -196,12 +216,39 @@ class Detector:
 
     def bad(self, tx: PollTx, bad: Bad, mark: bytes | None) -> None:
         """Set a record aside that cannot be read: once, until it changes."""
-        if mark is not None:
-            tx.mark(mark + bad.id.encode())
-        self._set_aside(tx, bad.id, bad.reason, bad.size)
+        if self._shown(tx, bad.id, mark) is not None:
+            self._set_aside(tx, bad.id, bad.reason, bad.size)
+
+    def forget_set_aside(self, tx: PollTx, mark: bytes) -> None:
+        """Forget the records set aside that an enumeration did not show, where no customer was published of them."""
+        if not self.checkpoint.set_aside:
+            return
+        for key, _ in list(tx.scan(self._aside)):
+            identity = key[len(self._aside) :]
+            raw = tx.get(self._prefix + identity)
+            if not tx.marked(mark + identity) and (raw is None or not Entry.unpack(raw).live):
+                self._mended(tx, identity)
+
+    def _shown(self, tx: PollTx, customer_id: str, mark: bytes | None) -> bytes | None:
+        """Mark a customer as shown; return its id as it stands in keys, None (it is set aside) if it is too long."""
+        identity = _identity(customer_id)
+        if mark is not None and tx.mark(mark + identity):
+            self.shown[mark] += 1
+        if len(customer_id) > len(identity):
+            self._set_aside(tx, customer_id, "id_too_long", len(customer_id.encode()))
+            return None
+        return identity
+
+    def _unreadable(self, tx: PollTx, row: Row, error: Exception) -> None:
+        """Set a record aside over which its adapter stumbled: one record never stops a source.
+
+        Only the error's class is kept, since its text may quote the record.
+        """
+        self._set_aside(tx, row.id, type(error).__name__, size_of(row.body))
 
     def _set_aside(self, tx: Tx, customer_id: str, reason: str, size: int) -> None:
-        key = self._aside + customer_id.encode()
+        self._not_missed(tx, _identity(customer_id))
+        key = self._aside + _identity(customer_id)
         detail = {"source": self.source, "id": customer_id, "reason": reason, "size": size}
         packed = orjson.dumps(detail)
         known = tx.get(key)
@@ -210,14 +257,26 @@ class Detector:
         if known is None:
             self.checkpoint.set_aside += 1
         tx.put(key, packed)
-        headers = [("rollcall-stage", b"poll"), ("rollcall-error", reason.encode())]
+        headers = [("rollcall-dead-stage", b"poll"), ("rollcall-dead-reason", reason.encode())]
         tx.send(self._topics.deadletters, customer_key(self.source, customer_id), packed, headers)
         self._count("set_aside")
+
+    def _not_missed(self, tx: Tx, identity: bytes) -> None:
+        """Forget the misses of a customer whose record was there, though it cannot be used."""
+        raw = tx.get(self._prefix + identity)
+        if raw is not None and (entry := Entry.unpack(raw)).missed:
+            tx.put(self._prefix + identity, replace(entry, missed=0).pack())
+
+    def _mended(self, tx: Tx, identity: bytes) -> None:
+        """Forget that a customer's record was set aside."""
+        if self.checkpoint.set_aside and tx.get(self._aside + identity) is not None:
+            tx.delete(self._aside + identity)
+            self.checkpoint.set_aside -= 1
 
     def _count(self, outcome: str) -> None:
         self.counts[outcome] = self.counts.get(outcome, 0) + 1
 
-    def _settle(  # noqa: PLR0913, PLR0917 - one decision and what it is about
+    def _settle(
         self, tx: PollTx, customer_id: str, decision: Decision, parts: dict[str, bytes], updated: int | None, now: int
     ) -> None:
         change = decision.change
@@ -227,21 +286,18 @@ class Detector:
             except RecordTooLargeError as error:
                 self._set_aside(tx, customer_id, "too_large", error.size)
                 return
-            self._follow(tx, customer_id, change)
+            self._follow(change)
         if decision.entry is not None:
             tx.put(self._prefix + customer_id.encode(), decision.entry.pack())
             self._count("unchanged" if change is None else change.type)
+            self._mended(tx, customer_id.encode())
 
-    def _follow(self, tx: Tx, customer_id: str, change: Change) -> None:
-        if change.type != "customer.updated":
+    def _follow(self, change: Change) -> None:
+        if change.type != UPDATED:
             self.checkpoint.live += -1 if change.type == DELETED else 1
             self.moved += 1
-        aside = self._aside + customer_id.encode()
-        if self.checkpoint.set_aside and tx.get(aside) is not None:
-            tx.delete(aside)
-            self.checkpoint.set_aside -= 1
 
-    def _publish(  # noqa: PLR0913, PLR0917 - see _settle
+    def _publish(
         self, tx: PollTx, customer_id: str, change: Change, parts: dict[str, bytes], updated: int | None, now: int
     ) -> None:
         """Send the event and the newest customer, or neither: the larger one is checked first."""
@@ -256,21 +312,30 @@ class Detector:
         )
         live = self.checkpoint.live - 1 if change.type == DELETED else None
         customer = None if change.customer is None else _customer_json(change.customer, parts)
-        data = b'{"source":%s,"id":%s,"customer":%s,"changed":%s,"first_seen":"%s","detected_at":"%s","reason":%s,"live":%s}' % (
-            orjson.dumps(self.source),
-            orjson.dumps(customer_id),
-            customer or b"null",
-            orjson.dumps(change.changed),
-            rfc3339(change.first_seen).encode(),
-            rfc3339(now).encode(),
-            orjson.dumps(change.reason),
-            orjson.dumps(live),
+        data = (
+            b'{"source":%s,"id":%s,"customer":%s,"changed":%s,"first_seen":"%s","detected_at":"%s","reason":%s,"live":%s}'
+            % (
+                orjson.dumps(self.source),
+                orjson.dumps(customer_id),
+                customer or b"null",
+                orjson.dumps(change.changed),
+                rfc3339(change.first_seen).encode(),
+                rfc3339(now).encode(),
+                orjson.dumps(change.reason),
+                orjson.dumps(live),
+            )
         )
         tx.check_size(self._topics.events, key, data, headers)
         if live is not None:
             headers.append(("ce_live", b"%d" % live))
         tx.send(self._topics.events, key, data, headers)
         tx.send(self._topics.latest, key, customer, headers)
+
+
+def _identity(customer_id: str) -> bytes:
+    """Return an id as it stands in keys: itself, or where that is too long, a hash that is no id (no UTF-8)."""
+    identity = customer_id.encode()
+    return identity if len(identity) <= _LONGEST_ID else b"\xff" + hashlib.blake2b(identity, digest_size=16).digest()
 
 
 def _customer_json(customer: Customer, parts: dict[str, bytes]) -> bytes:

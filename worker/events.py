@@ -160,7 +160,7 @@ def event_id(key: bytes, sequence: int) -> str:
     return hashlib.blake2b(b"%s#%d" % (key, sequence), digest_size=16).hexdigest()
 
 
-def event_headers(  # noqa: PLR0913 - one parameter for each attribute of CloudEvents 1.0 that varies
+def event_headers(
     *,
     key: bytes,
     source: str,

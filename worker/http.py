@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import aiohttp
 import orjson
@@ -148,7 +148,7 @@ class Lane:
         if not settings.allow_private_addresses:
             refuse_private(host, host)
 
-    async def __aenter__(self) -> "Lane":
+    async def __aenter__(self) -> Self:
         """Return itself."""
         return self
 

@@ -26,7 +26,7 @@ PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "recei
 
 async def problems(config: Config) -> list[str]:
     """Return everything that would keep workers from running, each with its path and what to do."""
-    found = []
+    found: list[str] = []
     try:
         config.hasher()
     except ConfigError as error:
@@ -144,20 +144,18 @@ def _line(record: ConsumerRecord, *, pretty: bool) -> str:
         sequence = header(record.headers, "ce_sequence")
         text = (record.value or b"").decode(errors="replace")
         return f"{moment} {key:<28} {type_} {f'#{sequence}' if sequence else ''} {text[:160]}"
-    return orjson.dumps(
-        {
-            "topic": record.topic,
-            "partition": record.partition,
-            "offset": record.offset,
-            "timestamp": record.timestamp,
-            "key": key,
-            "headers": {name: value.decode(errors="replace") for name, value in record.headers},
-            "value": _json(record.value),
-        }
-    ).decode()
+    return orjson.dumps({
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "timestamp": record.timestamp,
+        "key": key,
+        "headers": {name: value.decode(errors="replace") for name, value in record.headers},
+        "value": _json(record.value),
+    }).decode()
 
 
-def _json(value: bytes | None) -> Any:  # noqa: ANN401 - any JSON
+def _json(value: bytes | None) -> Any:
     if value is None:
         return None
     try:

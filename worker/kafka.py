@@ -10,9 +10,8 @@ Guarantees that aiokafka does not give by itself, each beside the code that give
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from types import MappingProxyType
 from typing import Any, ClassVar, Final, cast
 
 import structlog
@@ -22,7 +21,6 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     AuthenticationFailedError,
-    IllegalStateError,
     InvalidProducerEpoch,
     KafkaConnectionError,
     KafkaError,
@@ -33,7 +31,7 @@ from aiokafka.errors import (
 )
 from aiokafka.producer.sender import EndTxnHandler
 from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Array, Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 from aiokafka.structs import OffsetAndMetadata
 
 from worker.errors import FencedError, KafkaUnavailableError, TopicError, TransactionError
@@ -111,7 +109,7 @@ class Connection:
         message = f"Kafka at {settings.bootstrap} ({settings.security_protocol}) cannot be used: {what}"
         return KafkaUnavailableError(message, hint=hint)
 
-    async def _start(self, client: Any, what: str) -> None:  # noqa: ANN401 - aiokafka's clients share no base
+    async def _start(self, client: Any, what: str) -> None:
         try:
             async with asyncio.timeout(self.settings.start_timeout):
                 await client.start()
@@ -123,7 +121,7 @@ class Connection:
             raise
 
     @asynccontextmanager
-    async def admin(self) -> AsyncIterator["Admin"]:
+    async def admin(self) -> AsyncGenerator["Admin"]:
         """Open an admin client; raises KafkaUnavailableError."""
         client = AIOKafkaAdminClient(**self._common())
         await self._start(client, "admin")
@@ -134,7 +132,7 @@ class Connection:
         finally:
             await bounded_stop(client.close(), "admin")
 
-    async def consumer(self, *, committed: bool = True, group: str | None = None, **more: Any) -> AIOKafkaConsumer:  # noqa: ANN401
+    async def consumer(self, *, committed: bool = True, group: str | None = None, **more: Any) -> AIOKafkaConsumer:
         """Start a consumer that commits nothing by itself; raises KafkaUnavailableError.
 
         `committed`: see only what was committed (`read_committed`). `group`: to be a member of that group.
@@ -175,14 +173,14 @@ def _fenced(transactional_id: str) -> FencedError:
     return FencedError(f"the producer {transactional_id} was fenced: another worker owns its partition now")
 
 
-class _EndTxnOnce(EndTxnHandler):  # type: ignore[misc] - aiokafka has no types
+class _EndTxnOnce(EndTxnHandler):  # type: ignore[misc]  # aiokafka has no types
     """EndTxn that is never sent again after an answer was lost."""
 
     def handle_error(self) -> float:
         message = "the answer to EndTxn was lost"
         raise TransactionError(message)
 
-    async def do(self, node_id: int) -> Any:  # noqa: ANN401 - as in aiokafka
+    async def do(self, node_id: int) -> Any:
         try:
             response = await self._sender.client.send(node_id, self.create_request(), group=self.group)
         except KafkaError as error:
@@ -202,11 +200,11 @@ class TransactionalProducer:
         self._client = client
         self._id = transactional_id
         self._settings = settings
-        client._sender._do_txn_commit = self._end_once  # noqa: SLF001 - see the module's second guarantee
+        client._sender._do_txn_commit = self._end_once  # ruff: ignore[private-member-access] - see the module's second guarantee
 
     async def _end_once(self, commit_result: int) -> None:
-        sender = self._client._sender  # noqa: SLF001
-        node = await sender._find_coordinator(1, self._id)  # noqa: SLF001 - 1: a transaction's coordinator
+        sender = self._client._sender  # ruff: ignore[private-member-access]
+        node = await sender._find_coordinator(1, self._id)  # ruff: ignore[private-member-access] - 1: a transaction's coordinator
         await _EndTxnOnce(sender, commit_result).do(node)
 
     async def transact(
@@ -327,7 +325,10 @@ class Admin:
     async def _appear(self, names: set[str]) -> None:
         """Wait until topics that were just made are known to the brokers: they hear of it a moment later."""
         async with asyncio.timeout(self._settings.request_timeout):
-            while {row["topic"] for row in await self._client.describe_topics(list(names)) if not row["error_code"]} != names:
+            while True:
+                rows = await self._client.describe_topics(list(names))
+                if names <= {row["topic"] for row in rows if not row["error_code"]}:
+                    return
                 await asyncio.sleep(_APPEAR_SECONDS)
 
     async def alter(self, changes: Mapping[str, Mapping[str, str]]) -> None:
@@ -347,7 +348,7 @@ class Admin:
 
     async def topic_ids(self, names: Sequence[str]) -> tuple[str, dict[str, str]]:
         """Return the cluster's id and, by name, the ids of topics; raises TopicError for one that does not exist."""
-        client = cast("AIOKafkaClient", self._client._client)  # noqa: SLF001
+        client = cast("AIOKafkaClient", self._client._client)  # ruff: ignore[private-member-access]
         response = await client.send(client.get_random_node(), _TopicIdsRequest(names))
         ids = {}
         for code, name, topic_id, *_ in response.topics:
@@ -381,7 +382,7 @@ class _Uuid:
     """Kafka's UUID on the wire: sixteen bytes."""
 
     @classmethod
-    def decode(cls, data: Any) -> bytes:  # noqa: ANN401 - a BytesIO, as in aiokafka
+    def decode(cls, data: Any) -> bytes:
         return cast("bytes", data.read(16))
 
     @classmethod
@@ -396,18 +397,16 @@ class _Uuid:
 _NAME: Final = CompactString("utf-8")
 
 
-class _TopicIdsResponse(Response):
+class _TopicIdsResponse(Response):  # type: ignore[misc]
     """Metadata v10: the first version that names a topic's id (KIP-516); aiokafka stops at v5."""
 
-    API_KEY = 3  # type: ignore[assignment]
-    API_VERSION = 10  # type: ignore[assignment]
+    API_KEY = 3
+    API_VERSION = 10
     SCHEMA: ClassVar[Schema] = Schema(
         ("throttle_time_ms", Int32),
         (
             "brokers",
-            CompactArray(
-                ("node_id", Int32), ("host", _NAME), ("port", Int32), ("rack", _NAME), ("tags", TaggedFields)
-            ),
+            CompactArray(("node_id", Int32), ("host", _NAME), ("port", Int32), ("rack", _NAME), ("tags", TaggedFields)),
         ),
         ("cluster_id", _NAME),
         ("controller_id", Int32),
@@ -440,7 +439,7 @@ class _TopicIdsResponse(Response):
     )
 
 
-class _TopicIdsRequestV10(RequestStruct):
+class _TopicIdsRequestV10(RequestStruct):  # type: ignore[misc]
     API_KEY = 3
     API_VERSION = 10
     FLEXIBLE_VERSION = True
@@ -454,7 +453,7 @@ class _TopicIdsRequestV10(RequestStruct):
     )
 
 
-class _TopicIdsRequest(Request[_TopicIdsRequestV10]):
+class _TopicIdsRequest(Request[_TopicIdsRequestV10]):  # type: ignore[misc]
     API_KEY = 3
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -462,5 +461,5 @@ class _TopicIdsRequest(Request[_TopicIdsRequestV10]):
 
     def build(self, request_struct_class: type[_TopicIdsRequestV10]) -> _TopicIdsRequestV10:
         no_id = bytes(16)
-        topics = [(no_id, name, {}) for name in self._names]
-        return request_struct_class(topics, False, False, False, {})  # noqa: FBT003 - the protocol's fields in order
+        topics: list[tuple[bytes, str, dict[int, bytes]]] = [(no_id, name, {}) for name in self._names]
+        return request_struct_class(topics, False, False, False, {})

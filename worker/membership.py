@@ -1,11 +1,11 @@
 """Which partitions are ours: the group member, and the tasks that live and die with its assignment.
 
-The member is used for assignment only. A partition given to us starts a task, one kept over a rebalance is put on hold
-meanwhile, one taken away ends. Guarantees:
+The member is used for assignment only. A partition given to us starts a task, one kept over a rebalance is
+put on hold meanwhile, one taken away ends. Guarantees:
 
 - a task initialises its producer only while a heartbeat of the current generation has just been answered;
 - a fenced task is dropped and the group joined anew; no second producer with its id is started before that;
-- a task that ended by itself is started again, with a growing pause, or its error stops the worker if no retry can help;
+- a task that ended by itself is started again, with a growing pause; an error that no retry can help stops the worker;
 - stopping takes no longer than the grace period, and what it had to cut is said.
 """
 
@@ -45,7 +45,7 @@ class _Owned:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Membership(ConsumerRebalanceListener):  # type: ignore[misc] - aiokafka has no types
+class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
     """One member of one group, with a task for every partition it is given."""
 
     def __init__(
@@ -142,7 +142,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] - aiokafka ha
 
     # Called by aiokafka, which logs and swallows what is raised here: failures are kept for `_poll`.
 
-    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # ruff: ignore[unused-method-argument] - aiokafka's contract
         """Put every task on hold: the group decides anew."""
         self._assigned = set()
         timeout = self._connection.settings.commit_timeout
@@ -182,7 +182,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc] - aiokafka ha
         if consumer is not None and partition in self._assigned:
             try:
                 async with asyncio.timeout(self._connection.settings.session_timeout):
-                    answered = await consumer._coordinator._do_heartbeat()  # noqa: SLF001 - no public way to ask now
+                    answered = await consumer._coordinator._do_heartbeat()  # ruff: ignore[private-member-access] - no public way to ask now
             except TimeoutError:
                 answered = False
         if not (answered and consumer is self._consumer and partition in self._assigned):

@@ -131,9 +131,7 @@ class Status:
 class Source:
     """One source's loop."""
 
-    def __init__(
-        self, name: str, adapter: Adapter, settings: SourceSettings, detector: Detector, task: Task
-    ) -> None:
+    def __init__(self, name: str, adapter: Adapter, settings: SourceSettings, detector: Detector, task: Task) -> None:
         """Prepare; `run` does the work."""
         self.name = name
         self._adapter = adapter
@@ -238,7 +236,7 @@ class Source:
     def _backoff(self) -> float:
         low, high = _BACKOFF
         self._failures += 1
-        return float(min(high, low * 2 ** (self._failures - 1)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        return float(min(high, low * 2 ** (self._failures - 1)) * random.uniform(0.5, 1.0))  # ruff: ignore[suspicious-non-cryptographic-random-usage] - jitter
 
     async def _credentials(self) -> None:
         """Read the secrets, now and then, and get a token where the API wants one."""
@@ -342,7 +340,7 @@ class Source:
         await self._ended(feed)
 
     async def _ended(self, feed: Feed) -> None:
-        """A feed was read to its end: it is due again after its interval."""
+        """Note that a feed was read to its end: it is due again after its interval."""
         checkpoint = self._detector.checkpoint
         if feed.name not in checkpoint.read:
             checkpoint.read.append(feed.name)
@@ -378,7 +376,7 @@ class Source:
         self._save(tx)
 
     def _save(self, tx: Transaction) -> None:
-        """Move the checkpoint with what was written; alone only now and then, since an unchanged page writes nothing."""
+        """Move the checkpoint with what was written; alone only now and then: an unchanged page writes nothing."""
         if tx.changes or tx.outputs or time.monotonic() - self._saved_at > _SAVE_SECONDS:
             self._detector.save(tx)
             self._saved_at = time.monotonic()
@@ -409,7 +407,7 @@ class Source:
     # Enumerations
 
     async def _enumeration(self, feed: Feed, cursor: Cursor | None) -> _Enumeration:
-        """Return the enumeration that this page belongs to; one resumed from an earlier owner's cursor proves nothing."""
+        """Return the enumeration that this page belongs to; one resumed from an earlier owner proves nothing."""
         scan = self._scans.get(feed.name)
         if scan is None:
             mark = b"%s/%s/" % (self.name.encode(), feed.name.encode())
@@ -429,7 +427,7 @@ class Source:
                 scan.canary = item.id
 
     async def _conclude(self, feed: Feed, scan: _Enumeration) -> None:
-        """An enumeration has ended: conclude which customers are absent, if it may."""
+        """Conclude from an enumeration that has ended which customers are absent, if it may."""
         await self._committed(lambda _: None)
         checkpoint = self._detector.checkpoint
         marked, missing, plan = await self._compare(scan)

@@ -74,7 +74,8 @@ class Probes:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         return web.Response(
-            body=generate_latest(telemetry.REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST}
+            body=generate_latest(telemetry.REGISTRY),  # type: ignore[no-untyped-call]
+            headers={"Content-Type": CONTENT_TYPE_LATEST},
         )
 
     async def stop(self) -> None:
@@ -102,7 +103,9 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
     lanes = {name: Lane(name, target, authorize) for name, (target, authorize) in ways.items()}
     try:
         memberships = [
-            _membership(config, connection, stage, _spec(config, stage, folder, (cluster_id, topic_ids), hasher), hasher, lanes)
+            _membership(
+                config, connection, stage, _spec(config, stage, folder, (cluster_id, topic_ids), hasher), hasher, lanes
+            )
             for stage in stages
         ]
         await _run(config, memberships, stopping)
@@ -144,7 +147,7 @@ def _spec(config: Config, stage: str, folder: Path, ids: tuple[str, dict[str, st
     return TaskSpec(stage, version, folder, cluster_id, topic_ids[config.topics.state(stage)])
 
 
-def _membership(  # noqa: PLR0913, PLR0917 - everything a stage is put together of
+def _membership(
     config: Config, connection: Connection, stage: str, spec: TaskSpec, hasher: Hasher, lanes: Lanes
 ) -> Membership:
     topics = config.topics

@@ -10,13 +10,12 @@ by `commit`, which is called after Kafka's commit has succeeded.
 """
 
 import fcntl
-import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import lmdb
 import orjson
@@ -154,7 +153,7 @@ class Store:
         return StoreTransaction(self._txn, self._data, self._scratch)
 
     @contextmanager
-    def reading(self) -> Iterator["StoreTransaction"]:
+    def reading(self) -> Generator["StoreTransaction"]:
         """Open a view of what is committed; nothing can be written through it."""
         with self._env.begin(db=self._data) as txn:
             yield StoreTransaction(txn, self._data, self._scratch)
@@ -222,15 +221,16 @@ class StoreTransaction:
 
     __slots__ = ("changes", "database", "get", "remove", "scratch", "txn", "write")
 
-    def __init__(self, txn: lmdb.Transaction, database: object, scratch: object) -> None:
+    def __init__(self, txn: lmdb.Transaction, database: Any, scratch: Any) -> None:
         """Wrap `txn`; `changes` is by key what was written (None: deleted), in the order of first writing."""
         self.txn = txn
         self.database = database
         self.scratch = scratch
         self.changes: dict[bytes, bytes | None] = {}
-        self.get = txn.get  # bound at once: a look-up is the most frequent thing that is done
-        self.write = txn.put
-        self.remove = txn.delete
+        # Bound at once: a look-up is the most frequent thing that is done. LMDB gives bytes unless asked for views.
+        self.get = cast("Callable[[bytes], bytes | None]", txn.get)
+        self.write = cast("Callable[[bytes, bytes], bool]", txn.put)
+        self.remove = cast("Callable[[bytes], bool]", txn.delete)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set `key`."""
@@ -245,10 +245,12 @@ class StoreTransaction:
     def scan(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) under `prefix` in byte order, from `start` on."""
         with self.txn.cursor(self.database) as cursor:
-            found = cursor.set_range(max(prefix, start or prefix))
-            while found and cursor.key().startswith(prefix):
-                yield cursor.item()
-                found = cursor.next()
+            if not cursor.set_range(max(prefix, start or prefix)):
+                return
+            for key, value in cast("Iterator[tuple[bytes, bytes]]", cursor):
+                if not key.startswith(prefix):
+                    return
+                yield key, value
 
     def mark(self, key: bytes) -> bool:
         """Set a mark that only this store knows (never in Kafka); return whether it was not set before."""
@@ -262,5 +264,5 @@ class StoreTransaction:
         """Remove all marks that start with `prefix`."""
         with self.txn.cursor(self.scratch) as cursor:
             found = cursor.set_range(prefix)
-            while found and cursor.key().startswith(prefix):
+            while found and bytes(cursor.key()).startswith(prefix):
                 found = cursor.delete()

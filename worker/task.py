@@ -215,7 +215,9 @@ class Task:
             found = state.get(VERSION_KEY)
         if found is None or int(found) == self._spec.version:
             return
-        message = f"the state of {self.stage} has format {found.decode()}, this version of Rollcall writes {self._spec.version}"
+        message = (
+            f"the state of {self.stage} has format {int(found)}, this version of Rollcall writes {self._spec.version}"
+        )
         newer = int(found) > self._spec.version
         hint = (
             "It was written by a newer version of Rollcall: run that one, or set an earlier state generation."
@@ -277,14 +279,14 @@ class Task:
         """Return why the task is finished, None while it is not."""
         return self._dead
 
-    async def hold(self, timeout: float) -> None:
-        """Start no further transaction, and wait up to `timeout` seconds for the open one to end."""
+    async def hold(self, patience: float) -> None:
+        """Start no further transaction, and wait up to `patience` seconds for the open one to end."""
         self._open.clear()
         try:
-            async with asyncio.timeout(timeout), self._lock:
+            async with asyncio.timeout(patience), self._lock:
                 pass
         except TimeoutError:
-            self.log.warning("transaction_outlasts_hold", seconds=timeout)
+            self.log.warning("transaction_outlasts_hold", seconds=patience)
 
     def resume(self) -> None:
         """Go on after `hold`: the group gave us the same partition again."""

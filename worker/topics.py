@@ -164,7 +164,8 @@ class Topics:
             *((self.state(stage), "state key", "compact", False, state) for stage in stages),
         ]
         return tuple(
-            TopicSpec(name, key, cleanup, self.partitions, public, config) for name, key, cleanup, public, config in rows
+            TopicSpec(name, key, cleanup, self.partitions, public, config)
+            for name, key, cleanup, public, config in rows
         )
 
 

@@ -1,7 +1,7 @@
 """A whole deployment of real processes that a test may kill: the demo's world, a broker and workers."""
 
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,9 @@ class Site:
 
     async def wrong(self) -> list[str]:
         """Return everything that differs from how it must be, now."""
-        return [f"{check.name}: {line}" for check in checks.run(self.world, await self.topics()) for line in check.wrong]
+        return [
+            f"{check.name}: {line}" for check in checks.run(self.world, await self.topics()) for line in check.wrong
+        ]
 
 
 def merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def merged(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def site(  # noqa: D103 - see Site
+async def site(  # ruff: ignore[undocumented-public-function] - see Site
     folder: Path,
     *,
     customers: int,
@@ -60,7 +62,7 @@ async def site(  # noqa: D103 - see Site
     nodes: int = 1,
     over: Mapping[str, Any] | None = None,
     roles: Mapping[str, Sequence[str]] = ROLES,
-) -> AsyncIterator[Site]:
+) -> AsyncGenerator[Site]:
     world = World(seed)
     os.environ |= {"DEMO_KEY": KEY, "ROLLCALL_PEPPER": "a pepper of the tests"}
     async with embedded.cluster(folder / "kafka", nodes=nodes) as kafka:

@@ -1,5 +1,7 @@
 """What a task guarantees, on a real broker."""
 
+from collections.abc import Callable
+
 import pytest
 from aiokafka import TopicPartition
 
@@ -11,7 +13,7 @@ from worker.task import Transaction
 from worker.topics import Topics
 
 
-def write(deployment: Deployment, *names: str):
+def write(deployment: Deployment, *names: str) -> Callable[[Transaction], None]:
     """Return work that sends one event and sets one state key for each name."""
 
     def work(tx: Transaction) -> None:
@@ -186,9 +188,8 @@ async def test_nothing_starts_without_the_groups_word(deployment: Deployment) ->
     mine = deployment.task("poll", folder="mine")
     await mine.start(owner)
 
-    async def refuse() -> None:
-        message = "not yours"
-        raise FencedError(message)
+    async def refuse() -> None:  # ruff: ignore[unused-async] - awaited by contract
+        raise FencedError("not yours")
 
     other = deployment.task("poll", folder="other")
     with pytest.raises(FencedError):

@@ -11,7 +11,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -67,7 +67,7 @@ def settings(bootstrap: str, world: World) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _stage(seed: int, customers: int) -> AsyncIterator[tuple[World, Config, Workers, Path]]:
+async def _stage(seed: int, customers: int) -> AsyncGenerator[tuple[World, Config, Workers, Path]]:
     """Set everything up, and take it down again whatever happens."""
     folder = Path(tempfile.mkdtemp(prefix="rollcall-demo-"))
     world = World(seed)
@@ -188,7 +188,9 @@ def _report(console: Console, world: World, results: list[checks.Check]) -> int:
         if len(check.wrong) > _SHOWN:
             console.print(f"  ... and {len(check.wrong) - _SHOWN} more", style="red")
     failed = any(check.wrong for check in results)
-    console.print("Something differs." if failed else "Everything is as it must be.", style="red" if failed else "green")
+    console.print(
+        "Something differs." if failed else "Everything is as it must be.", style="red" if failed else "green"
+    )
     return 1 if failed else 0
 
 

@@ -1,8 +1,9 @@
 """The demo's world: two simulated systems, what happens to them, and the truth that the result is held against.
 
 `crm` is where customers are kept, `shop` a system downstream. Half of the crm's customers have a counterpart in the
-shop, which their `customerId` names. Some customers are planted twice (with a typo, swapped names, another case), others
-only look alike (a household, an office phone, a placeholder e-mail). A person's number is the truth about who is who.
+shop, which their `customerId` names. Some customers are planted twice (with a typo, swapped names, another case),
+others only look alike (a household, an office phone, a placeholder e-mail). A person's number is the truth
+about who is who.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ class World:
     async def start(self, customers: int) -> None:
         """Start both systems with `customers` each."""
         self.people = People(self.seed)
-        self.random = random.Random(self.seed)
+        self.random = random.Random(self.seed)  # ruff: ignore[suspicious-non-cryptographic-random-usage] - a story, not a secret
         for number, name in enumerate((CRM, SHOP)):
             self.systems[name] = Drivly(seed=self.seed * 10 + number, authorization=KEY)
             await self.systems[name].start()
@@ -47,8 +48,8 @@ class World:
         for name in (CRM, SHOP):
             for person in self.people.people(customers - customers // 2):
                 self.create(name, person)
-        self._doomed = list(self.links)[: len(self.links) // 4]
-        self._spared = {f"{CRM}/{crm}" for crm in self._doomed} | {f"{SHOP}/{self.links[crm]}" for crm in self._doomed}
+        self._doomed += list(self.links)[: len(self.links) // 4]
+        self._spared |= {f"{CRM}/{crm}" for crm in self._doomed} | {f"{SHOP}/{self.links[crm]}" for crm in self._doomed}
 
     async def stop(self) -> None:
         """Stop both systems."""
@@ -71,7 +72,9 @@ class World:
 
     def live(self) -> dict[str, dict[str, Any]]:
         """Return every customer that exists now, as its system serves it, by `<source>/<id>`."""
-        return {f"{name}/{key}": body for name, system in self.systems.items() for key, body in system.customers().items()}
+        return {
+            f"{name}/{key}": body for name, system in self.systems.items() for key, body in system.customers().items()
+        }
 
     def clusters(self) -> set[frozenset[str]]:
         """Return the truth about duplicates: the live customers of each person that has more than one."""
@@ -105,7 +108,9 @@ class World:
     def _any(self) -> str:
         """Return a live customer that is not about to be deleted."""
         name = self.random.choice((CRM, SHOP))
-        return self.random.choice([key for key in map(f"{name}/".__add__, self.systems[name].customers()) if key not in self._spared])
+        return self.random.choice([
+            key for key in map(f"{name}/".__add__, self.systems[name].customers()) if key not in self._spared
+        ])
 
     def _update(self) -> None:
         name, _, key = self._any().partition("/")
@@ -141,13 +146,13 @@ class World:
 
     def clustered(self, number: int) -> bool:
         """Return whether a person has three customers already."""
-        return sum(other == number for other in self.persons.values()) > 2  # noqa: PLR2004 - plenty
+        return sum(other == number for other in self.persons.values()) > 2  # ruff: ignore[magic-value-comparison] - plenty
 
     def _household(self) -> None:
         one = self._people_by_key[self.random.choice([*self._people_by_key])]
         other = self.people.person()
-        home = {"family": one.family, "house": one.house, "street": one.street, "postcode": one.postcode, "city": one.city}
-        self.create(SHOP, replace(other, **home, state=one.state, country=one.country, phone=one.phone))
+        at_home = replace(other, family=one.family, house=one.house, street=one.street, postcode=one.postcode)
+        self.create(SHOP, replace(at_home, city=one.city, state=one.state, country=one.country, phone=one.phone))
         self.done["no duplicate: household"] += 1
 
     def _office_phone(self) -> None:

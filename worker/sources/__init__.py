@@ -179,7 +179,7 @@ class Adapter(Protocol):
     # What becomes of which of the upstream's fields unless the settings say otherwise (see `worker.privacy`).
     privacy: ClassVar[Mapping[str, Treatment]]
 
-    def __init__(self, name: str, settings: Any) -> None:  # noqa: ANN401 - an instance of its own Settings
+    def __init__(self, name: str, settings: Any) -> None:
         """`name` is the source's; `settings` an instance of `Settings`."""
 
     def feeds(self) -> tuple[Feed, ...]:
@@ -192,7 +192,7 @@ class Adapter(Protocol):
         """Read the answer to `request` of the same feed, cursor and moment."""
 
     def lookup(self, customer_id: str) -> Request | None:
-        """Return the request that looks one customer up; None if the id can be none of this API or it has no look-up."""
+        """Return the request that looks one customer up; None if the id is none of this API's, or it has none."""
 
     def read_lookup(self, customer_id: str, response: Response) -> Verdict:
         """Read the answer to `lookup`."""
@@ -207,7 +207,7 @@ class Adapter(Protocol):
         """Read the answer to `token_request`."""
 
     def essence(self, row: Row) -> object:
-        """Return what of the record is fingerprinted: the record less what moves without the customer having changed."""
+        """Return what of the record is fingerprinted: all but what moves without the customer having changed."""
 
     def normalize(self, row: Row, normalizer: Normalizer) -> Customer:
         """Return the normalized customer, with `first_seen` left empty. Never raises over bad data in a field."""
