@@ -1,6 +1,6 @@
 """Lists as servers give them: pages that may lead in a circle, and lists whose order means nothing.
 
-Pure, and bounded in memory: the trail of a paging of any length is three small values in its cursor.
+Pure, and bounded in memory: the trail of a paging of any length is four small values in its cursor.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from typing import Any, Final
 from worker.errors import MalformedPageError
 from worker.sources.reading import malformed
 
-# [hash of a place that was passed, steps since then, steps after which a later place is remembered instead]
+# [hash of the last place, of a place passed before, steps since that, steps after which another is remembered instead]
 Trail = list[Any]
 
 _DIGEST_BYTES: Final = 8
@@ -20,16 +20,16 @@ _SCALARS: Final = (str, int, float, bool)
 def follow(trail: Trail | None, place: str, doing: str) -> Trail:
     """Return the trail of a paging that goes on at `place` (None: it begins there).
 
-    Raises MalformedPageError where the paging has been at `place` before: it would go round for ever. One place is
-    remembered at a time, for twice as many steps as the one before (Brent's cycle detection), so that any circle is
-    found within three times the pages that it takes to go round it once.
+    Raises MalformedPageError where the paging has been at `place` before: it would go round for ever. Beside the last
+    place, one is remembered at a time, for twice as many steps as the one before (Brent's cycle detection), so that any
+    circle is found within three times the pages that it takes to come into it and go round it once.
     """
     digest = hashlib.blake2b(place.encode(), digest_size=_DIGEST_BYTES).hexdigest()
-    mark, steps, power = trail or ("", 0, 1)
-    if digest == mark:
+    last, passed, steps, most = trail or ("", "", 0, 1)
+    if digest in {last, passed}:
         raise _circle(doing)
     steps += 1
-    return [digest, 0, power * 2] if steps >= power else [mark, steps, power]
+    return [digest, digest, 0, most * 2] if steps >= most else [digest, passed, steps, most]
 
 
 def _circle(doing: str) -> MalformedPageError:

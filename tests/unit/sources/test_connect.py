@@ -287,7 +287,7 @@ def test_a_customer_that_stands_twice_on_a_page_is_told_once() -> None:
 def test_only_a_cursor_can_expire() -> None:
     """A 400 to a cursor starts over, any other 400 is a refusal."""
     with pytest.raises(CursorExpiredError):
-        source().read("scan", {"cursor": "x", "trail": ["", 0, 1]}, MOMENT, answer({}, 400))
+        source().read("scan", {"cursor": "x", "trail": []}, MOMENT, answer({}, 400))
     for cursor in (None, {"offset": 10}):
         with pytest.raises(RefusedError):
             source().read("scan", cursor, MOMENT, answer({}, 400))
