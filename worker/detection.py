@@ -152,7 +152,7 @@ class Detector:
             return
         try:
             essence = orjson.dumps(self.adapter.essence(row), option=_SORTED)
-        except Exception as error:  # noqa: BLE001 - see _unreadable
+        except Exception as error:  # ruff: ignore[blind-except] - see _unreadable
             self._unreadable(tx, row, error)
             return
         fingerprint = self._hasher.fingerprint(self._tag + essence)
@@ -164,7 +164,7 @@ class Detector:
         try:
             customer = self.adapter.normalize(row, self._normalizer)
             parts = changes.rewritten(customer)
-        except Exception as error:  # noqa: BLE001 - see _unreadable
+        except Exception as error:  # ruff: ignore[blind-except] - see _unreadable
             self._unreadable(tx, row, error)
             return
         decision = changes.seen(

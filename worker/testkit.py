@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
+from worker.errors import RecordTooLargeError
 from worker.events import (
     CREATED,
     DELETED,
@@ -32,7 +33,7 @@ from worker.handling import Call, Dead, Done, Handler, Outcome, Record, Reply, R
 from worker.topics import partition_of
 
 
-def person(  # noqa: PLR0913 - the fields of a customer that matter to handlers
+def person(
     source: str,
     customer_id: str,
     *,
@@ -117,7 +118,7 @@ class MemoryState:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set `key`; ValueError for a key or value that LMDB would refuse."""
-        if not 1 <= len(key) <= 500:  # noqa: PLR2004 - the limit of the contract
+        if not 1 <= len(key) <= 500:  # ruff: ignore[magic-value-comparison] - the limit of the contract
             message = f"a key has 1 to 500 bytes, not {len(key)}"
             raise ValueError(message)
         self._undo.setdefault(key, self.data.get(key))
@@ -184,6 +185,37 @@ class MemoryTx(MemoryState):
         self.calls.append(call)
 
 
+class MemoryPollTx(MemoryTx):
+    """A transaction of a poll task: marks beside it, and records only up to `max_bytes` of key and value."""
+
+    def __init__(self, max_bytes: int = 1_000_000) -> None:
+        """Start with an empty state and no marks."""
+        super().__init__()
+        self.marks: set[bytes] = set()
+        self.max_bytes = max_bytes
+
+    def mark(self, key: bytes) -> bool:
+        """Set a mark; return whether it is new."""
+        new = key not in self.marks
+        self.marks.add(key)
+        return new
+
+    def marked(self, key: bytes) -> bool:
+        """Return whether a mark is set."""
+        return key in self.marks
+
+    def unmark(self, prefix: bytes) -> None:
+        """Remove the marks that start with `prefix`."""
+        self.marks = {key for key in self.marks if not key.startswith(prefix)}
+
+    def check_size(self, topic: str, key: bytes, value: bytes | None, headers: Headers | None) -> None:
+        """Raise RecordTooLargeError as a real transaction does."""
+        size = len(key) + len(value or b"") + sum(len(name) + len(content) for name, content in headers or ())
+        if size > self.max_bytes:
+            message = f"a record for {topic} takes {size} bytes"
+            raise RecordTooLargeError(message, size=size)
+
+
 @dataclass
 class _Task:
     handler: Handler
@@ -216,7 +248,7 @@ class Harness:
         self.topics: dict[str, list[list[Record]]] = defaultdict(lambda: [[] for _ in range(partitions)])
         self.outcomes: list[tuple[str, Record, Outcome]] = []
         self._answer = answer or (lambda _: None)
-        self._random = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+        self._random = random.Random(seed)  # ruff: ignore[suspicious-non-cryptographic-random-usage] - a schedule, not a secret
         self._make = list(make)
         self._tasks: list[_Task] = []
         for maker in self._make:
