@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from base64 import b64encode
+from collections.abc import Callable
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worker.simulator import Connect, Dintero, Drivly, MyKaarma, People, Person, Simulator
+from worker.simulator.answers import Ask
 
 SYSTEMS = [Connect, Dintero, Drivly, MyKaarma]
 ADDRESS = re.compile(r"[^@\s\"]+@([a-z.]+)", re.IGNORECASE)
+BASIC = "Basic " + b64encode(b"rollcall:mykaarma-test-password").decode()
+KEYLESS: dict[type[Simulator], Callable[..., Simulator]] = {
+    Connect: partial(Connect, api_key=None),
+    Dintero: Dintero,
+    Drivly: partial(Drivly, authorization=None, database="sqlite"),
+    MyKaarma: MyKaarma,
+}
 pytestmark = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.kind)
 
 
@@ -96,6 +111,58 @@ async def test_an_error_has_the_systems_body(system: type[Simulator]) -> None:
         async with session.get(sim.url) as response:
             assert response.status == 503
             assert await response.json()
+
+
+PATHS = st.sampled_from([
+    "/api/customers",
+    "/api/customers/3",
+    "/customers",
+    "/customers/x",
+    "/customer/v2/customer/x",
+    "/v1/accounts/P12345678/customers/users",
+    "/v1/accounts/P12345678/auth/token",
+])
+NAMES = st.sampled_from([
+    *("where", "where[id]", "where[and][0][id]", "where[or][]", "where[updatedAt]", "where[email]", "where[leads]"),
+    *("limit", "page", "sort", "select", "depth", "pagination", "cursor", "search", "offset", "excludeOrderType"),
+    *("since_datetime", "starting_after", "include_deleted", "type", "email", "attributes_keys", "total"),
+])
+MORE = st.sampled_from(["", "[]", "[equals]", "[in]", "[greater_than]", "[like]", "[exists]", "[near]", "[0]"])
+VALUES = st.one_of(
+    st.text(max_size=8),
+    st.sampled_from([
+        "",
+        "0",
+        "-1",
+        "1e999",
+        "9" * 30,
+        "nan",
+        "{}",
+        "[1]",
+        '{"id":{"in":[1,null]}}',
+        "2020-01-01",
+        "%",
+        "+",
+    ]),
+)
+QUERIES = st.lists(st.tuples(NAMES, MORE, VALUES), max_size=4).map(
+    lambda parts: "&".join(name + more + "=" + quote(value, safe="") for name, more, value in parts)
+)
+BODIES = st.one_of(st.binary(max_size=20), st.sampled_from([b"", b"{}", b"[]", b"null", b'{"requesterUserUUID":"x"}']))
+METHODS = st.sampled_from(["GET", "POST", "PATCH", "DELETE", "PUT"])
+
+
+@given(METHODS, PATHS, QUERIES, BODIES)
+def test_whatever_is_asked_is_answered(
+    system: type[Simulator], method: str, path: str, query: str, body: bytes
+) -> None:
+    """A simulator has no failures but those it imitates: the client's are 4xx, and a 500 is Payload's own."""
+    sim = KEYLESS[system](customers=5)
+    if isinstance(sim, Dintero):
+        sim.tokens["t"] = float("inf")
+    headers = {"Authorization": "Bearer t" if system is Dintero else BASIC}
+    answer = asyncio.run(sim.answer(Ask(method, path, query, headers, body)))
+    assert answer.status < 500 or (system is Drivly and answer.status == 500)
 
 
 def test_planted_duplicates_share_what_they_were_given(system: type[Simulator]) -> None:

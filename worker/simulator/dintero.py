@@ -277,7 +277,7 @@ def _behind(view: View, token: Any) -> int:
     """Find where a listing goes on: behind a paging token, or behind a user's id, as the document says too."""
     if token is None:
         return 0
-    row = view.get(token)
+    row = view.get(token) if isinstance(token, str) else None
     if row is not None:
         return bisect_right(view.ordered, row.order, key=by_order)
     try:

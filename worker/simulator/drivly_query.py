@@ -12,6 +12,8 @@ from worker.simulator.where import DatabaseError, number
 DEFAULT_LIMIT = 10
 DEFAULT_DEPTH = 2
 DEEPEST = 10
+LARGEST = 2**53
+"""Above it, JavaScript's numbers are no longer whole."""
 
 
 class Paging(NamedTuple):
@@ -70,7 +72,7 @@ def _counter(page: int | str, limit: int | str) -> int | None:
 def _numeral(text: Any) -> int | str:
     """Read an integer, or return the text itself where it is none."""
     value = number(text) if isinstance(text, str) and text else None
-    if isinstance(value, float) and not value.is_integer():
+    if value is not None and (value != value // 1 or abs(value) > LARGEST):
         raise DatabaseError
     return str(text) if value is None else int(value)
 
@@ -101,7 +103,7 @@ def read_depth(text: Any) -> int:
     value = number(text) if isinstance(text, str) else None
     if not text:
         return DEFAULT_DEPTH
-    return 0 if value is None else min(DEEPEST, int(value))
+    return 0 if value is None else int(min(DEEPEST, value))
 
 
 def selected(document: dict[str, Any], select: Any) -> dict[str, Any]:
