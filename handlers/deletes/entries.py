@@ -30,7 +30,8 @@ class Entry:
     requested: list[tuple[str, str]] = field(default_factory=list)  # (request, target) that its return calls off
     cluster: str | None = None  # digest of its newest cluster record
     cluster_at: int | None = None
-    duplicate: list[tuple[str, str]] = field(default_factory=list)  # (request, target) that rest on that record
+    losing: dict[str, Any] | None = None  # it is a duplicate, by that record: of whom, by which evidence
+    duplicate: list[tuple[str, str]] = field(default_factory=list)  # (request, target) that its change calls off
 
     @classmethod
     def load(cls, state: State, key: bytes) -> "Entry | None":

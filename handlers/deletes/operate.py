@@ -1,13 +1,14 @@
 """What an operator sees and decides: pure functions over the contents of topics, for the command line to print.
 
-Every one takes records as they are read (old and new ones of a key, or only the newest) and works on the newest. What is
-to be done comes back as decisions, to be written to the approvals topic; nothing here does anything itself.
+Every one takes records as they are read (old and new ones of a key, or only the newest) and works on the newest. What
+is to be done comes back as decisions, to be written to the approvals topic; nothing here does anything itself.
 """
 
 import base64
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from operator import itemgetter
+from typing import Any, Literal, TypedDict
 
 import orjson
 
@@ -57,13 +58,13 @@ def listing(
         and target in {None, row["target"]}
         and source in {None, row["origin"].partition("/")[0]}
     ]
-    return sorted(kept, key=lambda row: (row["since"], row["request"]), reverse=True)
+    return sorted(kept, key=itemgetter("since", "request"), reverse=True)
 
 
 def plans(status: Iterable[Record], *, state: str | None = "held") -> list[dict[str, Any]]:
     """Return the plans on the status topic, the oldest first; those that wait for a person unless asked otherwise."""
     found = [value for key, value in newest(status).items() if key.startswith("plan/")]
-    return sorted((plan for plan in found if state in {None, plan["state"]}), key=lambda plan: plan["held_at"])
+    return sorted((plan for plan in found if state in {None, plan["state"]}), key=itemgetter("held_at"))
 
 
 def show(
@@ -74,13 +75,11 @@ def show(
     With `undo`, the content of the undo copy is under `copy` (as JSON where it is JSON, else base64). Raises UsageError
     where there is no such deletion, or the copy cannot be opened.
     """
-    receipt = next((_decoded(record) for record in receipts if record.key == name.encode()), None)
     key, entry = _find(newest(deletions), name)
+    id_ = name if entry is None else entry["request"]["id"]
+    receipt = next((_decoded(record) for record in receipts if record.key == id_.encode()), None)
     if entry is None and receipt is None:
         raise UsageError(f"there is no deletion {name!r}", hint="`rollcall deletions list` shows what there is.")
-    if entry is not None and receipt is None:
-        id_ = entry["request"]["id"].encode()
-        receipt = next((_decoded(record) for record in receipts if record.key == id_), None)
     shown: dict[str, Any] = {"deletion": entry, "receipt": receipt}
     if entry is not None and undo is not None and entry["undo"] is not None:
         content = undo.decrypt(entry["request"]["id"], key, entry["undo"])
@@ -91,34 +90,66 @@ def show(
     return shown
 
 
-def approve_or_reject(
-    what: str, status: Iterable[Record], deletions: Iterable[Record], name: str, *, id_: str, who: str, at: int
-) -> Decision:
-    """Return the decision to approve or reject a plan or a single request, bound to what there is now.
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command as it was given: its own id, who gave it (as claimed), and when, in milliseconds since the epoch."""
 
-    `at`: milliseconds since the epoch. Raises UsageError where there is no such plan or request.
+    id: str
+    who: str
+    at: int
+
+
+def handle(plan: Mapping[str, Any]) -> str:
+    """Return the name by which a person decides on a plan as it was shown: `<plan>@<hash>`."""
+    return f"{plan['plan']}@{plan['hash']}"
+
+
+def approve_or_reject(
+    what: Literal["approve", "reject"],
+    status: Iterable[Record],
+    deletions: Iterable[Record],
+    name: str,
+    command: Command,
+) -> Decision:
+    """Return the decision on a plan (`<plan>@<hash>`; without a hash, as it is now) or on a single request.
+
+    A request is named by its id or by `<target>/<customer id>`. Raises UsageError where there is neither.
     """
-    verb = "approve" if what == "approve" else "reject"
-    plan = newest(status).get(f"plan/{name}")
+    short, _, seen = name.partition("@")
+    plan = newest(status).get(f"plan/{short}")
     if plan is not None:
-        return decision(id_, verb, who=who, at=at, plan=name, hash_=plan["hash"], target=plan["target"])
+        return decision(
+            command.id,
+            what,
+            who=command.who,
+            at=command.at,
+            plan=short,
+            hash_=seen or plan["hash"],
+            target=plan["target"],
+        )
     _, entry = _find(newest(deletions), name)
     if entry is None:
         raise UsageError(f"there is no plan and no request {name!r}", hint="`rollcall deletions list` shows both.")
     request = entry["request"]
-    return decision(id_, verb, who=who, at=at, request=request["id"], target=request["target"])
+    return decision(
+        command.id, what, who=command.who, at=command.at, request=request["id"], target=request["target"]
+    )
 
 
-def retry(
-    deletions: Iterable[Record], settings: DeletesSettings, name: str, *, id_: str, who: str, at: int
-) -> Decision:
-    """Return the decision to have a request made anew that is blocked or has failed, or to let a target go on."""
+def retry(deletions: Iterable[Record], settings: DeletesSettings, name: str, command: Command) -> Decision:
+    """Return the decision to have a request made anew that is blocked or has failed, or to let a target go on.
+
+    Raises UsageError where there is no target and no request of that name.
+    """
     if name in settings.targets:
-        return decision(id_, "retry", who=who, at=at, target=name)
+        return decision(command.id, "retry", who=command.who, at=command.at, target=name)
     _, entry = _find(newest(deletions), name)
     if entry is None:
-        raise UsageError(f"there is no target and no request {name!r}")
-    return decision(id_, "retry", who=who, at=at, request=entry["request"]["id"], target=entry["request"]["target"])
+        raise UsageError(f"there is no target and no request {name!r}", hint="Requests: `rollcall deletions list`.")
+    request = entry["request"]
+    return decision(
+        command.id, "retry", who=command.who, at=command.at, request=request["id"], target=request["target"]
+    )
 
 
 def export(receipts: Iterable[Record]) -> Iterator[bytes]:
@@ -171,11 +202,18 @@ def erasure(
     return Erasure({key: people[key] for key in sorted(wanted)}, targets, unreachable)
 
 
-def erase(plan: Erasure, *, id_: str, who: str, at: int) -> list[Decision]:
+def erase(plan: Erasure, command: Command) -> list[Decision]:
     """Return the decisions that carry out the plan of an erasure, one for each customer that can be reached."""
     reached = [key for key in plan.customers if key not in plan.unreachable]
     return [
-        decision(f"{id_}-{number}", "erase", who=who, at=at, customer=key, sequence=plan.customers[key])
+        decision(
+            f"{command.id}-{number}",
+            "erase",
+            who=command.who,
+            at=command.at,
+            customer=key,
+            sequence=plan.customers[key],
+        )
         for number, key in enumerate(reached, 1)
     ]
 

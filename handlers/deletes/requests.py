@@ -11,7 +11,7 @@ It remembers every customer of the sources that matter as it was last published,
 
 import hashlib
 from collections.abc import Mapping
-from typing import Any, Final, cast, get_args
+from typing import Any, Final
 
 import orjson
 
@@ -30,10 +30,20 @@ from handlers.deletes.model import (
     send_request,
     send_vouch,
 )
+from handlers.deletes.reading import (
+    customer_of,
+    departure_of,
+    facts_of_link,
+    membership_of,
+    number_of,
+    reason_of,
+    references_of,
+    sequence_of,
+)
 from handlers.deletes.settings import DeletesSettings, Route
 from handlers.deletes.times import milliseconds
 from worker.errors import RecordError
-from worker.events import Reason, header, split_key
+from worker.events import header, split_key
 from worker.handling import Dead, Done, Input, Outcome, Record, Skip, Tx
 from worker.topics import Topics
 
@@ -123,13 +133,13 @@ class Requests:
 
     def _published(self, tx: Tx, record: Record, now: int) -> Outcome:
         key = record.key or b""
-        source, customer = _customer(key)
+        source, customer = customer_of(key)
         if source not in self._tracked:
             return Skip("unrouted")
         replay = header(record.headers, REPLAY)
         if replay is not None and not replay.endswith(WITH_DELETES):
             return Skip("replay")
-        sequence = _sequence(record)
+        sequence = sequence_of(record)
         entry = Entry.load(tx, key)
         again = replay is not None and entry is not None and not entry.live and entry.sequence == sequence
         if entry is not None and sequence <= entry.sequence and not again:
@@ -138,13 +148,14 @@ class Requests:
         entry = entry or Entry(0, live=False, changed=moment)
         if record.value is not None:
             self._is_live(tx, entry, record, sequence, moment)
+            self._ask_duplicate(tx, entry, (source, customer), now)
         else:
             self._is_deleted(tx, entry, record, sequence, moment, customer, now)
         entry.save(tx, key)
         return Done()
 
     def _is_live(self, tx: Tx, entry: Entry, record: Record, sequence: int, moment: int) -> None:
-        references = _references(record.value or b"") if self._needs_references(record) else []
+        references = references_of(record.value or b"") if self._needs_references(record) else []
         for request, target in entry.requested:
             send_cancel(tx, self._topics.requests, request, target, "a newer version of the customer was published")
         entry.sequence, entry.live, entry.changed, entry.seen_live = sequence, True, moment, record.timestamp
@@ -154,9 +165,9 @@ class Requests:
     def _is_deleted(
         self, tx: Tx, entry: Entry, record: Record, sequence: int, moment: int, customer: str, now: int
     ) -> None:
-        reason, (source, _) = _reason(record), _customer(record.key or b"")
+        reason, (source, _) = reason_of(record), customer_of(record.key or b"")
         entry.sequence, entry.live, entry.changed, entry.reason = sequence, False, moment, reason
-        entry.live_count = _number(header(record.headers, "ce_live"))
+        entry.live_count = number_of(header(record.headers, "ce_live"))
         cause = self._cause(source, customer, entry)
         routes = self._above(tx, source, self._topics.latest, record.offset)
         self._ask(tx, entry, drafts.by_deletion(self._settings, cause, entry, routes, now))
@@ -193,17 +204,17 @@ class Requests:
         return found
 
     def _needs_references(self, record: Record) -> bool:
-        source, _ = _customer(record.key or b"")
+        source, _ = customer_of(record.key or b"")
         return any(route.link == "reference" for route in self._routes.get(source, []))
 
     # What left a cluster
 
     def _departed(self, tx: Tx, record: Record, now: int) -> Outcome:
         key = record.key or b""
-        source, customer = _customer(key)
+        source, customer = customer_of(key)
         if header(record.headers, REPLAY) is not None:
             return Skip("replay")
-        departure = _departure(record)
+        departure = departure_of(record)
         if departure["cause"] != "deleted":
             return Skip("changed")
         above = self._above(tx, source, self._topics.departures, record.offset)
@@ -225,7 +236,7 @@ class Requests:
         """Ask for what follows from a departure, now that the deletion behind it has been read too."""
         doubt = departure["doubt"]
         text = f"duplicates are in doubt here: {', '.join(doubt)}" if doubt else None
-        links = [_link(step) for step in departure["evidence"]]
+        links = [facts_of_link(step) for step in departure["evidence"]]
         cause = self._cause(*who, entry, text, cluster=departure["cluster"], links=links)
         routes = [route for route in self._routes.get(who[0], []) if route.name in departure["routes"]]
         made = drafts.by_departure(self._settings, cause, departure["remaining"], routes, departure["at"], now)
@@ -235,7 +246,7 @@ class Requests:
 
     def _clustered(self, tx: Tx, record: Record, now: int) -> Outcome:
         key = record.key or b""
-        source, customer = _customer(key)
+        source, customer = customer_of(key)
         if source not in self._tracked:
             return Skip("unrouted")
         if header(record.headers, REPLAY) is not None:
@@ -244,23 +255,32 @@ class Requests:
         mark = hashlib.blake2b(record.value or b"", digest_size=16).hexdigest()
         if mark == entry.cluster:
             return Skip("seen")
-        for request, target in entry.duplicate:
-            send_cancel(tx, self._topics.requests, request, target, "the cluster has changed")
-        entry.cluster, entry.cluster_at, entry.duplicate = mark, record.timestamp, []
-        routes = self._above(tx, source, self._topics.clusters, record.offset)
-        membership = _membership(record)
+        entry.cluster, entry.cluster_at, entry.losing = mark, record.timestamp, None
+        membership = membership_of(record)
         winner = membership and drafts.losing(self._settings, key.decode(), membership)
-        if winner and membership:
-            step = _link(membership["path"][0])
-            facts = {"cluster": membership["cluster"], "winner": membership["winner"], "links": [step]}
-            cause = Cause(
-                source, customer, entry.sequence, record.timestamp, "duplicate", None, entry.seen_live, facts
-            )
-            for made in drafts.by_duplicate(self._settings, cause, winner, mark, routes, record.timestamp, now):
-                send_request(tx, self._topics.requests, made)
-                entry.duplicate.append((made["id"], made["target"]))
+        if membership and winner:
+            facts = {"cluster": membership["cluster"], "links": [facts_of_link(membership["path"][0])]}
+            routes = [route.name for route in self._above(tx, source, self._topics.clusters, record.offset)]
+            entry.losing = {"winner": winner, "facts": facts, "routes": routes}
+        self._ask_duplicate(tx, entry, (source, customer), now)
         entry.save(tx, key)
         return Done()
+
+    def _ask_duplicate(self, tx: Tx, entry: Entry, who: tuple[str, str], now: int) -> None:
+        """Ask for a duplicate's deletion as it is now, and call off what was asked for an earlier version of it."""
+        for request, target in entry.duplicate:
+            send_cancel(tx, self._topics.requests, request, target, "the customer or its cluster has changed")
+        entry.duplicate = []
+        if entry.losing is None or not entry.live:
+            return
+        winner, at = entry.losing["winner"], entry.cluster_at or 0
+        facts = {"winner": f"{who[0]}/{winner}", **entry.losing["facts"]}
+        as_of = max(at, entry.changed)
+        cause = Cause(*who, entry.sequence, as_of, "duplicate", None, entry.seen_live, facts)
+        routes = [route for route in self._routes.get(who[0], []) if route.name in entry.losing["routes"]]
+        for made in drafts.by_duplicate(self._settings, cause, winner, entry.cluster or "", routes, at, now):
+            send_request(tx, self._topics.requests, made)
+            entry.duplicate.append((made["id"], made["target"]))
 
     # What persons want
 
@@ -318,72 +338,6 @@ class Requests:
         late = _ms(self._settings.catch_up)
         if record.offset < self._ends.get(record.topic, 0) or now - record.timestamp > late:
             self._behind_until = now + _ms(self._settings.settle)
-
-
-def _customer(key: bytes) -> tuple[str, str]:
-    try:
-        return split_key(key)
-    except ValueError as error:
-        message = "the key is not that of a customer"
-        raise RecordError(message) from error
-
-
-def _sequence(record: Record) -> int:
-    found = _number(header(record.headers, "ce_sequence"))
-    if found is None:
-        message = "a customer without ce_sequence"
-        raise RecordError(message)
-    return found
-
-
-def _reason(record: Record) -> Reason:
-    found = header(record.headers, "ce_reason")
-    if found not in get_args(Reason):
-        message = "a deletion without a known ce_reason"
-        raise RecordError(message)
-    return cast("Reason", found)
-
-
-def _references(value: bytes) -> list[tuple[str, str]]:
-    try:
-        return [(str(given["type"]), str(given["id"])) for given in orjson.loads(value)["references"]]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        message = "a customer that cannot be read"
-        raise RecordError(message) from error
-
-
-def _departure(record: Record) -> dict[str, Any]:
-    try:
-        found = orjson.loads(record.value or b"")
-        picked = {name: found[name] for name in ("cause", "sequence", "cluster", "remaining", "evidence", "doubt")}
-        for name in picked["remaining"]:
-            split_key(name.encode())
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        message = "a departure that cannot be read"
-        raise RecordError(message) from error
-    return picked
-
-
-def _membership(record: Record) -> dict[str, Any] | None:
-    if record.value is None:
-        return None
-    try:
-        found = orjson.loads(record.value)
-        split_key(found["winner"].encode())
-        _ = [(step["a"], step["b"], step["score"]) for step in found["path"]]
-    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        message = "a cluster's record that cannot be read"
-        raise RecordError(message) from error
-    return cast("dict[str, Any]", found)
-
-
-def _link(step: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a link's evidence goes into a receipt: who, kinds and weights; never a value."""
-    return {name: step[name] for name in ("customer", "a", "b", "score", "keys", "fields", "exact_id") if name in step}
-
-
-def _number(value: str | None) -> int | None:
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None
 
 
 def _digest(key: bytes) -> bytes:

@@ -1,20 +1,740 @@
-"""Deletions carried downstream, as whole flows in virtual time: from what a source published to the receipt."""
+"""Deletions carried downstream, as whole flows in virtual time: what makes a request, and what it comes to."""
 
-from tests.flow.deletes_world import World, drivly
+from typing import Any
 
-SAME_ID = {"targets": {"crm": drivly()}, "routes": [{"source": "shop", "target": "crm"}]}
+import orjson
+import pytest
+
+from handlers.deletes.undo import Undo
+from tests.flow.deletes_world import MINUTE, START, World, drivly, http, route, simple, with_lookup
+from worker.handling import Call, Reply, Skip
+
+KEY = "0123456789abcdef" * 4
 
 
-def test_a_tombstone_is_carried_to_the_target_and_accounted_for() -> None:
-    """What the source says is deleted is looked up, deleted, verified and receipted at the target."""
-    world = World(SAME_ID)
+def skipped(world: World, stage: str) -> set[str]:
+    """Return the reasons for which a stage has skipped records."""
+    outcomes = [outcome for name, _, outcome in world.harness.outcomes if name == stage]
+    return {outcome.reason for outcome in outcomes if isinstance(outcome, Skip)}
+
+
+# From a deletion to the receipt
+
+
+@pytest.mark.parametrize("reason", ["tombstone", "gone"])
+def test_a_deletion_is_looked_up_done_verified_and_receipted(reason: str) -> None:
+    """What the source says is deleted is deleted at the target, and all of it is accounted for."""
+    world = World(simple())
     world.systems["crm"].add("12")
-    world.systems["crm"].add("13")
     world.live("shop", "12")
-    world.harness.advance(5_000)
-    world.deleted("shop", "12", "tombstone")
-    world.harness.advance(120_000)
-    assert list(world.systems["crm"].rows) == ["13"]
-    assert world.outcomes() == {"crm/12": "VERIFIED"}
-    assert world.states() == {"crm/12": "VERIFIED"}
+    world.settle()
+    sequence = world.deleted("shop", "12", reason)
+    world.settle()
+    assert set(world.systems["crm"].rows) == {"999999"}
     assert [method for _, method, _, _ in world.systems["crm"].calls] == ["GET", "DELETE", "GET"]
+    receipt = world.receipt("12")
+    assert (receipt["outcome"], receipt["authority"], receipt["sequence"]) == ("VERIFIED", reason, sequence)
+    assert [attempt["status"] for attempt in receipt["attempts"]] == [200]
+    assert receipt["verification"]["how"] == "look-up"
+    assert world.states() == {"crm/12": "VERIFIED"}
+
+
+def test_executing_is_published_before_the_call_is_made() -> None:
+    """Whoever reads the ledger sees EXECUTING no later than the target sees the DELETE."""
+    world = World(simple())
+    world.systems["crm"].add("12")
+    seen: list[str] = []
+
+    def look(call: Call) -> Reply | None:
+        if call.method == "DELETE":
+            seen.append(world.states()["crm/12"])
+        return None
+
+    world.systems["crm"].fault = look
+    world.deleted("shop", "12")
+    world.settle()
+    assert seen == ["EXECUTING"]
+
+
+def test_what_is_inferred_waits_for_a_person() -> None:
+    """An absence that nobody confirmed is held as a plan, and carried out once it is approved."""
+    world = World(simple())
+    world.systems["crm"].add("12")
+    world.deleted("shop", "12", "absent")
+    world.settle()
+    assert world.states() == {"crm/12": "HELD"}
+    assert world.systems["crm"].calls == []
+    (plan,) = world.plans()
+    command = world.approve(plan)
+    world.settle()
+    assert world.outcomes() == {"crm/12": "VERIFIED"}
+    assert world.answered(command)[0] == "done"
+    (decided,) = world.receipt("12")["decisions"]
+    assert (decided["what"], decided["who"], decided["plan"]) == ("approve", "operator@example.com", plan["plan"])
+
+
+def test_a_class_that_is_off_makes_no_request() -> None:
+    """A route only carries the classes that are on."""
+    world = World({**simple(), "routes": [route(classes={"gone": "off"})]})
+    world.deleted("shop", "12", "gone")
+    world.settle()
+    assert list(world.requests()) == []
+
+
+def test_a_dry_run_does_everything_but_the_delete() -> None:
+    """On a dry-run route the customer is looked up, and the receipt says that nothing was done."""
+    world = World({**simple(), "routes": [route(dry_run=True)]})
+    world.systems["crm"].add("12")
+    world.deleted("shop", "12")
+    world.settle()
+    assert world.systems["crm"].deletes() == []
+    assert world.systems["crm"].lookups() == ["12"]
+    receipt = world.receipt("12")
+    assert (receipt["outcome"], receipt["dry_run"], receipt["attempts"]) == ("DRY_RUN", True, [])
+
+
+def test_the_same_deletion_read_twice_is_one_request() -> None:
+    """A redelivery anywhere makes no second request, no second DELETE and no second receipt."""
+    world = World(simple())
+    world.systems["crm"].add("12")
+    world.deleted("shop", "12")
+    world.settle()
+    world.systems["crm"].add("12", updated=0)
+    for stage, topic in (("requests", world.topics.latest), ("executor", world.topics.requests)):
+        world.harness.redeliver(stage, topic, 10)
+    world.settle()
+    assert world.systems["crm"].deletes() == ["12"]
+    assert len(world.receipts()) == 1
+
+
+# References
+
+
+def referring(**more: Any) -> dict[str, Any]:
+    """Return settings with a reference route."""
+    return {**simple(), "routes": [route(link="reference", reference="customerKey")], **more}
+
+
+def test_a_reference_leads_to_the_customer_although_the_tombstone_has_none() -> None:
+    """The typed ids of a customer are remembered while it is alive."""
+    world = World(referring())
+    world.systems["crm"].add("77")
+    world.live("shop", "a", references={"customerKey": "77", "other": "78"})
+    world.settle()
+    world.deleted("shop", "a")
+    world.settle()
+    assert world.systems["crm"].deletes() == ["77"]
+    assert world.receipt("77")["origin"] == "shop/a"
+
+
+def test_a_tombstone_whose_references_were_never_seen_is_held() -> None:
+    """Nobody knows what to delete: a person is told, can reject it, and cannot approve it."""
+    world = World(referring())
+    world.deleted("shop", "a")
+    world.settle()
+    (entry,) = world.ledger().values()
+    assert entry["state"] == "HELD"
+    assert "references" in entry["reason"]
+    approval = world.decide("approve", target="crm", request=entry["request"]["id"])
+    world.settle()
+    assert world.answered(approval)[0] == "refused"
+    world.decide("reject", target="crm", request=entry["request"]["id"])
+    world.settle()
+    assert [receipt["outcome"] for receipt in world.receipts()] == ["REJECTED"]
+    assert world.systems["crm"].calls == []
+
+
+def test_a_customer_without_that_reference_asks_for_nothing() -> None:
+    """A customer that was seen alive, and had no such id, has nothing to be deleted at the target."""
+    world = World(referring())
+    world.live("shop", "a", references={"other": "78"})
+    world.deleted("shop", "a")
+    world.settle()
+    assert list(world.requests()) == []
+
+
+# Clusters
+
+CLUSTER = {"targets": {"crm": drivly()}, "routes": [route(link="cluster")]}
+
+
+@pytest.mark.parametrize("departure_first", [True, False])
+def test_a_cluster_route_deletes_the_other_half_of_a_deleted_customer(*, departure_first: bool) -> None:
+    """A departure by deletion, in either order with the deletion itself, reaches the member at the target."""
+    world = World(CLUSTER)
+    world.systems["crm"].add("5")
+    world.live("shop", "a")
+    world.settle()
+    if departure_first:
+        world.sequences[b"shop/a"] += 1
+        world.departed("shop/a", ["crm/5", "erp/6"])
+        world.settle()
+        world.sequences[b"shop/a"] -= 1
+        world.deleted("shop", "a", "gone")
+    else:
+        world.deleted("shop", "a", "gone")
+        world.settle()
+        assert list(world.requests()) == []
+        world.departed("shop/a", ["crm/5", "erp/6"])
+    world.settle()
+    receipt = world.receipt("5")
+    assert (receipt["outcome"], receipt["authority"]) == ("VERIFIED", "gone")
+    assert receipt["evidence"]["links"][0]["customer"] == "crm/5"
+
+
+def test_a_departure_for_another_cause_deletes_nobody() -> None:
+    """A customer that became another person's is no reason to delete anybody."""
+    world = World(CLUSTER)
+    world.live("shop", "a")
+    world.departed("shop/a", ["crm/5"], cause="changed")
+    world.deleted("shop", "a")
+    world.settle()
+    assert list(world.requests()) == []
+    assert "changed" in skipped(world, "requests")
+
+
+def test_a_departure_in_doubt_is_held() -> None:
+    """What follows from evidence in doubt is held with that reason, never done by itself."""
+    world = World(CLUSTER)
+    world.systems["crm"].add("5")
+    world.live("shop", "a")
+    world.deleted("shop", "a")
+    world.departed("shop/a", ["crm/5"], doubt=["late"])
+    world.settle()
+    (entry,) = world.ledger().values()
+    assert entry["state"] == "HELD"
+    assert "late" in entry["reason"]
+    assert world.systems["crm"].calls == []
+
+
+def test_a_cluster_that_changes_calls_the_deletion_off() -> None:
+    """If the customer at the target has another cluster when its turn comes, the request is superseded."""
+    world = World(CLUSTER)
+    world.systems["crm"].add("5")
+    world.live("shop", "a")
+    world.deleted("shop", "a")
+    world.departed("shop/a", ["crm/5"])
+    world.settle(0.5)
+    world.clustered("crm/5", "crm/6")
+    world.settle()
+    assert world.outcomes() == {"crm/5": "SUPERSEDED"}
+    assert world.systems["crm"].deletes() == []
+
+
+# Horizons and lost state
+
+
+def test_a_new_route_never_executes_the_past() -> None:
+    """What was deleted before a route was first active is not carried over it; what comes after is."""
+    world = World(simple())
+    world.deleted("erp", "1")
+    world.settle()
+    world.settings = world.settings.model_validate({**simple(), "routes": [route(), route("erp")]})
+    world.systems["crm"].add("1")
+    world.systems["crm"].add("2")
+    world.harness.crash("requests")
+    world.harness.crash("executor")
+    world.harness.redeliver("requests", world.topics.latest, 100)
+    world.settle()
+    assert list(world.requests()) == []
+    world.deleted("erp", "2")
+    world.settle()
+    assert world.outcomes() == {"crm/2": "VERIFIED"}
+
+
+def test_the_first_stage_does_not_execute_the_past_when_its_state_is_lost() -> None:
+    """With no state found, deletions that were published before are no requests."""
+    world = World(simple())
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    world.settle()
+    world.systems["crm"].add("1", updated=0)
+    world.harness.forget("requests")
+    world.harness.forget("executor")
+    world.settle()
+    assert world.systems["crm"].deletes() == ["1"]
+    assert len(world.receipts()) == 1
+
+
+def test_what_was_open_when_the_executor_lost_its_state_is_held_for_a_person() -> None:
+    """Nobody knows how far an open request had come: it is held, and goes on when it is approved."""
+    world = World(simple(drivly(enabled=False)))
+    world.systems["crm"].add("1")
+    world.systems["crm"].add("2")
+    world.deleted("shop", "1")
+    world.settle()
+    world.harness.forget("executor")
+    world.settings = world.settings.model_validate(simple())
+    world.harness.crash("executor")
+    world.settle()
+    assert world.states() == {"crm/1": "HELD"}
+    world.deleted("shop", "2")
+    world.settle()
+    assert world.systems["crm"].deletes() == ["2"]
+    world.approve(*world.plans())
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED", "crm/2": "VERIFIED"}
+
+
+# Replays
+
+
+def test_a_replay_never_deletes_unless_it_says_so() -> None:
+    """A replayed deletion is skipped; one with deletes makes the request again, once, and under the guard."""
+    world = World(simple(guard={"count": 0, "cap": 0}))
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1", extra=[("rollcall-replay", b"replay-1")])
+    world.settle()
+    assert list(world.requests()) == []
+    assert "replay" in skipped(world, "requests")
+    world.sequences[b"shop/1"] -= 1
+    world.deleted("shop", "1", extra=[("rollcall-replay", b"replay-2;with-deletes")])
+    world.settle()
+    assert world.states() == {"crm/1": "HELD"}
+    world.approve(*world.plans())
+    world.settle()
+    world.sequences[b"shop/1"] -= 1
+    world.deleted("shop", "1", extra=[("rollcall-replay", b"replay-3;with-deletes")])
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert len(world.receipts()) == 1
+
+
+# Echoes
+
+
+def chain() -> dict[str, Any]:
+    """Return settings in which a target is a source too, routed on."""
+    return {"targets": {"crm": drivly(), "erp": drivly()}, "routes": [route(), route("crm", "erp")]}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_our_own_delete_coming_back_starts_nothing(seed: int) -> None:
+    """The target is a source too, and routed on: its deletion event is matched with the ledger, and is reported."""
+    world = World(chain(), seed=seed)
+    world.systems["crm"].add("1")
+    world.systems["erp"].add("1")
+    world.live("crm", "1")
+    world.deleted("shop", "1")
+
+    def publish(call: Call, reply: Reply) -> Reply:
+        if call.method == "DELETE":
+            world.deleted("crm", "1", "gone")
+        return reply
+
+    world.systems["crm"].after = publish
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.systems["erp"].calls == []
+    echo = world.status("echo/crm")
+    assert (echo["count"], echo["last"]["origin"]) == (1, "1")
+
+
+def test_an_echo_is_known_after_a_crash_in_the_middle_of_the_call() -> None:
+    """The answer was lost, but the ledger was written first."""
+    world = World(chain())
+    world.systems["crm"].add("1")
+    world.systems["erp"].add("1")
+    world.systems["crm"].silent = lambda call: call.method == "DELETE"
+    world.deleted("shop", "1")
+    world.settle()
+    world.deleted("crm", "1", "gone")
+    world.harness.crash("executor")
+    world.harness.crash("requests")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.systems["erp"].calls == []
+
+
+def test_a_deletion_of_the_same_customer_later_on_is_no_echo() -> None:
+    """Deleted by us, created anew there, deleted by somebody else: that deletion is carried on."""
+    world = World(chain())
+    world.systems["crm"].add("1")
+    world.systems["erp"].add("1")
+    world.deleted("shop", "1")
+    world.settle()
+    world.deleted("crm", "1")
+    world.settle()
+    world.live("crm", "1")
+    world.settle()
+    world.deleted("crm", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED", "erp/1": "VERIFIED"}
+
+
+def test_a_deletion_that_may_be_an_echo_is_held() -> None:
+    """Published as live after our DELETE, and then as deleted: it may be either, so a person decides."""
+    world = World(chain())
+    world.systems["crm"].add("1")
+    world.systems["erp"].add("1")
+    world.deleted("shop", "1")
+    world.settle()
+    world.live("crm", "1")
+    world.deleted("crm", "1")
+    world.settle()
+    assert world.states()["erp/1"] == "HELD"
+    assert "echo" in world.ledger()["erp/1"]["reason"]
+    assert world.systems["erp"].calls == []
+
+
+def test_a_customer_that_somebody_else_deleted_first_is_no_echo_of_ours() -> None:
+    """Where our DELETE was answered with 404, the event that follows is that of the other one, and is carried on."""
+    world = World({**chain(), "targets": {"crm": http(canary_id=None, gone=[404]), "erp": drivly()}})
+    world.systems["erp"].add("1")
+    world.deleted("shop", "1")
+    world.settle()
+    world.deleted("crm", "1")
+    world.settle()
+    assert world.outcomes()["crm/1"] == "BLOCKED"  # a 404 without a canary proves nothing
+    world = World({**chain(), "targets": {"crm": drivly(), "erp": drivly()}})
+    world.systems["erp"].add("1")
+    world.systems["crm"].add("1")
+
+    def vanish(call: Call) -> Reply | None:
+        return Reply(404) if call.method == "DELETE" else None
+
+    world.systems["crm"].fault = vanish
+    world.deleted("shop", "1")
+    world.settle()
+    world.deleted("crm", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "ALREADY_ABSENT", "erp/1": "VERIFIED"}
+
+
+# The fence
+
+
+def test_a_customer_that_is_back_is_not_deleted() -> None:
+    """A newer live version, published before the call, supersedes the request."""
+    world = World(simple())
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    world.settle(0.5)
+    world.live("shop", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+    assert world.systems["crm"].deletes() == []
+
+
+def test_delete_and_re_create_in_either_order_end_as_the_source_has_it() -> None:
+    """Deleted, back and deleted again: only the last deletion is carried out, once."""
+    world = World(simple())
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    world.live("shop", "1")
+    world.settle(0.2)
+    last = world.deleted("shop", "1")
+    world.settle()
+    receipts = {receipt["sequence"]: receipt["outcome"] for receipt in world.receipts()}
+    assert receipts == {1: "SUPERSEDED", last: "VERIFIED"}
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+def test_a_return_that_is_published_during_the_call_is_too_late_and_said_so() -> None:
+    """Once EXECUTING is committed the call goes out; what came later does not take it back."""
+    world = World(simple())
+    world.systems["crm"].add("1")
+
+    def back(call: Call) -> Reply | None:
+        if call.method == "DELETE":
+            world.live("shop", "1")
+        return None
+
+    world.systems["crm"].fault = back
+    world.deleted("shop", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert "late" in skipped(world, "executor") | {"late"}
+
+
+def test_a_change_that_the_look_up_shows_calls_it_off() -> None:
+    """Somebody worked on the customer at the target after the source had deleted it."""
+    world = World(simple())
+    world.deleted("shop", "1")
+    world.systems["crm"].add("1", updated=world.harness.now + 1)
+    world.settle()
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+    assert world.systems["crm"].lookups() == ["1"]
+    assert world.systems["crm"].deletes() == []
+
+
+def test_a_change_at_the_target_that_was_published_calls_it_off_where_there_is_no_look_up() -> None:
+    """The target is a source too: its newer version counts although the target cannot be asked."""
+    world = World(simple(http()))
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    world.settle(0.2)
+    world.live("crm", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+    assert world.systems["crm"].calls == []
+
+
+def test_a_look_up_of_somebody_else_is_not_taken_for_the_customer() -> None:
+    """An answer with another id blocks the request."""
+    world = World(simple())
+    world.systems["crm"].fault = lambda call: Reply(200, body=orjson.dumps({"id": "2"}))
+    world.deleted("shop", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "BLOCKED"}
+    assert world.systems["crm"].deletes() == []
+
+
+def test_the_executor_waits_for_a_first_stage_that_lags() -> None:
+    """With the requests stage down, nothing is deleted, whatever was approved before: its word is asked just before."""
+    world = World(simple())
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    world.harness.work(40)
+    paused = [task for task in world.harness._tasks if task.handler.stage == "requests"]
+    world.settle(0.2)
+    world.harness._tasks = [task for task in world.harness._tasks if task not in paused]
+    world.settle(30)
+    assert world.systems["crm"].deletes() == []
+    world.live("shop", "1")
+    world.harness._tasks += paused
+    world.harness.crash("requests")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+
+
+# Ids
+
+
+@pytest.mark.parametrize("bad", ["12abc", "../13", "12 ", "012", "", "..", "1?where={}", "a/b", "%31"])
+def test_an_id_that_the_target_does_not_give_out_is_never_sent(bad: str) -> None:
+    """A loosely parsed id could delete somebody else: the request ends blocked."""
+    world = World(referring())
+    world.live("shop", "a", references={"customerKey": bad})
+    world.deleted("shop", "a")
+    world.settle()
+    assert [receipt["outcome"] for receipt in world.receipts()] == ["BLOCKED"]
+    assert world.systems["crm"].calls == []
+
+
+def test_an_id_is_encoded_in_the_path() -> None:
+    """A configured target may have ids with any characters: they stay one segment of the path."""
+    world = World({"targets": {"crm": http(id_pattern=".+")}, "routes": [route()]})
+    paths: list[str] = []
+
+    def note(call: Call) -> Reply | None:
+        paths.append(call.path)
+        return Reply(200)
+
+    world.systems["crm"].fault = note
+    world.deleted("shop", "a/../b?x=1#y")
+    world.settle()
+    assert paths == ["/customers/a%2F..%2Fb%3Fx%3D1%23y"]
+
+
+# Duplicates
+
+
+def doubles(**more: Any) -> dict[str, Any]:
+    """Return settings in which duplicates of one system are deleted there, by themselves."""
+    return {"targets": {"crm": drivly()}, "routes": [route("crm", classes={"duplicate": "auto"}, **more)]}
+
+
+def doubled(**link: Any) -> World:
+    """Return a world in which customer 2 is a duplicate of customer 1."""
+    world = World(doubles())
+    for customer in ("1", "2"):
+        world.systems["crm"].add(customer)
+        world.live("crm", customer)
+    world.settle()
+    world.clustered("crm/2", "crm/1", **link)
+    world.clustered("crm/1", "crm/1", **link)
+    return world
+
+
+def test_a_sure_duplicate_is_deleted_after_its_cluster_has_cooled() -> None:
+    """Not before 15 minutes without a change of the cluster."""
+    world = doubled()
+    world.settle(14)
+    assert world.systems["crm"].calls == []
+    world.settle(3)
+    assert world.outcomes() == {"crm/2": "VERIFIED"}
+    assert world.receipt("2")["evidence"]["winner"] == "crm/1"
+
+
+def test_a_duplicate_waits_for_a_person_by_default() -> None:
+    """Without a word in the configuration, nobody is deleted for being a duplicate."""
+    world = World({**doubles(), "routes": [route("crm")]})
+    world.systems["crm"].add("2")
+    for customer in ("1", "2"):
+        world.live("crm", customer)
+    world.clustered("crm/2", "crm/1")
+    world.settle(30)
+    assert world.states() == {"crm/2": "HELD"}
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        {"generic": True},
+        {"score": 17.0},
+        {"fields": {"given": 5.0, "family": 6.0}, "keys": []},
+        {"a": "crm/3"},
+    ],
+)
+def test_an_unsure_duplicate_is_no_request(link: dict[str, Any]) -> None:
+    """Generic support, too low a score, one field only, or a path over a third customer."""
+    world = doubled(**link)
+    world.settle(30)
+    assert list(world.requests()) == []
+
+
+def test_an_exact_unique_id_is_sure_whatever_the_score() -> None:
+    """The other way to be sure."""
+    world = doubled(score=12.0, exact_id=True, fields={}, keys=["identifier"])
+    world.settle(30)
+    assert world.outcomes() == {"crm/2": "VERIFIED"}
+
+
+def test_a_duplicate_across_sources_is_no_request() -> None:
+    """Two systems may each have the customer."""
+    world = World(doubles())
+    world.live("crm", "2")
+    world.clustered("crm/2", "shop/1")
+    world.settle(30)
+    assert list(world.requests()) == []
+
+
+@pytest.mark.parametrize("relation", ["deals", "leads", "insurancePolicies"])
+def test_a_duplicate_with_relations_is_blocked(relation: str) -> None:
+    """They would be orphaned."""
+    world = doubled()
+    world.systems["crm"].add("2", START, **{relation: [7]})
+    world.settle(30)
+    assert world.outcomes() == {"crm/2": "BLOCKED"}
+    assert relation in world.receipt("2")["reason"]
+    assert world.systems["crm"].deletes() == []
+
+
+def test_a_duplicate_whose_cluster_changes_while_it_cools_is_superseded() -> None:
+    """No longer a duplicate, or another one: the first request is called off."""
+    world = doubled()
+    world.settle(10)
+    world.clustered("crm/2", None)
+    world.settle(30)
+    assert world.outcomes() == {"crm/2": "SUPERSEDED"}
+
+
+def test_a_duplicate_whose_winner_goes_is_superseded() -> None:
+    """Of two, one has to stay."""
+    world = doubled()
+    world.settle(10)
+    world.deleted("crm", "1")
+    world.settle(30)
+    assert world.outcomes() == {"crm/2": "SUPERSEDED"}
+    assert world.systems["crm"].deletes() == []
+
+
+def test_a_winner_is_not_deleted_while_its_loser_is_pending() -> None:
+    """A chain of duplicates is not deleted from both ends."""
+    world = World({**doubles(), "duplicates": {"cooling": "1m"}})
+    for customer in ("1", "2", "3"):
+        world.systems["crm"].add(customer)
+        world.live("crm", customer)
+    world.clustered("crm/3", "crm/2")
+    world.clustered("crm/2", "crm/1")
+    world.settle(30)
+    assert world.systems["crm"].deletes() == []
+    assert {"crm/2", "crm/3"} == {key for key, state in world.states().items() if state == "COOLING"}
+
+
+def test_a_duplicate_at_a_target_without_look_up_is_blocked() -> None:
+    """Its relations cannot be seen."""
+    world = World({**doubles(), "targets": {"crm": http()}})
+    for customer in ("1", "2"):
+        world.live("crm", customer)
+    world.clustered("crm/2", "crm/1")
+    world.settle(30)
+    assert world.outcomes() == {"crm/2": "BLOCKED"}
+
+
+# Erasures
+
+
+def test_an_erasure_reaches_its_own_system_and_what_is_routed_from_it() -> None:
+    """It is exempt from the guard, and its receipt names the command and who gave it."""
+    world = World({**chain(), "guard": {"count": 0, "cap": 0}})
+    world.systems["crm"].add("1")
+    world.systems["erp"].add("1")
+    sequence = world.live("crm", "1", at=world.harness.now - MINUTE)
+    command = world.decide("erase", customer="crm/1", sequence=sequence)
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED", "erp/1": "VERIFIED"}
+    assert world.receipt("1", "erp")["evidence"]["command"] == command
+    assert world.answered(command)[0] == "done"
+
+
+def test_an_erasure_of_a_customer_that_has_changed_since_it_was_shown_is_refused() -> None:
+    """The operator has seen another version."""
+    world = World(chain())
+    shown = world.live("crm", "1")
+    world.live("crm", "1")
+    world.settle()
+    command = world.decide("erase", customer="crm/1", sequence=shown)
+    world.settle()
+    assert world.answered(command)[0] == "refused"
+    assert list(world.requests()) == []
+
+
+def test_an_erasure_that_nothing_can_carry_out_is_refused() -> None:
+    """Without a target the operator is told, not left to believe that it was done."""
+    world = World(simple())
+    command = world.decide("erase", customer="erp/1")
+    world.settle()
+    assert world.answered(command)[0] == "refused"
+    assert "no target" in world.answered(command)[1]
+
+
+# Undo copies
+
+
+def test_an_undo_copy_is_kept_encrypted_and_dropped_after_its_time() -> None:
+    """The newest state carries it for 30 days, readable with the key alone."""
+    undo = Undo(KEY)
+    world = World({**simple(), "tick": "1h"}, undo=undo)
+    world.systems["crm"].add("1", email="jane@example.com")
+    world.deleted("shop", "1")
+    world.settle(24 * 60)
+    entry = world.ledger()["crm/1"]
+    assert entry["state"] == "VERIFIED"
+    assert "jane" not in orjson.dumps(world.ledger()).decode()
+    copy = orjson.loads(undo.decrypt(entry["request"]["id"], "crm/1", entry["undo"]))
+    assert copy["email"] == "jane@example.com"
+    assert world.receipt("1")["undo_copy"] is True
+    world.settle(30 * 24 * 60)
+    assert world.ledger()["crm/1"]["undo"] is None
+    assert world.states() == {"crm/1": "VERIFIED"}
+
+
+@pytest.mark.parametrize("target", [{"undo": False}, {}])
+def test_no_undo_copy_is_kept_where_none_is_wanted_and_never_of_an_erasure(target: dict[str, Any]) -> None:
+    """Opted out by target; and what is erased must be gone."""
+    world = World({**simple(drivly(**target)), "routes": [route(), route("crm", "crm")]}, undo=Undo(KEY))
+    world.systems["crm"].add("1")
+    if target:
+        world.deleted("shop", "1")
+    else:
+        world.decide("erase", customer="crm/1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.ledger()["crm/1"]["undo"] is None
+
+
+# Personal data
+
+
+def test_nothing_that_is_published_has_personal_data_in_it() -> None:
+    """Neither the ledger nor receipts nor status quote the record that was looked up."""
+    world = World(simple(with_lookup()))
+    world.systems["crm"].add("1", email="jane@example.com", phone="+1 555 0100")
+    world.deleted("shop", "1")
+    world.settle()
+    for topic in (world.topics.deletions, world.topics.receipts, world.topics.status, world.topics.requests):
+        text = b"".join(record.value or b"" for record in world.harness.records(topic))
+        assert b"jane" not in text
+        assert b"555" not in text

@@ -1,0 +1,83 @@
+"""Reads what others publish: customers, departures and clusters. Raises RecordError for what it cannot read."""
+
+from collections.abc import Mapping
+from typing import Any, cast, get_args
+
+import orjson
+
+from worker.errors import RecordError
+from worker.events import Reason, header, split_key
+from worker.handling import Record
+
+
+def customer_of(key: bytes) -> tuple[str, str]:
+    """Return (source, customer id) of a record's key."""
+    try:
+        return split_key(key)
+    except ValueError as error:
+        message = "the key is not that of a customer"
+        raise RecordError(message) from error
+
+
+def sequence_of(record: Record) -> int:
+    """Return the version of the customer that a record is about."""
+    found = number_of(header(record.headers, "ce_sequence"))
+    if found is None:
+        message = "a customer without ce_sequence"
+        raise RecordError(message)
+    return found
+
+
+def reason_of(record: Record) -> Reason:
+    """Return how a deletion was proved."""
+    found = header(record.headers, "ce_reason")
+    if found not in get_args(Reason):
+        message = "a deletion without a known ce_reason"
+        raise RecordError(message)
+    return cast("Reason", found)
+
+
+def references_of(value: bytes) -> list[tuple[str, str]]:
+    """Return the typed ids of a customer."""
+    try:
+        return [(str(given["type"]), str(given["id"])) for given in orjson.loads(value)["references"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        message = "a customer that cannot be read"
+        raise RecordError(message) from error
+
+
+def departure_of(record: Record) -> dict[str, Any]:
+    """Return what matters of a departure."""
+    try:
+        found = orjson.loads(record.value or b"")
+        picked = {name: found[name] for name in ("cause", "sequence", "cluster", "remaining", "evidence", "doubt")}
+        for name in picked["remaining"]:
+            split_key(name.encode())
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        message = "a departure that cannot be read"
+        raise RecordError(message) from error
+    return picked
+
+
+def membership_of(record: Record) -> dict[str, Any] | None:
+    """Return the cluster that a customer is in, None where it is alone."""
+    if record.value is None:
+        return None
+    try:
+        found = orjson.loads(record.value)
+        split_key(found["winner"].encode())
+        _ = [(step["a"], step["b"], step["score"]) for step in found["path"]]
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        message = "a cluster's record that cannot be read"
+        raise RecordError(message) from error
+    return cast("dict[str, Any]", found)
+
+
+def facts_of_link(step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a link's evidence goes into a receipt: who, kinds and weights; never a value."""
+    return {name: step[name] for name in ("customer", "a", "b", "score", "keys", "fields", "exact_id") if name in step}
+
+
+def number_of(value: str | None) -> int | None:
+    """Return a number, None where it is none."""
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
