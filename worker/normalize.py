@@ -6,7 +6,7 @@ is marked so (`normalized` is null). Nothing here knows an upstream; the adapter
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -23,6 +23,10 @@ __all__ = ["Hasher", "Normalizer", "canonical", "milliseconds", "rfc3339", "text
 _LONGEST_NAME: Final = 256
 _DEEPEST: Final = 32
 _TOO_DEEP: Final = "(nested too deeply)"
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+_FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+_LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _STAMP: Final = len("2025-01-31T12:34:56.789Z")
 _DAY: Final = len("2025-01-31")
 _PARTS: Final = ("line1", "line2", "city", "region", "postcode", "country")
@@ -43,15 +47,15 @@ def milliseconds(value: object) -> int | None:
         return None
     try:
         moment = datetime.fromisoformat(value)
-        return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-    except (ValueError, OverflowError):
+    except ValueError:
         return None
+    found = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
+    return found if _FIRST <= found <= _LAST else None
 
 
 def rfc3339(moment: int) -> str:
     """Return milliseconds since the epoch as RFC 3339 in UTC, with milliseconds."""
-    seconds, rest = divmod(moment, 1000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:03d}Z"
+    return f"{(_EPOCH + moment * _MILLISECOND).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def canonical(type_: str, value: str) -> tuple[str, str]:
@@ -69,7 +73,7 @@ def canonical(type_: str, value: str) -> tuple[str, str]:
     form = _FORMS.get(type_)
     if form is None or form(compact):
         return type_, compact
-    return f"{type_}_malformed", compact or value
+    return f"{type_}_malformed", compact
 
 
 _FORMS: Final = {
@@ -168,11 +172,13 @@ class Normalizer:
         }
 
     def identifier(self, type_: str, value: object, issuer: object = None) -> Identifier | None:
-        """Return the keyed hash of an official identifier, None where there is none. See `canonical` for its form."""
+        """Return the keyed hash of an official identifier, None where there is no letter or figure. See `canonical`."""
         came = text(value)
         if came is None:
             return None
         kind, compact = canonical(type_, came)
+        if not compact:
+            return None
         named = _words(issuer)
         return {
             "type": kind,
