@@ -136,6 +136,17 @@ def test_a_write_waits_for_the_row_that_another_one_holds() -> None:
     assert [change.op for change in sim.history] == ["create", "update", "delete"]
 
 
+def test_of_two_writes_the_later_one_stays() -> None:
+    """A late write never comes back over one that was made after it."""
+    clock = Clock()
+    sim = Drivly(clock=clock)
+    key = sim.create({"email": "a@example.com"})
+    sim.update(key, {"email": "b@example.com"}, visible_after=9)
+    sim.update(key, {"email": "c@example.com"})
+    clock.now += 10
+    assert sim.customers()[str(key)]["email"] == "c@example.com"
+
+
 def test_versions_go_on_over_deletion_and_re_creation() -> None:
     """A customer that returns under its id does not start again at version 1."""
     sim = Drivly()
