@@ -1,15 +1,17 @@
 """The local store of one task: an LMDB environment that holds the data and the changelog offset it corresponds to.
 
 The disk is a cache of the changelog topic; Kafka is the truth. A store tells by itself whether it may be used: it holds
-the ids of the cluster and of the topic, the time of the newest record in it and the machine's boot
-(LMDB writes without flushing, which survives the process but not the machine). If anything differs it is wiped and read
-anew from the changelog. Data and offset move in one LMDB transaction, so it is never between two offsets.
+the ids of the cluster and of the topic and the time of the newest record in it, and while it is open a file beside it
+says so (LMDB writes without flushing, which survives the process but not the machine; and LMDB may crash the process
+over a damaged file). If anything is wrong it is wiped and read anew from the changelog. Data and offset move in one
+LMDB transaction, so it is never between two offsets.
 
 Guarantee: the writes of an open transaction are seen by its own reads and by nobody else, and they reach the store only
 by `commit`, which is called after Kafka's commit has succeeded.
 """
 
 import fcntl
+import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +26,7 @@ from worker.errors import StateError
 
 MAP_SIZE: Final = 64 * 1024**3
 _META: Final = b"meta"
+_OPEN: Final = "open"
 _MAX_OPENINGS: Final = 3
 
 
@@ -56,9 +59,13 @@ def claim(state_dir: Path) -> tuple[Path, IO[str]]:
             raise StateError(message, hint="Set state_dir to a folder that this user may write to.") from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             lock.close()
             continue
+        except OSError as error:
+            lock.close()
+            message = f"the state folder {state_dir} cannot be used: {error.strerror}"
+            raise StateError(message, hint="Set state_dir to a folder on a local file system.") from error
         return folder, lock
     message = f"all 1024 slots of the state folder {state_dir} are taken"
     raise StateError(message)
@@ -78,6 +85,7 @@ class Store:
         self.wiped: str | None = None
         self._map_size = map_size
         self._txn: lmdb.Transaction | None = None
+        self._trusted = True
         reason = self._open()
         if reason is None:
             reason = self._unusable(oldest)
@@ -87,12 +95,10 @@ class Store:
     def _open(self) -> str | None:
         """Open the environment; return why what is on disk cannot be used, None if it opened."""
         self.path.mkdir(parents=True, exist_ok=True)
-        openings = self.path / "openings"
-        count = int(openings.read_text(encoding="ascii")) + 1 if openings.exists() else 1
-        openings.write_text(str(count), encoding="ascii")
         data = self.path / "data.mdb"
-        if count > _MAX_OPENINGS and data.exists():
-            return f"it was opened {count - 1} times without being closed"
+        reason = self._announce()
+        if reason is not None and data.exists():
+            return reason
         try:
             self._env = lmdb.open(
                 str(self.path),
@@ -110,22 +116,58 @@ class Store:
             self._info = self._env.open_db(b"info")
             with self._env.begin() as txn:
                 found = txn.get(_META, db=self._info)
-        except lmdb.Error as error:
+            self._meta: dict[str, Any] = orjson.loads(found) if found is not None else {}
+        except (lmdb.Error, orjson.JSONDecodeError) as error:
             return f"it cannot be read ({type(error).__name__})"
-        self._meta: dict[str, Any] = orjson.loads(found) if found else {}
         return None
+
+    def _announce(self) -> str | None:
+        """Say on the disk that the store is open; return why it cannot be used as it was left, None if it can.
+
+        The word stands there before LMDB writes anything, and goes when LMDB has flushed everything: what LMDB itself
+        says after a crash of the machine may be older than the pages it speaks of.
+        """
+        marker, boot = self.path / _OPEN, boot_id()
+        openings, reason = 0, None
+        try:
+            left = orjson.loads(marker.read_bytes())
+            openings = int(left["openings"])
+            if left["boot"] != boot:
+                reason = "the machine went down with it open"
+            elif openings >= _MAX_OPENINGS:
+                reason = f"it was opened {openings} times without being closed"
+            elif left["distrusted"]:
+                reason = "it could not be read or written"
+        except FileNotFoundError:
+            pass
+        except (ValueError, KeyError, TypeError):
+            reason = "nobody knows how it was left"
+        self._mark_open(openings + 1, distrusted=False)
+        return reason
+
+    def _mark_open(self, openings: int, *, distrusted: bool) -> None:
+        word = orjson.dumps({"openings": openings, "boot": boot_id(), "distrusted": distrusted})
+        with (self.path / _OPEN).open("wb") as file:
+            file.write(word)
+            file.flush()
+            os.fsync(file.fileno())
+        folder = os.open(self.path, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
     def _unusable(self, oldest: int) -> str | None:
         meta = self._meta
         if not meta:
             return "it is new"
-        for name, value in asdict(self.identity).items():
-            if meta[name] != value:
-                return f"its {name} is another one"
-        if meta["newest"] < oldest:
-            return "it is older than the changelog remembers deletions"
-        if not meta["clean"] and meta["boot"] != boot_id():
-            return "the machine went down with it open"
+        try:
+            for name, value in asdict(self.identity).items():
+                if meta[name] != value:
+                    return f"its {name} is another one"
+            if int(meta["newest"]) < oldest:
+                return "it is older than the changelog remembers deletions"
+            int(meta["offset"])
+        except (ValueError, KeyError, TypeError):
+            return "what it says of itself cannot be read"
         return None
 
     def _wipe(self, reason: str) -> None:
@@ -137,7 +179,7 @@ class Store:
         if again is not None:
             message = f"a fresh store in {self.path} cannot be opened: {again}"
             raise StateError(message, hint="Is the disk full, or does it fail?")
-        self._meta = asdict(self.identity) | {"offset": 0, "newest": 0, "boot": boot_id(), "clean": False}
+        self._meta = asdict(self.identity) | {"offset": 0, "newest": 0}
 
     @property
     def offset(self) -> int:
@@ -154,9 +196,24 @@ class Store:
 
     @contextmanager
     def reading(self) -> Generator["StoreTransaction"]:
-        """Open a view of what is committed; nothing can be written through it."""
-        with self._env.begin(db=self._data) as txn:
-            yield StoreTransaction(txn, self._data, self._scratch)
+        """Open a view of what is committed; nothing can be written through it.
+
+        Raises StateError where the file is damaged; the store is then read anew when it is opened next.
+        """
+        try:
+            with self._env.begin(db=self._data) as txn:
+                yield StoreTransaction(txn, self._data, self._scratch)
+        except lmdb.Error as error:
+            raise self._failed("read", error) from error
+
+    def _failed(self, what: str, error: lmdb.Error) -> StateError:
+        self.distrust()
+        message = f"the store in {self.path} cannot be {what} ({type(error).__name__})"
+        return StateError(message, hint="Is the disk full, or does it fail? The store is read anew from Kafka.")
+
+    def distrust(self) -> None:
+        """Have the store read anew when it is opened next, because LMDB has raised an error over it."""
+        self._trusted = False
 
     def commit(self, offset: int, newest: int) -> None:
         """Keep what the open transaction wrote, and that the store now stands at changelog `offset`.
@@ -166,15 +223,14 @@ class Store:
         if self._txn is None:
             message = "no transaction is open"
             raise RuntimeError(message)
-        meta = self._meta | {"offset": offset, "newest": newest, "clean": False, "boot": boot_id()}
+        meta = self._meta | {"offset": offset, "newest": newest}
         try:
             self._txn.put(_META, orjson.dumps(meta), db=self._info)
             self._txn.commit()
         except lmdb.Error as error:
-            message = f"the store in {self.path} cannot be written ({type(error).__name__})"
-            raise StateError(message, hint="Is the disk full? The store is read anew from Kafka.") from error
-        finally:
-            self._txn = None
+            self.abort()
+            raise self._failed("written", error) from error
+        self._txn = None
         self._meta = meta
 
     def abort(self) -> None:
@@ -194,8 +250,7 @@ class Store:
                     transaction.write(key, value)
         except lmdb.Error as error:
             self.abort()
-            message = f"the store in {self.path} cannot be written ({type(error).__name__})"
-            raise StateError(message, hint="Is the disk full?") from error
+            raise self._failed("written", error) from error
         self.commit(offset, newest)
 
     def entries(self) -> int:
@@ -206,14 +261,16 @@ class Store:
     def close(self) -> None:
         """Flush and close; an open transaction is dropped."""
         self.abort()
-        meta = self._meta | {"clean": True, "boot": boot_id()}
-        with suppress(lmdb.Error):  # a full disk: the store is then found unclean, and read anew where it matters
-            self._env.sync(True)
-            with self._env.begin(write=True) as txn:
-                txn.put(_META, orjson.dumps(meta), db=self._info)
-            self._env.sync(True)
+        try:
+            self._env.sync(force=True)
+        except lmdb.Error:
+            self.distrust()
         self._env.close()
-        (self.path / "openings").unlink(missing_ok=True)
+        if self._trusted:
+            (self.path / _OPEN).unlink(missing_ok=True)
+        else:
+            with suppress(OSError):  # a full disk: what is left of the word is not trusted either
+                self._mark_open(1, distrusted=True)
 
 
 class StoreTransaction:
