@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from worker import state
 from worker.errors import StateError
-from worker.state import Identity, Store
+from worker.state import Identity, Store, StoreTransaction
 
 HERE = Identity("cluster", "topic")
 OLD, NEW = 1_000, 2_000
@@ -363,8 +363,14 @@ def test_the_changelog_is_applied_with_its_offset(tmp_path: Path) -> None:
 
 
 def values(count: int) -> Iterator[tuple[bytes, bytes]]:
-    """Return more than the small store of the next tests can take, if `count` is large."""
+    """Return keys and values of 2 kB each."""
     return ((b"%d" % number, bytes(2000)) for number in range(count))
+
+
+def fill(tx: StoreTransaction) -> None:
+    """Write more than the small store of the next tests can take."""
+    for key, value in values(1000):
+        tx.put(key, value)
 
 
 def test_a_full_disk_says_so_while_the_changelog_is_read(tmp_path: Path) -> None:
@@ -382,8 +388,7 @@ def test_a_full_disk_says_so_at_the_commit(tmp_path: Path) -> None:
     one = opened(tmp_path / "s", map_size=256 * 1024)
     tx = one.begin()
     with pytest.raises(lmdb.MapFullError):
-        for key, value in values(1000):
-            tx.put(key, value)
+        fill(tx)
     with pytest.raises(StateError, match="cannot be written"):
         one.commit(9, NEW)
     assert content(one) == {}
