@@ -81,7 +81,7 @@ class TestEmail:
         | st.text(max_size=300)
     )
     @example("a@" + "b" * 63 + ".com")
-    @example("a@" + "b" * 59 + ".com")
+    @example("a@" + "b" * 64 + ".com")
     @example("\N{KELVIN SIGN}@example.com")
     @example("a@ex--ample.com")
     @example("a@xn--a.com")
@@ -141,6 +141,9 @@ class TestPhone:
         | st.text(max_size=300),
         REGIONS,
     )
+    @example("2025550143", "GB")
+    @example("+5590582088466", "US")  # begins as a collect call does in Brazil
+    @example("+3758114369326", "US")
     @example("+", "US")
     @example("+\N{ARABIC-INDIC DIGIT ONE}2025550143", "US")
     @example("+12025550143\n", "US")
