@@ -170,6 +170,9 @@ class Lane:
                 max_field_size=32_768,
                 trust_env=True,
             )
+            # aiohttp would send GET, PUT and DELETE again over a new connection where the old one was lost: a repeated
+            # DELETE that found nothing left would hide that the first one was carried out.
+            self._session._retry_connection = False  # noqa: SLF001 - there is no public switch
         return self._session
 
     async def send(

@@ -272,6 +272,9 @@ class TransactionalProducer:
 
     async def close(self) -> None:
         """Close, without waiting for what cannot end."""
+        waiter = self._client._txn_manager._transaction_waiter  # noqa: SLF001 - nobody else would take its exception
+        if waiter is not None and waiter.done() and not waiter.cancelled():
+            waiter.exception()
         await bounded_stop(self._client.stop(), f"producer {self._id}")
         await bounded_stop(self._client.client.close(), f"connection of {self._id}")
 

@@ -96,10 +96,14 @@ async def test_a_fenced_task_publishes_nothing_more(deployment: Deployment) -> N
 
 async def test_a_rejected_record_fails_its_transaction(deployment: Deployment) -> None:
     """A record that the broker refuses takes the whole transaction with it: no checkpoint moves past a lost event."""
-    async with deployment.connection.admin() as admin:
-        await admin.alter({deployment.topics.events: {"max.message.bytes": "2000"}})
     task = deployment.task("poll")
     await task.start(owner)
+    await task.transact(write(deployment, "before"))
+    limit = {"max.message.bytes": "2000"}
+    async with deployment.connection.admin() as admin:
+        await admin.alter({deployment.topics.events: limit})
+        while not limit.items() <= (await admin.found([deployment.topics.events]))[deployment.topics.events].config.items():
+            pass
 
     def work(tx: Transaction) -> None:
         tx.put(b"checkpoint", b"moved")
