@@ -3,23 +3,19 @@
 Exit codes: 0 ok, 1 something differs or failed, 2 usage or configuration, 3 something needed is not available.
 """
 
-import asyncio
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import Any
 
 import click
 import orjson
-from rich.console import Console
 
 from worker import config as configuration
-from worker import inspect, service, telemetry
-from worker.config import Config
+from worker import inspect, service
+from worker.commands.common import config as configured
+from worker.commands.common import finish, out, run
 from worker.errors import RollcallError
 from worker.kafka import apply_topics, plan_topics
-
-_OUT: Final = Console(soft_wrap=True, highlight=False)
 
 
 class _Commands(click.Group):
@@ -35,15 +31,6 @@ class _Commands(click.Group):
             sys.exit(130)
 
 
-def _run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on the fastest event loop there is."""
-    try:
-        import uvloop  # ruff: ignore[import-outside-top-level] - not on every platform
-    except ImportError:
-        return asyncio.run(work)
-    return uvloop.run(work)
-
-
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="rollcall-cdc", prog_name="rollcall")
 @click.option(
@@ -55,18 +42,11 @@ def main(ctx: click.Context, path: Path | None) -> None:
     ctx.obj = path
 
 
-def _config(ctx: click.Context) -> Config:
-    config = configuration.load(configuration.find(ctx.obj))
-    log = config.file.log
-    telemetry.configure_logging(level=log.level, text=None if log.format is None else log.format == "text")
-    return config
-
-
 @main.command()
 @click.pass_context
 def poll(ctx: click.Context) -> None:
     """Poll the sources, until SIGTERM."""
-    _run(service.serve(_config(ctx), [service.POLL]))
+    run(service.serve(configured(ctx), [service.POLL]))
 
 
 @main.command()
@@ -74,8 +54,8 @@ def poll(ctx: click.Context) -> None:
 @click.pass_context
 def handle(ctx: click.Context, names: tuple[str, ...]) -> None:
     """Run handlers or single stages (dedupe, deletes, keys, pairs, clusters, requests, executor; default all)."""
-    config = _config(ctx)
-    _run(service.serve(config, service.stages_of(names)))
+    config = configured(ctx)
+    run(service.serve(config, service.stages_of(names)))
 
 
 @main.group()
@@ -87,8 +67,8 @@ def topics() -> None:
 @click.pass_context
 def topics_plan(ctx: click.Context) -> None:
     """Show what the cluster lacks; exits 1 if anything."""
-    config = _config(ctx)
-    wanted = _run(plan_topics(config.file.kafka, config.topics))
+    config = configured(ctx)
+    wanted = run(plan_topics(config.file.kafka, config.topics))
     for line in wanted.problems():
         click.echo(line)
     click.echo("the topics are as declared" if wanted.empty else "`rollcall topics apply` makes and alters them")
@@ -99,8 +79,8 @@ def topics_plan(ctx: click.Context) -> None:
 @click.pass_context
 def topics_apply(ctx: click.Context) -> None:
     """Make missing topics and mend settings; exits 1 if something is wrong that cannot be mended."""
-    config = _config(ctx)
-    wanted = _run(apply_topics(config.file.kafka, config.topics))
+    config = configured(ctx)
+    wanted = run(apply_topics(config.file.kafka, config.topics))
     for spec in wanted.create:
         click.echo(f"made {spec.name} ({spec.partitions} partitions, {spec.cleanup})")
     for name in wanted.alter:
@@ -116,18 +96,13 @@ def topics_apply(ctx: click.Context) -> None:
 @click.pass_context
 def check(ctx: click.Context) -> None:
     """Check configuration, secrets, Kafka and topics, and name every problem."""
-    config = _config(ctx)
-    problems = _run(inspect.problems(config))
+    config = configured(ctx)
+    problems = run(inspect.problems(config))
     for problem in problems:
         click.echo(f"- {problem}", err=True)
     if problems:
-        _exit(2, f"{len(problems)} problem{'s' if len(problems) != 1 else ''}")
+        finish(2, f"{len(problems)} problem{'s' if len(problems) != 1 else ''}")
     click.echo(f"{config.path}: in order ({len(config.sources)} sources)")
-
-
-def _exit(code: int, message: str) -> NoReturn:
-    click.echo(message, err=True)
-    sys.exit(code)
 
 
 @main.command()
@@ -135,12 +110,12 @@ def _exit(code: int, message: str) -> NoReturn:
 @click.pass_context
 def status(ctx: click.Context, *, as_json: bool) -> None:
     """Show the state of sources and handlers."""
-    rows = _run(inspect.statuses(_config(ctx)))
+    rows = run(inspect.statuses(configured(ctx)))
     if as_json:
         for row in rows:
             click.echo(orjson.dumps(row))
         return
-    _OUT.print(inspect.status_table(rows))
+    out().print(inspect.status_table(rows))
 
 
 @main.command()
@@ -155,7 +130,7 @@ def tail(
 ) -> None:
     """Show records of a public topic: events, latest, clusters, identity, deletions, receipts, deadletters."""
     wanted = inspect.Wanted(source, customer)
-    _run(inspect.tail(_config(ctx), topic, from_beginning=from_beginning, follow=follow, wanted=wanted))
+    run(inspect.tail(configured(ctx), topic, from_beginning=from_beginning, follow=follow, wanted=wanted))
 
 
 @main.group()
@@ -178,7 +153,7 @@ def kafka_start(data: Path) -> None:
     """Start the broker (or find it running) and print its address."""
     from worker import embedded  # ruff: ignore[import-outside-top-level] - needs the extra `embedded`
 
-    running = _run(embedded.start_detached(data))
+    running = run(embedded.start_detached(data))
     click.echo(running.bootstrap)
 
 
@@ -188,8 +163,8 @@ def kafka_stop(data: Path) -> None:
     """Stop the broker; exits 1 if none was running."""
     from worker import embedded  # ruff: ignore[import-outside-top-level]
 
-    if not _run(embedded.stop_detached(data)):
-        _exit(1, f"no broker is running on {data}")
+    if not run(embedded.stop_detached(data)):
+        finish(1, f"no broker is running on {data}")
 
 
 @kafka.command("status")
@@ -200,7 +175,7 @@ def kafka_status(data: Path) -> None:
 
     running = embedded.status(data)
     if running is None:
-        _exit(1, f"no broker is running on {data}")
+        finish(1, f"no broker is running on {data}")
     click.echo(f"{running.bootstrap} (pid {running.pid})")
 
 
@@ -213,7 +188,7 @@ def demo(customers: int, seconds: int, seed: int, *, keep: bool) -> None:
     """Run all of it here: a broker, two simulated systems, pollers, handlers; then check the result."""
     from worker import demo as demonstration  # ruff: ignore[import-outside-top-level] - needs the extra `embedded`
 
-    sys.exit(_run(demonstration.run(customers=customers, seconds=seconds, seed=seed, keep=keep)))
+    sys.exit(run(demonstration.run(customers=customers, seconds=seconds, seed=seed, keep=keep)))
 
 
 @main.command("config-schema")
