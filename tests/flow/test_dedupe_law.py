@@ -1,12 +1,14 @@
 """The law: whatever happened in whatever order, what is published is what a plain batch run finds.
 
-Schedules are drawn by Hypothesis: creates, updates, deletes and re-creates of a few customers who share many values,
+Schedules are drawn at random: creates, updates, deletes and re-creates of a few customers who share many values,
 in between them crashes, lost state, positions set back and stale copies of earlier messages, all of it worked off in a
 random interleaving, with rests only now and then.
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Final
 
 import orjson
@@ -32,6 +34,7 @@ SETTINGS: Final = DedupeSettings(
 )
 CUSTOMERS: Final = [(source, str(number)) for source in ("connect", "drivly") for number in range(4)]
 STAGES: Final = ("keys", "pairs", "clusters")
+INPUTS: Final = (TOPICS.latest, TOPICS.keys, TOPICS.links)
 PEOPLE: Final = (
     {"given": "Ada", "family": "Archer", "born": "1980-02-03"},
     {"given": "Adah", "family": "Archer", "born": "1980-02-04"},
@@ -43,21 +46,32 @@ PHONES: Final = ((), ("+12025550799",), ("+12025550733",))
 ADDRESSES: Final = (None, ("12 Mill Lane", "Springfield", "62701"), ("40 High Street", "Springfield", "62701"))
 IDS: Final = (None, None, "1", "2")
 
-numbers = st.integers(0, 11)
-operations = st.one_of(
-    st.tuples(st.just("put"), st.integers(0, 7), numbers, numbers, numbers, numbers, st.integers(0, 3)),
-    st.tuples(st.just("put"), st.integers(0, 7), numbers, numbers, numbers, numbers, st.integers(0, 3)),
-    st.tuples(st.just("touch"), st.integers(0, 7), numbers),
-    st.tuples(st.just("delete"), st.integers(0, 7)),
-    st.tuples(st.just("delete"), st.integers(0, 7)),
-    st.tuples(st.just("work"), st.integers(1, 30)),
-    st.tuples(st.just("rest")),
-    st.tuples(st.just("crash"), st.sampled_from(STAGES)),
-    st.tuples(st.just("forget"), st.sampled_from(STAGES)),
-    st.tuples(st.just("redeliver"), st.sampled_from(STAGES), st.integers(1, 20)),
-    st.tuples(st.just("stale"), st.sampled_from((TOPICS.latest, TOPICS.keys, TOPICS.links)), st.integers(0, 10_000)),
-)
-schedules = st.lists(operations, min_size=15, max_size=40)
+Operation = tuple[Any, ...]
+
+# Hypothesis draws the seeds; a schedule drawn element by element would be short and far too regular to find much.
+seeds = st.integers(0, 2**32 - 1)
+
+
+def values(random: Random) -> tuple[int, ...]:
+    """Draw what `made` takes after the customer."""
+    return (*(random.randrange(12) for _ in range(4)), random.randrange(4))
+
+
+def schedule(random: Random) -> list[Operation]:
+    """Draw a history."""
+    kinds: dict[str, tuple[int, Callable[[], Operation]]] = {
+        "put": (5, lambda: ("put", random.randrange(8), *values(random))),
+        "touch": (1, lambda: ("touch", random.randrange(8), random.randrange(12))),
+        "delete": (2, lambda: ("delete", random.randrange(8))),
+        "work": (2, lambda: ("work", random.randint(1, 30))),
+        "rest": (1, lambda: ("rest",)),
+        "crash": (1, lambda: ("crash", random.choice(STAGES))),
+        "forget": (1, lambda: ("forget", random.choice(STAGES))),
+        "redeliver": (1, lambda: ("redeliver", random.choice(STAGES), random.randint(1, 20))),
+        "stale": (2, lambda: ("stale", random.choice(INPUTS), random.randrange(10_000), random.randint(1, 30))),
+    }
+    names, weights = list(kinds), [weight for weight, _ in kinds.values()]
+    return [kinds[kind][1]() for kind in random.choices(names, weights, k=random.randint(4, 45))]
 
 
 def made(index: int, who: int, email: int, phone: int, place: int, number: int) -> Customer:
@@ -106,8 +120,8 @@ class World:
                 self.run.forget(stage)
             case ("redeliver", stage, count):
                 self.run.redeliver(stage, dict(zip(STAGES, INPUTS, strict=True))[stage], count)
-            case ("stale", topic, number):
-                self.stale(topic, number)
+            case ("stale", topic, number, count):
+                self.stale(topic, number, count)
 
     def put(self, customer: Customer) -> None:
         """Create or update a customer."""
@@ -131,15 +145,12 @@ class World:
             self.last_live[name, self.sequences[name]] = self.live.pop(name)
             self.run.publish(TOPICS.latest, *deleted(source, customer_id, self.sequences[name]))
 
-    def stale(self, topic: str, number: int) -> None:
-        """Append a copy of some earlier record."""
+    def stale(self, topic: str, number: int, count: int) -> None:
+        """Append copies of some earlier records."""
         records = self.run.records(topic)
-        if records:
-            record = records[number % len(records)]
+        start = number % len(records) if records else 0
+        for record in records[start : start + count]:
             self.run.repeat(topic, record.partition, record.offset)
-
-
-INPUTS: Final = (TOPICS.latest, TOPICS.keys, TOPICS.links)
 
 
 def world(seed: int, rules: DedupeSettings = SETTINGS) -> World:
@@ -181,11 +192,11 @@ LAW: Final = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @settings(LAW, max_examples=500)
-@given(schedules, st.integers(0, 1_000_000))
-def test_streaming_equals_batch(schedule: list[tuple[Any, ...]], seed: int) -> None:
+@given(seeds)
+def test_streaming_equals_batch(seed: int) -> None:
     """After any history the clusters and the open reviews are those of a batch run over the live customers."""
     here = world(seed)
-    for operation in schedule:
+    for operation in schedule(Random(seed)):
         here.do(operation)
     here.run.run()
     found = batch(here.live, SETTINGS, HASHER)
@@ -195,44 +206,48 @@ def test_streaming_equals_batch(schedule: list[tuple[Any, ...]], seed: int) -> N
 
 
 @settings(LAW, max_examples=200)
-@given(schedules, st.lists(st.tuples(numbers, numbers, numbers, numbers, st.integers(0, 3)), max_size=3), st.data())
-def test_a_departure_tells_the_cluster_of_the_last_live_version(
-    schedule: list[tuple[Any, ...]], updates: list[tuple[int, int, int, int, int]], data: st.DataObject
-) -> None:
+@given(seeds)
+def test_a_departure_tells_the_cluster_of_the_last_live_version(seed: int) -> None:
     """Whoever is deleted, even amid its own updates, leaves those behind whom a batch run finds for its last version."""
-    here = world(data.draw(st.integers(0, 1_000_000)), DedupeSettings())
-    for operation in schedule:
+    random = Random(seed)
+    here = world(seed, DedupeSettings())
+    for operation in schedule(random):
         here.do(operation)
     here.run.run()
-    index = data.draw(st.sampled_from(range(len(CUSTOMERS))))
+    index = random.randrange(len(CUSTOMERS))
     name = "/".join(CUSTOMERS[index])
-    if name not in here.live:
-        here.put(made(index, 0, 0, 0, 0, 0))
-    for update in updates:
-        here.put(made(index, *update))
-        here.run.work(data.draw(st.integers(0, 12)))
+    updates = random.randrange(4) if name in here.live else 1
+    for _ in range(updates):
+        here.put(made(index, *values(random)))
+        here.run.work(random.randrange(12))
     expected = batch(here.live, DedupeSettings(), HASHER).of(name) - {name}
     here.delete(index)
     here.run.run()
     told = [event for event in departed(here.run) if event["customer"] == name and event["cause"] == "deleted"]
     mine = [event for event in told if event["sequence"] == here.sequences[name]]
-    assert [(frozenset(event["remaining"]), event["doubt"]) for event in mine] == ([(expected, [])] if expected else [])
+    left = {other for event in mine for other in event["remaining"]}
+    assert len(mine) == bool(left)
+    if updates and mine and mine[0]["doubt"] == ["moved"]:
+        # The evidence on an update came in after the deletion and changed the picture: more are named, in doubt.
+        assert left > expected
+    else:
+        assert left == expected
+        assert all(event["doubt"] == [] for event in mine)
 
 
 @settings(LAW, max_examples=200)
-@given(schedules, st.integers(0, 1_000_000))
-def test_no_id_changes_without_a_trace(schedule: list[tuple[Any, ...]], seed: int) -> None:
+@given(seeds)
+def test_no_id_changes_without_a_trace(seed: int) -> None:
     """Whoever follows the merges and splits alone arrives at the published clusters, ids and winners included."""
     here = World(Harness(stages(SETTINGS, TOPICS, HASHER), partitions=1, seed=seed))
-    for operation in schedule:
+    for operation in schedule(Random(seed)):
         if operation[:2] != ("forget", "clusters"):
             here.do(operation)
     here.run.run()
-    assert followed(here.run) == {
-        known["cluster"]: (frozenset(found), known["winner"])
-        for known in published(here.run).values()
-        for found in [[name for name, other in published(here.run).items() if other["cluster"] == known["cluster"]]]
-    }
+    expected: dict[str, tuple[set[str], str]] = {}
+    for name, known in published(here.run).items():
+        expected.setdefault(known["cluster"], (set(), known["winner"]))[0].add(name)
+    assert followed(here.run) == expected
 
 
 def departed(run: Harness) -> list[dict[str, Any]]:
@@ -240,7 +255,7 @@ def departed(run: Harness) -> list[dict[str, Any]]:
     return [orjson.loads(record.value or b"") for record in run.records(TOPICS.departures)]
 
 
-def followed(run: Harness) -> dict[str, tuple[frozenset[str], str]]:
+def followed(run: Harness) -> dict[str, tuple[set[str], str]]:
     """Return the clusters as the identity events tell them."""
     members: dict[str, set[str]] = defaultdict(set)
     winners: dict[str, str] = {}
@@ -259,4 +274,4 @@ def followed(run: Harness) -> dict[str, tuple[frozenset[str], str]]:
                     members[absorbed] -= set(event["members"])
             case "customer.winner_changed":
                 winners[event["cluster"]] = event["winner"]
-    return {known: (frozenset(names), winners[known]) for known, names in members.items() if names and known}
+    return {known: (names, winners[known]) for known, names in members.items() if names and known}
