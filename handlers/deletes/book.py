@@ -70,7 +70,9 @@ class Plan:
     count: int
     total: str
     held_at: int
+    last: int  # when the last one joined
     reason: str
+    open: bool = True
 
 
 @dataclass(slots=True)
@@ -95,7 +97,7 @@ class Group:
     passed: int = 0  # by themselves, within the period
     live: int | None = None
     due: int = 0
-    told: int = -1
+    told: str = ""  # what the status topic says of its plan
     marked: int | None = None  # members of the plan from here on are still to be marked as held
     plan: Plan | None = None
     job: Job | None = None

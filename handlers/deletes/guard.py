@@ -2,9 +2,10 @@
 
 A request is judged no sooner than a whole window after it came, together with everything that came meanwhile, so that
 the head of a burst does not slip through before the rest is seen. What has passed by itself counts for a period; what a
-person has decided on does not count again. A plan is closed once it is held: what comes later is gathered behind it and
-judged when the plan is decided. So a plan can be approved while the burst goes on, and its hash stands for exactly the
-requests in it: a request that leaves (superseded, or decided by itself) changes it, and the old hash is refused.
+person has decided on does not count again. A held plan stays open while the burst goes on, until a whole window has
+passed without another request, or ten windows in all; what comes later is gathered behind it, and judged once it is
+decided on. An approval is bound to the plan's hash, which stands for exactly the requests in it: one that joins or
+leaves (superseded, or decided on by itself) makes it another plan, and the old hash is refused.
 """
 
 import hashlib
@@ -21,6 +22,8 @@ from handlers.deletes.model import Deletion, digest
 from handlers.deletes.settings import GuardSettings
 
 SLICE: Final = 500
+_WATCH_MS: Final = 1_000
+_WINDOWS_OPEN: Final = 10
 _MODULUS: Final = 1 << 256
 RECOVERED: Final = "it was asked for before this executor's memory begins, and may have been carried out already"
 
@@ -49,9 +52,15 @@ class Guard:
         self._life.must(deletion, Event.GATHER)
         deletion.group = name
         self._tx.put(_member(group, deletion.n), number(self._life.now) + request["id"].encode())
-        group.count += 1
-        group.total = _plus(group.total, request["id"], 1)
         group.live = request["live"] if request["live"] is not None else group.live
+        plan = group.plan
+        if plan is not None and plan.open:
+            plan.count, plan.total = plan.count + 1, _plus(plan.total, request["id"], 1)
+            plan.upto, plan.last = deletion.n + 1, self._life.now
+            self._life.must(deletion, Event.HOLD, f"{plan.id}: {plan.reason}")
+        else:
+            group.count, group.total = group.count + 1, _plus(group.total, request["id"], 1)
+            deletion.reason = None if plan is None else f"behind {plan.id}"
         if not group.due:
             self._arm(group, self._life.now + self._window)
 
@@ -72,9 +81,7 @@ class Guard:
             return
         plan.count -= 1
         plan.total = _plus(plan.total, request, -1)
-        if plan.count:
-            self._tell(group, plan, "held")
-        else:
+        if not plan.count:
             self._close(group, plan, "empty", None)
 
     # Judging
@@ -94,11 +101,11 @@ class Guard:
     def _judge(self, group: Group) -> None:
         now = self._life.now
         self._expire(group)
-        if group.plan is not None or group.job is not None:
-            if group.plan is not None and group.told != group.count:
-                self._tell(group, group.plan, "held")
-            if group.count or group.plan is not None:
-                self._arm(group, now + max(self._window, 1000))
+        if group.plan is not None:
+            self._watch(group, group.plan)
+            return
+        if group.job is not None:
+            self._arm(group, now + _WATCH_MS)
             return
         if not group.count:
             return
@@ -112,16 +119,26 @@ class Guard:
         else:
             self._release(group)
 
+    def _watch(self, group: Group, plan: Plan) -> None:
+        """Keep the status of a held plan up to date, and close it once its burst is over."""
+        now = self._life.now
+        if plan.open and (now >= plan.last + self._window or now >= plan.held_at + _WINDOWS_OPEN * self._window):
+            plan.open = False
+        if group.told != _news(group, plan):
+            self._tell(group, plan, "held")
+        self._arm(group, now + _WATCH_MS)
+
     def _hold(self, group: Group, why: str) -> None:
         upto = int(self._tx.get(b"c") or b"0") + 1
         first = next(iter(self._tx.scan(b"m/" + group_id(group.name))))[0]
         name = f"plan-{digest(group.name, int.from_bytes(first[-8:], 'big'), size=6)}"
-        plan = group.plan = Plan(name, upto, group.count, group.total, self._life.now, why)
+        now = self._life.now
+        plan = group.plan = Plan(name, upto, group.count, group.total, now, now, why)
         group.count, group.total, group.marked = 0, "0", 0
         self._tx.put(b"n/" + name.encode(), orjson.dumps({"group": group.name}))
         self._tx.put(b"s/" + group_id(group.name), group.name.encode())
         self._tell(group, plan, "held")
-        self._arm(group, self._life.now + max(self._window, 1000))
+        self._arm(group, now + _WATCH_MS)
 
     def _release(self, group: Group) -> None:
         """Let pass what has been gathered for a whole window."""
@@ -241,7 +258,7 @@ class Guard:
 
     def _tell(self, group: Group, plan: Plan, state: str, given: Decision | None = None) -> None:
         """Say on the status topic how a plan stands; the command line reads it, an operator approves by its hash."""
-        group.told = group.count
+        group.told = _news(group, plan)
         value = {
             "kind": "plan",
             "plan": plan.id,
@@ -250,6 +267,7 @@ class Guard:
             "state": state,
             "count": plan.count,
             "hash": plan_hash(plan),
+            "open": plan.open,
             "reason": plan.reason,
             "held_at": plan.held_at,
             "gathering_behind": group.count,
@@ -268,6 +286,10 @@ class Guard:
 def plan_hash(plan: Plan) -> str:
     """Return what an approval is bound to: it stands for the plan and every request in it."""
     return digest(plan.id, plan.count, plan.total, size=8)
+
+
+def _news(group: Group, plan: Plan) -> str:
+    return f"{plan_hash(plan)} {plan.open} {group.count}"
 
 
 def _member(group: Group, n: int) -> bytes:

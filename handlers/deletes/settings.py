@@ -211,7 +211,7 @@ class DeletesSettings(Model):
     )
     backoff: Duration = Field(default=5.0, gt=0, description="First wait after a failure; it doubles up to 5 minutes")
     probe: Duration = Field(default=60.0, gt=0, description="How often a paused target's canary is tried")
-    tick: Duration = Field(default=1.0, gt=0, description="How often timers are looked at while nothing happens")
+    tick: Duration = Field(default=1.0, gt=0, le=10, description="How often timers are looked at while nothing happens")
 
     @model_validator(mode="after")
     def _complete(self) -> "DeletesSettings":

@@ -694,19 +694,19 @@ def test_an_erasure_that_nothing_can_carry_out_is_refused() -> None:
 
 
 def test_an_undo_copy_is_kept_encrypted_and_dropped_after_its_time() -> None:
-    """The newest state carries it for 30 days, readable with the key alone."""
+    """The newest state carries it for the configured time, readable with the key alone."""
     undo = Undo(KEY)
-    world = World({**simple(), "tick": "1h"}, undo=undo)
+    world = World({**simple(), "undo_days": 0.01}, undo=undo)
     world.systems["crm"].add("1", email="jane@example.com")
     world.deleted("shop", "1")
-    world.settle(24 * 60)
+    world.settle(5)
     entry = world.ledger()["crm/1"]
     assert entry["state"] == "VERIFIED"
     assert "jane" not in orjson.dumps(world.ledger()).decode()
     copy = orjson.loads(undo.decrypt(entry["request"]["id"], "crm/1", entry["undo"]))
     assert copy["email"] == "jane@example.com"
     assert world.receipt("1")["undo_copy"] is True
-    world.settle(30 * 24 * 60)
+    world.settle(15)
     assert world.ledger()["crm/1"]["undo"] is None
     assert world.states() == {"crm/1": "VERIFIED"}
 

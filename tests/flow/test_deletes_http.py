@@ -1,0 +1,568 @@
+"""What the answers of a target lead to: each HTTP rule, and each way in which an answer is lost or wrong."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.flow.deletes_world import World, drivly, http, route, simple, with_lookup
+from worker.handling import Call, Reply
+
+
+def once(*replies: Reply, method: str = "DELETE") -> Callable[[Call], Reply | None]:
+    """Return a fault that answers the first calls of a method so, without anything being done."""
+    left = list(replies)
+    return lambda call: left.pop(0) if left and call.method == method else None
+
+
+def always(reply: Reply, method: str | None = None) -> Callable[[Call], Reply | None]:
+    """Return a fault that answers every call (of a method) so."""
+    return lambda call: reply if method in {None, call.method} else None
+
+
+def one(target: dict[str, Any] | None = None, **more: Any) -> World:
+    """Return a world in which customer 1 has just been deleted at the source."""
+    world = World(simple(target, **more))
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    return world
+
+
+def statuses(world: World) -> list[int | None]:
+    """Return what the attempts for customer 1 were answered with."""
+    return [attempt["status"] for attempt in world.receipt("1")["attempts"]]
+
+
+# Done
+
+
+def test_a_target_without_look_up_is_taken_at_its_word() -> None:
+    """The receipt says that nobody has looked."""
+    world = one(http())
+    world.settle()
+    assert world.outcomes() == {"crm/1": "DELETED"}
+    assert world.receipt("1")["verification"] == {"how": "the target's answer", "at": None}
+
+
+def test_an_accepted_deletion_is_polled_until_it_is_done() -> None:
+    """202: the target does it later."""
+    world = one(with_lookup())
+    world.systems["crm"].fault = once(Reply(202))
+    world.settle(3)
+    assert world.states() == {"crm/1": "ACCEPTED"}
+    del world.systems["crm"].rows["1"]
+    world.settle(10)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+def test_an_accepted_deletion_that_never_happens_goes_to_a_person() -> None:
+    """It is not asked for again by itself."""
+    world = one(with_lookup(), tick="10s")
+    world.systems["crm"].fault = once(Reply(202))
+    world.settle(5 * 60)
+    assert world.outcomes() == {"crm/1": "BLOCKED"}
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+def test_an_accepted_deletion_cannot_be_followed_without_a_look_up() -> None:
+    """Nobody can see whether it was done."""
+    world = one(http())
+    world.systems["crm"].fault = once(Reply(202))
+    world.settle()
+    assert world.outcomes() == {"crm/1": "BLOCKED"}
+
+
+def test_a_target_that_says_done_and_still_shows_the_customer_goes_to_a_person() -> None:
+    """A second DELETE by itself could hit somebody else."""
+    world = one()
+    world.systems["crm"].fault = once(Reply(200))
+    world.settle(10)
+    assert world.outcomes() == {"crm/1": "BLOCKED"}
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+def test_a_new_customer_under_a_deleted_ones_id_is_left_alone() -> None:
+    """SQLite gives the highest id out again: the look-up after the DELETE sees somebody made later."""
+    world = one()
+
+    def reuse(call: Call, reply: Reply) -> Reply:
+        if call.method == "DELETE":
+            world.systems["crm"].add("1", world.harness.now + 5)
+        return reply
+
+    world.systems["crm"].after = reuse
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert "1" in world.systems["crm"].rows
+
+
+# None such
+
+
+def test_a_customer_that_is_gone_already_is_done_if_the_canary_is_there() -> None:
+    """404 at the look-up: no DELETE is sent at all."""
+    world = World(simple())
+    world.deleted("shop", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "ALREADY_ABSENT"}
+    assert world.systems["crm"].lookups() == ["1", "customers"]
+    assert world.systems["crm"].deletes() == []
+
+
+@pytest.mark.parametrize("status", [404, 410])
+def test_404_for_everything_proves_nothing_and_pauses_the_target(status: int) -> None:
+    """A wrong base URL: the canary is not found either, nothing is done, and it goes on once the address is right."""
+    world = one()
+    world.systems["crm"].fault = always(Reply(status))
+    world.settle(10)
+    assert world.receipts() == []
+    told = world.status("target/crm")
+    assert told["state"] == "paused"
+    assert "base URL" in told["reason"]
+    world.systems["crm"].fault = lambda _: None
+    world.settle(10)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.status("target/crm")["state"] == "working"
+
+
+def test_an_empty_listing_is_no_canary() -> None:
+    """A revoked key may be answered with 200 and nobody."""
+    world = World(simple())
+    world.systems["crm"].rows.clear()
+    world.deleted("shop", "1")
+    world.settle()
+    assert world.receipts() == []
+    assert world.status("target/crm")["state"] == "paused"
+
+
+def test_a_404_to_the_delete_itself_waits_for_the_canary_too() -> None:
+    """Two deletions of one customer at once: the other one was faster."""
+    world = one()
+    world.systems["crm"].fault = once(Reply(404))
+    world.settle()
+    assert world.outcomes() == {"crm/1": "ALREADY_ABSENT"}
+    assert world.systems["crm"].lookups() == ["1", "customers"]
+
+
+def test_a_404_to_the_delete_while_everything_is_404_is_looked_up_again_later() -> None:
+    """The address broke in between: the customer is found still there, and deleted then."""
+    world = one()
+    broken = [False]
+
+    def fault(call: Call) -> Reply | None:
+        broken[0] = broken[0] or call.method == "DELETE"
+        return Reply(404) if broken[0] else None
+
+    world.systems["crm"].fault = fault
+    world.settle(10)
+    assert world.states() == {"crm/1": "UNKNOWN"}
+    world.systems["crm"].fault = lambda _: None
+    world.settle(10)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+
+
+def test_many_404_share_a_canary() -> None:
+    """One canary after them clears all those that came before it was sent."""
+    world = World(simple(drivly(concurrency=32)), partitions=1)
+    for number in range(1, 11):
+        world.deleted("shop", str(number))
+    world.settle()
+    assert set(world.outcomes().values()) == {"ALREADY_ABSENT"}
+    assert world.systems["crm"].lookups().count("customers") <= 10
+
+
+# Refused
+
+
+@pytest.mark.parametrize("status", [400, 405, 422, 451])
+def test_what_the_target_refuses_goes_to_a_person_and_can_be_retried(status: int) -> None:
+    """The retry is a request of its own, with a receipt of its own that names the first."""
+    world = one()
+    world.systems["crm"].fault = once(Reply(status))
+    world.settle()
+    assert world.outcomes() == {"crm/1": "BLOCKED"}
+    first = world.receipt("1")["request"]
+    command = world.decide("retry", target="crm", request=first)
+    world.settle()
+    assert world.answered(command)[0] == "done"
+    receipts = {receipt["outcome"]: receipt for receipt in world.receipts()}
+    assert receipts["VERIFIED"]["retry_of"] == first
+    assert receipts["VERIFIED"]["decisions"][0]["what"] == "retry"
+    assert len(receipts) == 2
+
+
+def test_only_what_is_blocked_or_failed_can_be_retried() -> None:
+    """A verified deletion is not done again."""
+    world = one()
+    world.settle()
+    command = world.decide("retry", target="crm", request=world.receipt("1")["request"])
+    world.settle()
+    assert world.answered(command)[0] == "refused"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_a_refused_credential_pauses_the_target(status: int, method: str) -> None:
+    """Nothing is lost or sent meanwhile; the canary is tried, and the deletions go on when it works."""
+    world = one()
+    world.systems["crm"].fault = always(Reply(status), method)
+    world.settle(1.5)
+    assert world.status("target/crm")["state"] == "paused"
+    world.systems["crm"].fault = always(Reply(status))
+    sent = len(world.systems["crm"].deletes())
+    for number in range(2, 6):
+        world.systems["crm"].add(str(number))
+        world.deleted("shop", str(number))
+    world.settle(10)
+    assert len(world.systems["crm"].deletes()) == sent
+    assert world.receipts() == []
+    world.systems["crm"].fault = lambda _: None
+    world.settle(10)
+    assert set(world.outcomes().values()) == {"VERIFIED"}
+    assert len(world.receipts()) == 5
+
+
+def test_a_paused_target_without_canary_goes_on_when_a_person_says_so() -> None:
+    """It has nothing that could be tried in safety."""
+    world = one(http())
+    world.systems["crm"].fault = once(Reply(401))
+    world.settle(10)
+    assert world.systems["crm"].deletes() == ["1"]
+    command = world.decide("retry", target="crm")
+    world.settle()
+    assert world.answered(command)[0] == "done"
+    assert world.outcomes() == {"crm/1": "DELETED"}
+    assert statuses(world) == [401, 200]
+    again = world.decide("retry", target="crm")
+    world.settle()
+    assert world.answered(again) == ("refused", "the target is not paused")
+
+
+@pytest.mark.parametrize("status", [409, 412, 423])
+def test_a_conflict_is_looked_at_again(status: int) -> None:
+    """A second DELETE follows a second look-up."""
+    world = one()
+    world.systems["crm"].fault = once(Reply(status))
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert statuses(world) == [status, 200]
+    assert [method for _, method, _, _ in world.systems["crm"].calls] == ["GET", "DELETE"] * 2 + ["GET"]
+
+
+def test_a_conflict_that_does_not_go_away_has_failed_in_the_end() -> None:
+    """Five attempts, every one in the receipt."""
+    world = one()
+    world.systems["crm"].fault = always(Reply(409), "DELETE")
+    world.settle(30)
+    assert world.outcomes() == {"crm/1": "FAILED"}
+    assert statuses(world) == [409] * 5
+
+
+# Later
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("value", ["300", "Tue, 14 Nov 2023 22:19:20 GMT"])
+def test_retry_after_is_kept_to(status: int, value: str) -> None:
+    """In seconds, or as a date, which is read against the target's own clock."""
+    headers = {"retry-after": value, "date": "Tue, 14 Nov 2023 22:14:20 GMT"}
+    world = one()
+    world.systems["crm"].fault = once(Reply(status, headers))
+    world.settle(30)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    times = [now for now, method, _, _ in world.systems["crm"].calls if method == "DELETE"]
+    assert 300_000 <= times[1] - times[0] < 305_000
+
+
+def test_nothing_is_asked_of_a_target_that_wants_to_be_left_alone() -> None:
+    """A 429 for one deletion holds back the others of that target."""
+    world = one(drivly(concurrency=1))
+    world.systems["crm"].add("2")
+    world.deleted("shop", "2")
+    world.systems["crm"].fault = once(Reply(429, {"retry-after": "600"}))
+    world.settle(9)
+    assert len(world.systems["crm"].deletes()) == 1
+    world.settle(5)
+    assert set(world.outcomes().values()) == {"VERIFIED"}
+
+
+def test_a_storm_of_429_neither_fails_nor_loses_anything() -> None:
+    """Waits grow, and nobody counts as tried."""
+    world = one()
+    world.systems["crm"].fault = once(*[Reply(429)] * 12)
+    world.settle(120)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert statuses(world) == [429] * 12 + [200]
+
+
+# Unknown
+
+
+def test_500_after_success_is_looked_up_and_not_deleted_again() -> None:
+    """It was done: the look-up finds nobody, and the canary is there."""
+    world = one()
+    world.systems["crm"].after = lambda call, reply: Reply(500) if call.method == "DELETE" else reply
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert statuses(world) == [500]
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+def test_500_without_success_is_looked_up_and_tried_again() -> None:
+    """It was not done: the look-up finds the customer unchanged."""
+    world = one()
+    world.systems["crm"].fault = once(Reply(500), Reply(502))
+    world.settle(5)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert statuses(world) == [500, 502, 200]
+    methods = [method for _, method, path, _ in world.systems["crm"].calls if path.endswith("/1")]
+    assert methods == ["GET", "DELETE", "GET", "GET", "DELETE", "GET", "GET", "DELETE", "GET"]
+
+
+def test_a_customer_that_changed_after_a_lost_answer_is_not_deleted_again() -> None:
+    """The DELETE was not done, and somebody works on the customer now."""
+    world = one()
+
+    def fault(call: Call) -> Reply | None:
+        if call.method == "DELETE":
+            world.systems["crm"].add("1", world.harness.now)
+            world.systems["crm"].rows["1"]["createdAt"] = "2020-01-01T00:00:00.000Z"
+            return Reply(500)
+        return None
+
+    world.systems["crm"].fault = fault
+    world.settle(5)
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+@pytest.mark.parametrize("lost", [Reply(None, error="timeout"), Reply(500), Reply(502), Reply(504), Reply(408)])
+def test_an_unknown_outcome_without_look_up_goes_to_a_person(lost: Reply) -> None:
+    """It is never tried blindly again."""
+    world = one(http())
+    world.systems["crm"].fault = once(lost)
+    world.settle(30)
+    assert world.outcomes() == {"crm/1": "BLOCKED"}
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+def test_a_call_that_certainly_never_left_is_tried_again() -> None:
+    """Nothing to look up: nothing was sent."""
+    world = one(http())
+    world.systems["crm"].fault = once(Reply(None, error="connection", sent=False))
+    world.settle(5)
+    assert world.outcomes() == {"crm/1": "DELETED"}
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_an_answer_that_never_comes_is_given_up_and_looked_up(*, done: bool) -> None:
+    """Whether or not the DELETE was done, exactly the rest of the work is done."""
+    world = one()
+    world.systems["crm"].silent = lambda call: call.method == "DELETE"
+    if not done:
+        world.systems["crm"].fault = once(Reply(None))
+    world.settle(3)
+    assert world.states() == {"crm/1": "EXECUTING"}
+    world.systems["crm"].silent = lambda _: False
+    world.settle(10)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert len(world.systems["crm"].deletes()) == (1 if done else 2)
+
+
+# Crashes
+
+
+@pytest.mark.parametrize("done", [True, False])
+def test_a_handler_killed_during_the_call_looks_up_what_became_of_it(*, done: bool) -> None:
+    """EXECUTING without an answer is an unknown outcome, and never a second DELETE before a look-up."""
+    world = one()
+    calls = world.systems["crm"].calls
+    world.systems["crm"].silent = lambda call: call.method == "DELETE"
+    if not done:
+        world.systems["crm"].fault = once(Reply(None))
+    world.settle(1.5)
+    assert world.states() == {"crm/1": "EXECUTING"}
+    world.systems["crm"].silent = lambda _: False
+    world.harness.crash("executor")
+    before = len(calls)
+    world.settle()
+    assert calls[before][1] == "GET"
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.receipt("1")["attempts"][0]["error"] == "interrupted"
+    assert len(world.systems["crm"].deletes()) == (1 if done else 2)
+
+
+def test_a_handler_killed_during_the_call_of_a_target_without_look_up_leaves_it_to_a_person() -> None:
+    """Nobody can know."""
+    world = one(http())
+    world.systems["crm"].silent = lambda _: True
+    world.settle(1.5)
+    world.harness.crash("executor")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "BLOCKED"}
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+@pytest.mark.parametrize("steps", range(1, 120, 4))
+def test_a_handler_killed_at_any_step_ends_every_request_once(steps: int) -> None:
+    """Before, during and after the call, either stage."""
+    world = World(simple(guard={"window": "0s"}), seed=steps)
+    for number in range(1, 4):
+        world.systems["crm"].add(str(number))
+        world.deleted("shop", str(number))
+    world.harness.work(steps)
+    world.harness.crash("executor")
+    world.harness.advance(1000)
+    world.harness.work(steps)
+    world.harness.crash("requests")
+    world.harness.crash("executor")
+    world.settle(5)
+    assert world.outcomes() == {f"crm/{number}": "VERIFIED" for number in range(1, 4)}
+    assert sorted(world.systems["crm"].deletes()) == ["1", "2", "3"]
+
+
+# The breaker
+
+
+def down(world: World, minutes: Iterable[float]) -> list[int]:
+    """Return how many calls a target that is down gets in each stretch of time."""
+    counts = []
+    for stretch in minutes:
+        before = len(world.systems["crm"].calls)
+        world.settle(stretch)
+        counts.append(len(world.systems["crm"].calls) - before)
+    return counts
+
+
+def test_a_target_that_is_down_is_left_alone_and_the_others_go_on() -> None:
+    """Five failures in a row open the breaker; a call now and then finds out when the target is back."""
+    world = World({"targets": {"crm": drivly(), "erp": drivly()}, "routes": [route(), route(target="erp")]})
+    for number in range(1, 9):
+        for system in world.systems.values():
+            system.add(str(number))
+        world.deleted("shop", str(number))
+    world.systems["crm"].fault = always(Reply(None, error="connection"))
+    first, *later = down(world, [2, 60, 60])
+    assert first <= 12
+    assert all(count <= 30 for count in later)
+    assert {key for key, state in world.outcomes().items() if state == "VERIFIED"} == {f"erp/{n}" for n in range(1, 9)}
+    world.systems["crm"].fault = lambda _: None
+    world.settle(15)
+    assert set(world.outcomes().values()) == {"VERIFIED"}
+    assert len(world.receipts()) == 16
+
+
+def test_a_target_that_fails_often_is_left_alone_too() -> None:
+    """20 % of the last 50 calls, without five in a row."""
+    world = World(simple(drivly(concurrency=1), guard={"count": 100}))
+    for number in range(1, 61):
+        world.systems["crm"].add(str(number))
+        world.deleted("shop", str(number))
+    count = [0]
+
+    def fault(call: Call) -> Reply | None:
+        count[0] += 1
+        return Reply(500) if count[0] % 4 == 0 else None
+
+    world.systems["crm"].fault = fault
+    world.settle(2)
+    assert world.status("target/crm")["state"] == "waiting"
+    world.systems["crm"].fault = lambda _: None
+    world.settle(30)
+    assert set(world.outcomes().values()) == {"VERIFIED"}
+
+
+def test_no_more_calls_than_the_concurrency_are_under_way() -> None:
+    """A slow target is asked no more at once than it may be."""
+    world = World(simple(drivly(concurrency=3), guard={"count": 100}), partitions=1)
+    for number in range(1, 31):
+        world.systems["crm"].add(str(number))
+        world.deleted("shop", str(number))
+    counts: list[int] = []
+
+    def count(call: Call) -> Reply | None:
+        counts.append(1 + sum(len(task.under_way) for task in world.harness._tasks))
+        return None
+
+    world.systems["crm"].fault = count
+    world.settle()
+    assert max(counts) == 3
+    assert len(world.outcomes()) == 30
+
+
+# Several at once
+
+
+def test_two_requests_for_one_customer_are_carried_out_one_after_the_other() -> None:
+    """Two sources ask at once: the second finds nobody, and has not failed."""
+    world = World({**simple(), "routes": [route(), route("erp")]})
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    world.deleted("erp", "1")
+    world.settle(5)
+    assert sorted(receipt["outcome"] for receipt in world.receipts()) == ["ALREADY_ABSENT", "VERIFIED"]
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+def test_a_late_answer_to_a_call_that_was_given_up_changes_nothing() -> None:
+    """It belongs to an older call than the newest."""
+    world = one()
+    late: list[Call] = []
+
+    def silent(call: Call) -> bool:
+        if call.method == "DELETE" and not late:
+            late.append(call)
+            return True
+        return False
+
+    world.systems["crm"].silent = silent
+    world.settle(10)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    (task,) = [task for task in world.harness._tasks if task.handler.stage == "executor" and b"t/crm" in task.tx.data]
+    before = dict(task.tx.data)
+    task.handler.on_reply(task.tx, late[0], Reply(500), world.harness.now)
+    assert task.tx.data == before
+
+
+def test_calls_carry_no_query_with_a_delete() -> None:
+    """A filter beside an id could delete more than one."""
+    world = one()
+    seen: list[Call] = []
+
+    def note(call: Call) -> Reply | None:
+        seen.append(call)
+        return None
+
+    world.systems["crm"].fault = note
+    world.settle()
+    assert [(call.path, call.query, call.json) for call in seen if call.method == "DELETE"] == [
+        ("/customers/1", (), None)
+    ]
+
+
+def test_a_configured_target_is_spoken_to_as_configured() -> None:
+    """Method, path, body and the statuses that mean done are its own."""
+    settings = http(method="POST", path="/people/{id}/erase", body={"reason": "gone"}, done=[204], gone=[304])
+    world = World({"targets": {"crm": settings}, "routes": [route()]})
+    seen: list[Call] = []
+
+    def note(call: Call) -> Reply:
+        seen.append(call)
+        return Reply(204)
+
+    world.systems["crm"].fault = note
+    world.deleted("shop", "1")
+    world.settle()
+    assert [(call.method, call.path, call.json) for call in seen] == [("POST", "/people/1/erase", {"reason": "gone"})]
+    assert world.outcomes() == {"crm/1": "DELETED"}
+
+
+def test_an_answer_that_is_no_json_blocks_rather_than_guesses() -> None:
+    """A look-up that cannot be read shows neither the customer nor its absence."""
+    world = one()
+    world.systems["crm"].fault = always(Reply(200, body=b"<html>"), "GET")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "BLOCKED"}
+    assert orjson.loads(world.harness.records(world.topics.receipts)[0].value or b"")["attempts"] == []
