@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, Self
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -27,6 +28,7 @@ from worker.errors import CredentialError, UpstreamError, UpstreamUnavailableErr
 from worker.settings import HttpSettings
 
 _CHUNK: Final = 64 * 1024
+_LONGEST_WAIT: Final = 86_400.0
 _TOO_MANY: Final = 429
 _SERVER_ERRORS: Final = 500
 
@@ -52,15 +54,13 @@ class Answer:
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Return the seconds that `Retry-After` asks for (RFC 9110, section 10.2.3: a number or a date), None without one.
 
-    `now` is in seconds since the epoch.
+    `now` is in seconds since the epoch. More than a day is taken for a day.
     """
     value = headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    if value.isdigit():
-        return float(value)
+    if value.isascii() and value.isdigit():
+        return min(float(value), _LONGEST_WAIT)
     moment = http_date(value)
-    return None if moment is None else max(0.0, moment / 1000 - now)
+    return None if moment is None else min(max(0.0, moment / 1000 - now), _LONGEST_WAIT)
 
 
 def http_date(value: str) -> int | None:
@@ -127,6 +127,14 @@ def refuse_private(address: str, host: str) -> None:
         raise PrivateAddressError(message, hint="Set allow_private_addresses: true if that is meant.")
 
 
+def _proxy(url: URL) -> str | None:
+    """Return the proxy that the environment names for `url` (http_proxy, https_proxy, no_proxy).
+
+    aiohttp's own reading of the environment would also send what a .netrc says in place of the credential.
+    """
+    return None if proxy_bypass(url.host or "") else getproxies().get(url.scheme)
+
+
 class Lane:
     """The way to one API. Use as an async context manager, or `close` it."""
 
@@ -144,9 +152,6 @@ class Lane:
         self._base = str(settings.url).rstrip("/")
         self._limit = RateLimit(settings.rate, settings.burst)
         self._session: aiohttp.ClientSession | None = None
-        host = URL(self._base).host or ""
-        if not settings.allow_private_addresses:
-            refuse_private(host, host)
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -158,21 +163,25 @@ class Lane:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            settings = self._settings
+            settings, url = self._settings, URL(self._base)
+            if not settings.allow_private_addresses:
+                refuse_private(url.host or "", url.host or "")
+            proxy = _proxy(url)
             context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-            resolver = None if settings.allow_private_addresses else _PublicResolver()
+            # Behind a proxy only the proxy's own name is resolved here, and it may well be at a private address.
+            resolver = None if settings.allow_private_addresses or proxy else _PublicResolver()
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(ssl=context, resolver=resolver, limit=64, keepalive_timeout=4),
+                proxy=proxy,
                 timeout=aiohttp.ClientTimeout(total=settings.timeout),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 json_serialize=lambda value: orjson.dumps(value).decode(),
                 max_line_size=32_768,
                 max_field_size=32_768,
-                trust_env=True,
             )
             # aiohttp would send GET, PUT and DELETE again over a new connection where the old one was lost: a repeated
             # DELETE that found nothing left would hide that the first one was carried out.
-            self._session._retry_connection = False  # noqa: SLF001 - there is no public switch
+            self._session._retry_connection = False  # ruff: ignore[private-member-access] - there is no public switch
         return self._session
 
     async def send(
@@ -187,7 +196,7 @@ class Lane:
         """Make one attempt and return the whole answer, whatever its status.
 
         `path` is already encoded, `query` is not. Raises UpstreamUnavailableError where there is no (whole) answer,
-        TooLargeError, PrivateAddressError, CredentialError.
+        TooLargeError, PrivateAddressError (nothing was sent), CredentialError (likewise).
         """
         sent = {**(headers or {}), **self._credential()}
         await self._limit.take()
