@@ -11,7 +11,7 @@ from worker.errors import CredentialError, CursorExpiredError, MalformedPageErro
 from worker.http import Lane
 from worker.simulator.connect import Connect as Simulator
 from worker.sources import Exists, Missing, Unsure
-from worker.sources.connect import Connect
+from worker.sources.connect import Connect, ConnectSettings
 
 NOW = 1_750_000_000.0
 SECRETS = {"key": "connect-test-key"}
@@ -30,7 +30,7 @@ async def reading(
             "burst": 1_000,
             "key": {"env": "KEY"},
         }
-        checked = Connect.Settings.model_validate({**given, **(settings or {})})
+        checked = ConnectSettings.model_validate({**given, **(settings or {})})
         async with Lane("telco", checked) as lane:
             yield simulator, Upstream(Connect("telco", checked), lane, secrets, lambda: NOW)
 
@@ -42,7 +42,7 @@ async def test_a_scan_reads_every_customer_of_either_edition(
     edition: str, *, null_cursor: bool, customers: int
 ) -> None:
     """A scan shows everybody, whether the API pages by cursor or by offset, and however it ends."""
-    options = {"edition": edition, "null_cursor": null_cursor, "customers": customers}
+    options: dict[str, Any] = {"edition": edition, "null_cursor": null_cursor, "customers": customers}
     async with reading(settings={"page_size": 20}, **options) as (simulator, upstream):
         pages = await upstream.pages("scan")
         assert upstream.customers == upstream.truth(simulator.customers())

@@ -13,7 +13,7 @@ from worker.errors import CredentialError
 from worker.http import Lane
 from worker.simulator.dintero import Dintero as Simulator
 from worker.sources import Tombstone
-from worker.sources.dintero import Dintero
+from worker.sources.dintero import Dintero, DinteroSettings
 
 SECRETS = {"client_id": "dintero-test-client", "client_secret": "dintero-test-secret"}
 START = 1_750_000_000.0
@@ -39,7 +39,7 @@ async def reading(
     async with Simulator(clock=clock, **options) as simulator:
         references = {"client_id": {"env": "CLIENT_ID"}, "client_secret": {"env": "CLIENT_SECRET"}}
         given = {"url": simulator.url, "allow_private_addresses": True, "rate": 10_000, "burst": 1_000, **references}
-        checked = Dintero.Settings.model_validate({"aid": simulator.account, **given, **(settings or {})})
+        checked = DinteroSettings.model_validate({"aid": simulator.account, **given, **(settings or {})})
         async with Lane("shop", checked) as lane:
             yield simulator, Upstream(Dintero("shop", checked), lane, secrets, clock), clock
 
@@ -58,7 +58,7 @@ async def test_nothing_is_lost_whatever_the_document_leaves_open(
     bound: str, *, shuffled: bool, tombstone_tokens: bool
 ) -> None:
     """However the bound is meant and a page is ordered, what was read equals what is there once all is quiet."""
-    options = {"since": bound, "shuffled": shuffled, "tombstone_tokens": tombstone_tokens}
+    options: dict[str, Any] = {"since": bound, "shuffled": shuffled, "tombstone_tokens": tombstone_tokens}
     async with reading(customers=120, settings={"page_size": 7}, **options) as (simulator, upstream, clock):
         await upstream.pages("since")
         for _ in range(25):
@@ -175,12 +175,14 @@ async def test_pages_full_of_tombstones_lead_on_by_their_time_of_deletion() -> N
 
 
 async def test_the_check_lists_everybody_in_pages() -> None:
-    """The check shows every customer, contacts included, whatever the size of a page."""
+    """The check shows every customer, contacts included, and their number, which deleted ones are no part of."""
     async with reading(customers=45, settings={"page_size": 10}) as (simulator, upstream, _):
         other = next(iter(simulator.customers()))
         simulator.create({"type": "contact", "contact_for": [{"id": other}]})
-        await upstream.pages("check")
+        simulator.delete(list(simulator.customers())[7])
+        pages = await upstream.pages("check")
         assert upstream.customers == upstream.truth(simulator.customers())
+        assert {page.total for page in pages} == {len(upstream.customers)}
 
 
 async def test_users_linked_from_a_contact_do_not_lead_a_page_astray() -> None:

@@ -13,7 +13,7 @@ from worker.http import Lane
 from worker.simulator.mykaarma import CARD
 from worker.simulator.mykaarma import MyKaarma as Simulator
 from worker.sources import Exists, Missing, Unsure
-from worker.sources.mykaarma import Mykaarma
+from worker.sources.mykaarma import Mykaarma, MykaarmaSettings
 
 NOW = 1_750_000_000.0
 SECRETS = {"username": "rollcall", "password": "mykaarma-test-password"}
@@ -29,7 +29,7 @@ async def looking(
         references = {"username": {"env": "USER"}, "password": {"env": "PASSWORD"}}
         given = {"url": simulator.url, "allow_private_addresses": True, "rate": 10_000, "burst": 1_000, **references}
         given |= {"requester_user_uuid": REQUESTER, "dealer_uuids": simulator.dealers}
-        checked = Mykaarma.Settings.model_validate({**given, **(settings or {})})
+        checked = MykaarmaSettings.model_validate({**given, **(settings or {})})
         async with Lane("dealer", checked) as lane:
             yield simulator, Upstream(Mykaarma("dealer", checked), lane, SECRETS, lambda: NOW)
 
