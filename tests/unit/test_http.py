@@ -476,7 +476,7 @@ def test_a_rate_limit_lets_through_no_more_than_it_says_and_no_less(rate: float,
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(http, "time", clock)
-        patch.setattr(http.asyncio, "sleep", clock.sleep)
+        patch.setattr("asyncio.sleep", clock.sleep)
         taken = asyncio.run(take_all(RateLimit(rate, burst), clock, gaps))
     for first, start in enumerate(taken):
         for last in range(first, len(taken)):

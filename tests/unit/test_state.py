@@ -6,13 +6,13 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from worker import state
@@ -38,10 +38,10 @@ def store(path: Path, identity: Identity = HERE, *, oldest: int = OLD) -> Genera
         one.close()
 
 
-def write(one: Store, offset: int = 5, **values: bytes) -> None:
+def write(one: Store, offset: int = 5, more: Mapping[str, bytes] | None = None, **few: bytes) -> None:
     """Commit values."""
     tx = one.begin()
-    for key, value in values.items():
+    for key, value in {**(more or {}), **few}.items():
         tx.put(key.encode(), value)
     one.commit(offset, NEW)
 
@@ -163,7 +163,7 @@ def test_a_mark_that_cannot_be_read_means_that_the_store_is_not_trusted(tmp_path
 def test_a_file_that_was_cut_short_is_read_anew(tmp_path: Path, keep: int) -> None:
     """Also within LMDB's own first pages."""
     with store(tmp_path / "s") as one:
-        write(one, **{f"key{number}": bytes(500) for number in range(100)})
+        write(one, more={f"key{number}": bytes(500) for number in range(100)})
     data = tmp_path / "s" / "data.mdb"
     os.truncate(data, keep)
     with store(tmp_path / "s") as one:
@@ -218,7 +218,7 @@ def test_a_damaged_file_costs_a_few_starts_and_no_more(tmp_path: Path, seed: int
     """LMDB may crash the process over it; the store is read anew before the fourth crash."""
     path = tmp_path / "s"
     with store(path) as one:
-        write(one, **{f"key{number}": b"x" * 50 for number in range(2000)})
+        write(one, more={f"key{number}": b"x" * 50 for number in range(2000)})
     damage(path / "data.mdb", random.Random(seed))
     for _ in range(4):
         child = subprocess.run(
@@ -313,30 +313,36 @@ keys = st.binary(min_size=1, max_size=4)
 writes = st.lists(st.tuples(keys, st.none() | st.binary(max_size=4)), max_size=30)
 
 
-@settings(max_examples=30)
-@given(writes, writes, keys | st.just(b""), st.none() | keys)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """One store for many examples: opening one flushes the disk."""
+    with store(tmp_path_factory.mktemp("shared") / "s") as one:
+        yield one
+
+
+@given(before=writes, during=writes, prefix=keys | st.just(b""), start=st.none() | keys)
 def test_a_scan_is_in_byte_order_from_its_start_under_its_prefix(
-    tmp_path_factory: pytest.TempPathFactory,
+    shared: Store,
     before: list[tuple[bytes, bytes | None]],
     during: list[tuple[bytes, bytes | None]],
     prefix: bytes,
     start: bytes | None,
 ) -> None:
     """Also of what the open transaction has written and deleted, as a plain dictionary has it."""
-    with store(tmp_path_factory.mktemp("scan") / "s") as one:
-        one.apply(before, 5, NEW)
-        expected = {key: value for key, value in dict(before).items() if value is not None}
-        tx = one.begin()
-        for key, value in during:
-            expected.pop(key, None)
-            if value is None:
-                tx.delete(key)
-            else:
-                tx.put(key, value)
-                expected[key] = value
-        low = max(prefix, start or prefix)
-        found = list(tx.scan(prefix, start))
-        assert found == sorted((k, v) for k, v in expected.items() if k.startswith(prefix) and k >= low)
+    shared.apply([*((key, None) for key in content(shared)), *before], 5, NEW)
+    expected = {key: value for key, value in dict(before).items() if value is not None}
+    tx = shared.begin()
+    for key, value in during:
+        expected.pop(key, None)
+        if value is None:
+            tx.delete(key)
+        else:
+            tx.put(key, value)
+            expected[key] = value
+    low = max(prefix, start or prefix)
+    found = list(tx.scan(prefix, start))
+    shared.abort()
+    assert found == sorted((k, v) for k, v in expected.items() if k.startswith(prefix) and k >= low)
 
 
 def test_marks_are_set_once_and_removed_by_prefix(tmp_path: Path) -> None:
@@ -426,6 +432,6 @@ def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytes
     def refuse(*_: object) -> None:
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(state.fcntl, "flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(StateError, match="No locks available"):
         state.claim(tmp_path)
