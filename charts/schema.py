@@ -1,4 +1,4 @@
-"""Write the chart's values.schema.json: what the chart itself knows by hand, `config` from the application's own schema.
+"""Write the chart's values.schema.json: the chart's own part by hand, `config` from the application's own schema.
 
 The schema is closed: a misspelt value is refused instead of ignored. Where a value is refused for a reason, the reason
 stands as the only value permitted, because that is what Helm prints ("value must be '...'").
@@ -25,6 +25,9 @@ CHARTS_OWN: Final = {
 }
 FILES_ONLY: Final = "leave it out: Secrets are mounted as files; list the Secret in `secrets` and give `file`"
 POLL_SCALES: Final = "leave it out: one source has one owner, so a poller does not scale by itself; set `replicas`"
+
+# What only editors need.
+EDITORS: Final = frozenset({"title", "default", "format", "discriminator"})
 
 NAME: Final = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", "maxLength": 63}
 OPTIONAL_NAME: Final = {"type": "string", "pattern": "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$", "maxLength": 63}
@@ -107,7 +110,7 @@ def worker() -> Schema:
 
 
 def autoscaling() -> Schema:
-    """Return the schema of `autoscaling`; its `type` is one choice, so that two scalers can't be set on one workload."""
+    """Return the schema of `autoscaling`; its `type` is one choice, so no workload can have two scalers."""
     return closed({
         "type": one_of("none", "keda", "hpa"),
         "minReplicas": number(1, 1000),
@@ -220,14 +223,15 @@ def tidied(node: Any, known: Schema) -> Any:
         return [tidied(item, known) for item in node]
     if not isinstance(node, dict):
         return node
-    kept = {
-        key: {name: tidied(item, known) for name, item in value.items()} if key == "properties" else tidied(value, known)
-        for key, value in node.items()
-        if key not in {"title", "default", "format", "discriminator", "ge"}
-    }
-    if "ge" in node and isinstance(node["ge"], int | float):
-        kept["minimum"] = node["ge"]
-    choices = kept.get("oneOf", [])
+    kept: Schema = {}
+    for key, value in node.items():
+        if key == "properties":
+            kept[key] = {name: tidied(item, known) for name, item in value.items()}
+        elif key == "ge":  # pydantic's, where a validator stands before the number
+            kept["minimum"] = value
+        elif key not in EDITORS:
+            kept[key] = tidied(value, known)
+    choices: list[Schema] = kept.get("oneOf", [])
     if choices and all("$ref" in choice for choice in choices):
         kept.pop("oneOf")
         kept |= by_kind(choices, known)
