@@ -1,7 +1,7 @@
 """dintero, read over real HTTP from a simulated Dintero that keeps the document's open questions open."""
 
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
@@ -133,7 +133,7 @@ async def test_nothing_is_lost_when_all_of_it_happens_at_once(seed: int) -> None
             ids = list(simulator.customers())
             some = chance.sample(ids, chance.randrange(1, 15))
             late = chance.choice([0.0, 0.0, 1.0, 25.0])
-            write = chance.choice([
+            write: Callable[[], object] = chance.choice([
                 partial(simulator.bulk_update, some, {"status": "moved"}, visible_after=late),
                 partial(simulator.delete, some[0], visible_after=late),
                 partial(simulator.create, visible_after=late),
