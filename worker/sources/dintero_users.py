@@ -67,16 +67,16 @@ def items(users: Sequence[User]) -> list[Item]:
     """Return what a page says, one item a customer: of two, the one with the later time."""
     found: dict[str, tuple[int, Item]] = {}
     for user in users:
-        time = _time(user) or 0
+        time = _time(user)
         known = found.get(user["id"])
-        if known is None or known[0] <= time:
-            found[user["id"]] = time, _item(user)
+        if known is None or known[0] <= (time or 0):
+            found[user["id"]] = time or 0, _item(user, time)
     return [item for _, item in found.values()]
 
 
-def _item(user: User) -> Item:
+def _item(user: User, time: int | None) -> Item:
     if user.get("deleted_at") is None:
-        return Row(user["id"], user, _first_time(user, "updated_at", "created_at"))
+        return Row(user["id"], user, time)
     deleted = _first_time(user, "deleted_at")
     if deleted is None:
         return Bad(user["id"], "deleted_at is no time", size_of(user))
@@ -95,8 +95,11 @@ def _time(user: User) -> int | None:
 
 
 def _first_time(user: User, *names: str) -> int | None:
-    times = (milliseconds(user.get(name)) for name in names)
-    return next((time for time in times if time is not None and 0 <= time < _LATEST), None)
+    for name in names:
+        time = milliseconds(user.get(name))
+        if time is not None and 0 <= time < _LATEST:
+            return time
+    return None
 
 
 def own(users: Sequence[User]) -> Sequence[User]:
