@@ -4,6 +4,7 @@
 wrong, because a state topic that deletes, or an event topic that trusts the producer's clock, loses data silently.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -11,6 +12,9 @@ from typing import Final, Literal
 from aiokafka.partitioner import murmur2
 
 DAY_MS: Final = 86_400_000
+
+PREFIX_PATTERN: Final = r"^[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)*$"
+LONGEST_PREFIX: Final = 63
 
 Cleanup = Literal["compact", "delete"]
 
@@ -21,6 +25,20 @@ STAGES: Final = ("poll", "keys", "pairs", "clusters", "requests", "executor")
 def partition_of(key: bytes, partitions: int) -> int:
     """Return the partition of a key, as Kafka's default partitioner computes it: murmur2, made positive, modulo."""
     return int((murmur2(key) & 0x7FFFFFFF) % partitions)
+
+
+def prefix_problem(prefix: str) -> str | None:
+    """Return why `prefix` cannot be the prefix of a deployment, None if it can.
+
+    The last two rules keep deployments apart: `rollcall.state.keys` is the state of a stage of the default one.
+    """
+    if not re.fullmatch(PREFIX_PATTERN, prefix) or len(prefix) > LONGEST_PREFIX:
+        return "a prefix is words of small letters, digits, - and _ with dots between them, at most 63 characters"
+    if prefix.split(".", maxsplit=1)[0] == "rollcall":
+        return "internal topics start with rollcall: choose another prefix"
+    if prefix.rsplit(".", maxsplit=1)[-1] == "state":
+        return "a prefix that ends with state would meet the state topics of another deployment"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
