@@ -12,6 +12,7 @@ import orjson
 
 from worker import config as configuration
 from worker import inspect, service
+from worker.commands import deletions
 from worker.commands.common import config as configured
 from worker.commands.common import finish, out, run
 from worker.errors import RollcallError
@@ -196,6 +197,9 @@ def config_schema() -> None:
     """Print the JSON Schema of the configuration file, for editors."""
     click.echo(orjson.dumps(configuration.json_schema(), option=orjson.OPT_INDENT_2))
 
+
+for command in deletions.COMMANDS:
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

@@ -16,11 +16,14 @@ from aiokafka.structs import ConsumerRecord
 from rich.table import Table
 
 from worker.config import Config
-from worker.errors import ConfigError, RollcallError, UsageError
+from worker.errors import ConfigError, RollcallError, UnavailableError, UsageError
 from worker.events import header
+from worker.handling import Record
 from worker.kafka import Connection, bounded_stop, plan_topics
 
 _READ: Final = 2_000
+_ANSWER_POLL: Final = 0.3
+ANSWER_SECONDS: Final = 20.0
 PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts", "deadletters")
 
 
@@ -61,6 +64,34 @@ async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
             open_ = {one for one in open_ if await consumer.position(one) < ends[one]}
     finally:
         await bounded_stop(consumer.stop(), "reader")
+
+
+async def records(config: Config, topic: str) -> list[Record]:
+    """Return every committed record of a topic that is there now."""
+    return [
+        Record(row.topic, row.partition, row.offset, row.timestamp, row.key, row.value, row.headers)
+        async for row in read_all(config, topic)
+    ]
+
+
+async def answers(config: Config, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Wait for what becomes of commands, and return it by their ids; UnavailableError for those not answered in time.
+
+    A worker answers on the status topic, under `command/<id>`, in the transaction that carries the command out.
+    """
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        found = {row["id"]: row for row in await statuses(config) if row.get("kind") == "command" and row["id"] in ids}
+        missing = [id_ for id_ in ids if id_ not in found]
+        if not missing:
+            return found
+        if time.monotonic() > deadline:
+            message = f"no worker has answered the command{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+            hint = (
+                "It is in Kafka and will be carried out; is the worker it is for running? `rollcall status` shows it."
+            )
+            raise UnavailableError(message, hint=hint)
+        await asyncio.sleep(_ANSWER_POLL)
 
 
 async def statuses(config: Config) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ from aiokafka.structs import OffsetAndMetadata
 from worker.errors import FencedError, KafkaUnavailableError, TopicError, TransactionError
 from worker.events import Headers
 from worker.settings import KafkaSettings
-from worker.topics import Found, Plan, Topics, TopicSpec, plan
+from worker.topics import Found, Plan, Topics, TopicSpec, partition_of, plan
 
 log = structlog.get_logger()
 
@@ -146,6 +146,25 @@ class Connection:
         )
         await self._start(consumer, "consumer")
         return consumer
+
+    async def publish(self, topics: Topics, records: Iterable[tuple[str, bytes, bytes | None]]) -> None:
+        """Publish (topic, key, value) of an operator's command, each once and durably, and wait until all are taken.
+
+        Every topic has one partition count, so the key leads to its addressee. Raises KafkaUnavailableError.
+        """
+        client = AIOKafkaProducer(**self._common(), enable_idempotence=True)
+        await self._start(client, "publisher")
+        try:
+            async with asyncio.timeout(self.settings.request_timeout):
+                sent = [
+                    await client.send(topic, value, key, partition_of(key, topics.partitions))
+                    for topic, key, value in records
+                ]
+                await asyncio.gather(*sent)
+        except (KafkaError, TimeoutError) as error:
+            raise self._explain(error) from error
+        finally:
+            await bounded_stop(client.stop(), "publisher")
 
     async def producer(self, transactional_id: str) -> "TransactionalProducer":
         """Start a producer, which fences every earlier one of the same id and ends its open transaction.
@@ -272,7 +291,7 @@ class TransactionalProducer:
 
     async def close(self) -> None:
         """Close, without waiting for what cannot end."""
-        waiter = self._client._txn_manager._transaction_waiter  # noqa: SLF001 - nobody else would take its exception
+        waiter = self._client._txn_manager._transaction_waiter  # ruff: ignore[private-member-access] - nobody else would take its exception
         if waiter is not None and waiter.done() and not waiter.cancelled():
             waiter.exception()
         await bounded_stop(self._client.stop(), f"producer {self._id}")

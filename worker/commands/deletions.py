@@ -1,0 +1,212 @@
+"""`rollcall deletions` and `rollcall erase`: what an operator sees of deletions, and decides about them.
+
+Decisions travel as records on the approvals topic, whose ACL says who may decide; the command waits for the worker's
+answer. Needs Kafka and nothing else.
+"""
+
+import getpass
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+import orjson
+from rich.table import Table
+
+from handlers.deletes import operate
+from handlers.deletes.decisions import Decision, record_of
+from handlers.deletes.operate import Command
+from handlers.deletes.undo import Undo
+from worker import inspect
+from worker.commands.common import config as configured
+from worker.commands.common import finish, out, run
+from worker.config import Config
+from worker.errors import ConfigError
+from worker.kafka import Connection
+
+
+@click.group()
+def deletions() -> None:
+    """List, show, approve, reject and retry deletions carried downstream."""
+
+
+_WHO = click.option("--who", default=getpass.getuser, help="Who decides, as claimed; default: the user.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="JSON lines instead of a table.")
+
+
+def _command(who: str) -> Command:
+    return Command(secrets.token_hex(8), who, time.time_ns() // 1_000_000)
+
+
+async def _decide(config: Config, decisions: Sequence[Decision]) -> list[dict[str, Any]]:
+    """Publish decisions, and return what became of them."""
+    topics = config.topics
+    records = [(topics.approvals, *record_of(given)) for given in decisions]
+    await Connection(config.file.kafka).publish(topics, records)
+    answers = await inspect.answers(config, [given["id"] for given in decisions])
+    return [answers[given["id"]] for given in decisions]
+
+
+def _tell(answers: Sequence[dict[str, Any]]) -> None:
+    """Print what became of decisions; exit 1 if one was refused."""
+    for answer in answers:
+        click.echo(f"{answer['outcome']}: {answer['message']}")
+    if any(answer["outcome"] == "refused" for answer in answers):
+        finish(1, "a decision was refused")
+
+
+@deletions.command("list")
+@click.option("--state", help="Only this state, for example HELD or BLOCKED.")
+@click.option("--target", help="Only this target.")
+@click.option("--source", help="Only deletions that came from this source.")
+@_JSON
+@click.pass_context
+def list_(ctx: click.Context, state: str | None, target: str | None, source: str | None, *, as_json: bool) -> None:
+    """Show held plans, and the newest deletion of each customer."""
+    config = configured(ctx)
+    rows = operate.listing(
+        run(inspect.records(config, config.topics.deletions)), state=state, target=target, source=source
+    )
+    plans = operate.plans(run(inspect.records(config, config.topics.status)))
+    if as_json:
+        for line in [*plans, *rows]:
+            click.echo(orjson.dumps(line))
+        return
+    if plans:
+        held = Table("plan that waits for you", "target", "deletions", "reason", title="Held")
+        for plan in plans:
+            held.add_row(operate.handle(plan), plan["target"], str(plan["count"]), plan["reason"])
+        out().print(held)
+        click.echo("`rollcall deletions approve PLAN` or `reject PLAN`")
+    table = Table("request", "target/customer", "state", "since", "because", "from", "plan or reason")
+    for row in rows:
+        what = f"{row['target']}/{row['customer']}"
+        table.add_row(
+            row["request"],
+            what,
+            row["state"],
+            row["since"],
+            row["authority"],
+            row["origin"],
+            row["plan_or_reason"] or "",
+        )
+    out().print(table)
+
+
+@deletions.command()
+@click.argument("name")
+@click.option("--copy", "with_copy", is_flag=True, help="Open the undo copy, with the key that is configured.")
+@click.pass_context
+def show(ctx: click.Context, name: str, *, with_copy: bool) -> None:
+    """Show all that is known of one deletion: by its request, or by TARGET/CUSTOMER."""
+    config = configured(ctx)
+    undo = _undo(config) if with_copy else None
+    found = operate.show(
+        run(inspect.records(config, config.topics.deletions)),
+        run(inspect.records(config, config.topics.receipts)),
+        name,
+        undo,
+    )
+    click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+
+
+def _undo(config: Config) -> Undo:
+    reference = config.file.handlers.deletes.undo_key
+    if reference is None:
+        raise ConfigError(["handlers.deletes.undo_key is not set: there are no undo copies"], where=str(config.path))
+    try:
+        return Undo(reference.read())
+    except ValueError as error:
+        raise ConfigError([f"handlers.deletes.undo_key: {error}"], where=str(config.path)) from error
+
+
+def _verdict(ctx: click.Context, what: Literal["approve", "reject"], name: str, who: str) -> None:
+    config = configured(ctx)
+    given = operate.approve_or_reject(
+        what,
+        run(inspect.records(config, config.topics.status)),
+        run(inspect.records(config, config.topics.deletions)),
+        name,
+        _command(who),
+    )
+    _tell(run(_decide(config, [given])))
+
+
+@deletions.command()
+@click.argument("plan")
+@_WHO
+@click.pass_context
+def approve(ctx: click.Context, plan: str, who: str) -> None:
+    """Approve a held PLAN (as `list` shows it, with its hash) or a single request."""
+    _verdict(ctx, "approve", plan, who)
+
+
+@deletions.command()
+@click.argument("plan")
+@_WHO
+@click.pass_context
+def reject(ctx: click.Context, plan: str, who: str) -> None:
+    """Reject a held PLAN or a single request."""
+    _verdict(ctx, "reject", plan, who)
+
+
+@deletions.command()
+@click.argument("name")
+@_WHO
+@click.pass_context
+def retry(ctx: click.Context, name: str, who: str) -> None:
+    """Make a blocked or failed request anew, or let a paused target go on."""
+    config = configured(ctx)
+    records = run(inspect.records(config, config.topics.deletions))
+    given = operate.retry(records, config.file.handlers.deletes, name, _command(who))
+    _tell(run(_decide(config, [given])))
+
+
+@deletions.command()
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A file; default: standard output.")
+@click.pass_context
+def export(ctx: click.Context, output: Path | None) -> None:
+    """Export every receipt, as CloudEvents in JSON lines."""
+    config = configured(ctx)
+    lines = operate.export(run(inspect.records(config, config.topics.receipts)))
+    if output is None:
+        for line in lines:
+            click.echo(line, nl=False)
+        return
+    with output.open("wb") as file:
+        file.writelines(lines)
+
+
+@click.command()
+@click.option("--customer", help="This customer: <source>/<id>.")
+@click.option("--email", help="Everybody with this e-mail address.")
+@click.option("--yes", is_flag=True, help="Do it; without, only the plan is shown.")
+@_WHO
+@click.pass_context
+def erase(ctx: click.Context, customer: str | None, email: str | None, who: str, *, yes: bool) -> None:
+    """Delete a person from every system: a customer, or all with an e-mail address, and everybody in their clusters."""
+    if (customer is None) == (email is None):
+        raise click.UsageError("give either --customer or --email")
+    config = configured(ctx)
+    plan = operate.erasure(
+        run(inspect.records(config, config.topics.latest)),
+        run(inspect.records(config, config.topics.clusters)),
+        config.file.handlers.deletes,
+        customer=customer,
+        email=email,
+    )
+    table = Table("customer", "deleted at")
+    for key in plan.customers:
+        table.add_row(key, ", ".join(plan.targets.get(key, ())) or "no target is configured for it")
+    out().print(table)
+    if not yes:
+        click.echo("nothing was done; --yes does it")
+        return
+    if plan.unreachable:
+        click.echo(f"{len(plan.unreachable)} cannot be deleted: no target is configured for them", err=True)
+    _tell(run(_decide(config, operate.erase(plan, _command(who)))))
+
+
+COMMANDS = (deletions, erase)
