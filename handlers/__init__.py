@@ -15,6 +15,7 @@ from handlers.deletes.executor import Executor
 from handlers.deletes.requests import Requests
 from handlers.deletes.settings import DeletesSettings
 from handlers.deletes.targets.registry import credentials
+from handlers.deletes.undo import from_settings
 from worker.handling import Handler
 from worker.privacy import Hasher
 from worker.settings import HttpSettings
@@ -45,7 +46,7 @@ def factory(stage: str, settings: Settings, topics: Topics, hasher: Hasher) -> C
         "pairs": lambda: Pairs(topics, settings.dedupe),
         "clusters": lambda: Clusters(topics, settings.dedupe),
         "requests": lambda: Requests(topics, settings.deletes),
-        "executor": lambda: Executor(topics, settings.deletes),
+        "executor": lambda: Executor(topics, settings.deletes, from_settings(settings.deletes)),
     }
     return makers[stage]
 

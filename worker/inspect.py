@@ -88,7 +88,7 @@ async def answers(config: Config, ids: Sequence[str]) -> dict[str, dict[str, Any
         if time.monotonic() > deadline:
             message = f"no worker has answered the command{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
             hint = (
-                "It is in Kafka and will be carried out; is the worker it is for running? `rollcall status` shows it."
+                "It is in Kafka and will be carried out. Is the worker that it is for running? See `rollcall status`."
             )
             raise UnavailableError(message, hint=hint)
         await asyncio.sleep(_ANSWER_POLL)
