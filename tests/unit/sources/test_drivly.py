@@ -1,6 +1,8 @@
 """drivly: what is asked, how answers are read, and what becomes of each field of the document."""
 
 import copy
+import re
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,6 +18,7 @@ from worker.simulator import qs
 from worker.sources import Bad, Exists, Missing, Moment, Page, Row, Stub, Unsure
 from worker.sources.drivly import Drivly, DrivlySettings
 
+FIELDS = Path(__file__).parents[3] / "docs" / "fields.md"
 SERVER = 1_750_000_000_000  # 2025-06-15T15:06:40Z
 MOMENT = Moment(SERVER + 5, SERVER)
 T0 = "2025-06-15T12:00:00.000Z"
@@ -620,6 +623,15 @@ class TestNormalizing:
     def test_every_field_of_the_document_has_its_place(self) -> None:
         """Every field shows in the customer, but what is dropped and the id, which is the row's."""
         assert silent(source(), DOCUMENT) == DROPPED | {"id"}
+
+    def test_the_table_names_every_field(self) -> None:
+        """The documentation has a row for each field, and says of the private ones what is done with them."""
+        section = FIELDS.read_text(encoding="utf-8").partition("\n## drivly\n")[2].partition("\n## ")[0]
+        rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+        said = {field: place for fields, place in rows for field in re.findall("`([A-Za-z0-9]+)`", fields)}
+        assert set(said) == set(DOCUMENT)
+        assert {field for field, place in said.items() if "dropped" in place} == DROPPED
+        assert {field for field, place in said.items() if "hashed" in place} == HASHED
 
     def test_nothing_private_is_published(self) -> None:
         """Neither the values nor the names of the private fields are in the customer."""
