@@ -628,7 +628,7 @@ class TestNormalizing:
         """The documentation has a row for each field, and says of the private ones what is done with them."""
         section = FIELDS.read_text(encoding="utf-8").partition("\n## drivly\n")[2].partition("\n## ")[0]
         rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
-        said = {field: place for fields, place in rows for field in re.findall("`([A-Za-z0-9]+)`", fields)}
+        said = {field: place for fields, place in rows for field in re.findall(r"`([A-Za-z0-9]+)`", fields)}
         assert set(said) == set(DOCUMENT)
         assert {field for field, place in said.items() if "dropped" in place} == DROPPED
         assert {field for field, place in said.items() if "hashed" in place} == HASHED
