@@ -444,7 +444,9 @@ class Source:
         checkpoint.scans[feed.name] = checkpoint.scans.get(feed.name, 0) + 1
         if await self._held(missing, plan):
             return
-        self._status.alarm = None
+        if self._status.alarm is not None:
+            self._status.alarm = None
+            await self._committer.put(self._publish_status)
         async for chunk in self._missing(scan):
             again = await self._committed(lambda tx, chunk=chunk: self._miss(tx, chunk))  # type: ignore[misc]
             for start in range(0, len(again), _LOOKUPS_A_TRANSACTION):

@@ -24,7 +24,7 @@ from rich.table import Table
 from worker import config as configuration
 from worker import embedded, inspect
 from worker.config import Config
-from worker.demo import checks
+from worker.demo import checks, scenes
 from worker.demo.workers import Workers
 from worker.demo.world import CRM, KEY, SHOP, World
 from worker.errors import RollcallError
@@ -47,6 +47,7 @@ def settings(bootstrap: str, world: World) -> dict[str, Any]:
         "interval": "500ms",
         "lookback": "3s",
         "scan_interval": "2s",
+        "absence_guard_count": 60,
         **api,
     }
     urls = {name: f"{system.url}/api" for name, system in world.systems.items()}
@@ -60,7 +61,7 @@ def settings(bootstrap: str, world: World) -> dict[str, Any]:
                     SHOP: {"kind": "drivly", "url": urls[SHOP], "api_key": {"env": "DEMO_KEY"}, "undo": False, **api}
                 },
                 "routes": [{"source": CRM, "target": SHOP, "link": "reference", "reference": "customerId"}],
-                "guard": {"window": "1s", "count": 100},
+                "guard": {"window": "2s", "count": 35},
             },
         },
     }
@@ -109,6 +110,9 @@ async def run(*, customers: int, seconds: float, seed: int, keep: bool) -> int:
     async with _stage(seed, customers) as (world, config, workers, path):
         await _watch(console, world, config, workers, seconds)
         results = await _settle(console, world, config, workers)
+        if not any(check.wrong for check in results):
+            played = await _play(console, world, config, path)
+            results = await _settle(console, world, config, workers) + played
         code = _report(console, world, results)
         if code:
             console.print(f"The workers' logs are in {path.parent} as long as this runs.", style="red")
@@ -158,6 +162,14 @@ def _progress(world: World, topics: checks.Topics, seconds: float) -> Table:
     table.add_row("people with duplicates", str(len(world.clusters())), str(len(groups)))
     table.add_row("deletions to carry / receipts", str(len(world.carried)), str(len(topics.receipts)))
     return table
+
+
+async def _play(console: Console, world: World, config: Config, path: Path) -> list[checks.Check]:
+    """Play the scenes that come after the churn."""
+    console.print("An outage: the crm lists only some of its customers ...")
+    outage = await scenes.outage(world, config)
+    console.print("A mass deletion in the crm, which waits for `rollcall deletions approve` ...")
+    return [outage, await scenes.mass_deletion(world, config, path)]
 
 
 async def _settle(console: Console, world: World, config: Config, workers: Workers) -> list[checks.Check]:

@@ -167,8 +167,16 @@ class World:
 
     def _delete(self) -> None:
         """Delete a crm customer that has a counterpart in the shop, which is to follow."""
-        if self._doomed:
-            crm_id = self._doomed.pop()
-            self.systems[CRM].delete(int(crm_id))
-            self.carried.append(self.links[crm_id])
-            self.done["deleted"] += 1
+        if len(self._doomed) > len(self.links) // 8:
+            self._doom()
+
+    def delete_at_once(self, count: int) -> None:
+        """Delete so many crm customers that have a counterpart in the shop, which are to follow."""
+        for _ in range(count):
+            self._doom()
+
+    def _doom(self) -> None:
+        crm_id = self._doomed.pop()
+        self.systems[CRM].delete(int(crm_id))
+        self.carried.append(self.links[crm_id])
+        self.done["deleted"] += 1

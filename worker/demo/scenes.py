@@ -1,0 +1,98 @@
+"""What the demo shows beyond the churn: an outage that must not delete anybody, and a mass deletion that must wait.
+
+Each scene plays against the running workers, by the commands that an operator would give, and ends in a check.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from worker import inspect
+from worker.config import Config
+from worker.demo.checks import Check
+from worker.demo.world import CRM, World
+from worker.errors import RollcallError
+
+_PATIENCE: Final = 40.0
+_POLL: Final = 0.5
+_SHOWN: Final = 50
+_AT_ONCE: Final = 40
+
+
+async def outage(world: World, config: Config) -> Check:
+    """Have the crm list only its first customers, as if that were all: an alarm is raised and nobody is deleted."""
+    crm = world.systems[CRM]
+    deleted = await _deletions(config)
+    crm.fault("short", keep=_SHOWN)
+    alarmed = await _until(lambda: _alarm(config))
+    crm.clear_faults()
+    wrong = [] if alarmed else ["no alarm was raised"]
+    calm = await _until(lambda: _calm(config))
+    wrong += [] if calm else ["the alarm stayed on after the outage"]
+    lost = await _deletions(config) - deleted
+    wrong += [f"{lost} customers were taken for deleted"] if lost else []
+    missing = len(crm.customers()) - _SHOWN
+    return Check(f"an outage that hides {missing} customers raises an alarm, and deletes nobody", missing, wrong)
+
+
+async def mass_deletion(world: World, config: Config, path: Path) -> Check:
+    """Delete many crm customers at once: their deletions downstream wait until `rollcall deletions approve`."""
+    world.delete_at_once(_AT_ONCE)
+    held = await _until(lambda: _held(config, path))
+    wrong = [] if held else ["no plan was held"]
+    for plan in held or []:
+        answer = await _rollcall(path, "deletions", "approve", f"{plan['plan']}@{plan['hash']}", "--who", "demo")
+        wrong += [] if answer.startswith(b"done") else [f"plan {plan['plan']} was not approved: {answer.decode()}"]
+    return Check("a mass deletion is held as a plan, and done once it is approved", _AT_ONCE, wrong)
+
+
+async def _until(condition: Callable[[], Awaitable[Any]]) -> Any:
+    """Wait until a condition gives something; return it, or None when patience is over."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        if found := await condition():
+            return found
+        await asyncio.sleep(_POLL)
+    return None
+
+
+async def _crm(config: Config) -> dict[str, Any]:
+    rows = [row for row in await inspect.statuses(config) if row.get("kind") == "source" and row["source"] == CRM]
+    return rows[0] if rows else {}
+
+
+async def _alarm(config: Config) -> bool:
+    return bool((await _crm(config)).get("alarm"))
+
+
+async def _calm(config: Config) -> bool:
+    return not (await _crm(config)).get("alarm")
+
+
+async def _deletions(config: Config) -> int:
+    return sum(record.value is None for record in await inspect.records(config, config.topics.latest))
+
+
+async def _held(config: Config, path: Path) -> list[dict[str, Any]]:
+    """Return the plans that wait, once they hold all of the mass deletion."""
+    lines = (await _rollcall(path, "deletions", "list", "--json")).splitlines()
+    plans = [plan for plan in map(orjson.loads, lines) if plan.get("kind") == "plan"]
+    return plans if sum(plan["count"] for plan in plans) >= _AT_ONCE else []
+
+
+async def _rollcall(path: Path, *arguments: str) -> bytes:
+    """Run the command line, and return what it printed; raises RollcallError where it fails."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "worker.cli", "--config", str(path), *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    output, errors = await process.communicate()
+    if process.returncode:
+        raise RollcallError(f"rollcall {' '.join(arguments)} ended with {process.returncode}: {errors.decode()}")
+    return output
