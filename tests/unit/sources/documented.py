@@ -4,9 +4,11 @@ A document is an example record with all its fields. Each of them is changed in 
 customer notices: so no field is lost without somebody having said so.
 """
 
+import re
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import orjson
 
@@ -14,6 +16,7 @@ from worker.events import Customer
 from worker.normalize import Hasher, Normalizer
 from worker.sources import Adapter, Response, Row, normalizer
 
+FIELDS: Final = Path(__file__).parents[3] / "docs" / "fields.md"
 HASHER = Hasher(b"a pepper for tests")
 
 
@@ -62,6 +65,23 @@ def _other(value: Any) -> Any:
             return value + "7"
         case _:
             return "7"
+
+
+def undocumented(kind: str, record: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """Return the fields of `record` that `docs/fields.md` says nothing of, and those that it says no record has."""
+    section = FIELDS.read_text(encoding="utf-8").partition(f"\n## {kind}\n")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    paths = {path for path, _ in changes(record)}
+    return {path for path in paths if not _covers(named, path)}, {name for name in named if not _begins(paths, name)}
+
+
+def _covers(named: set[str], path: str) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for name in named)
+
+
+def _begins(paths: set[str], name: str) -> bool:
+    return any(path == name or path.startswith(f"{name}.") for path in paths)
 
 
 def answer(body: Any, status: int = 200, **headers: str) -> Response:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.unit.sources.documented import HASHER, answer, customer_of, normalizing, silent
+from tests.unit.sources.documented import HASHER, answer, customer_of, normalizing, silent, undocumented
 from worker.errors import CursorExpiredError, MalformedPageError, RefusedError
 from worker.sources import Cursor, Exists, Missing, Moment, Row, Unsure
 from worker.sources.connect import Connect, ConnectSettings
@@ -75,6 +75,11 @@ def mail(value: str, label: str | None, *, preferred: bool) -> dict[str, Any]:
 def test_every_field_of_the_document_has_its_place() -> None:
     """Only the id, and what repeats another field, are not in the rest of a customer."""
     assert silent(source(), DOCUMENT) == {"customerId", "contactPersonUserId"}
+
+
+def test_the_documentation_says_of_every_field_where_it_goes() -> None:
+    """Each field of the document has a row in docs/fields.md, and each row a field."""
+    assert undocumented("connect", DOCUMENT) == (set(), set())
 
 
 def test_a_consumer_becomes_a_person() -> None:

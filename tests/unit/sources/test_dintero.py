@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tests.unit.sources.documented import answer, customer_of, silent
+from tests.unit.sources.documented import answer, customer_of, silent, undocumented
 from worker.errors import CredentialError, CursorExpiredError, MalformedPageError, RefusedError
 from worker.normalize import milliseconds, rfc3339
 from worker.sources import Bad, Cursor, Item, Moment, Page, Row, Token, Tombstone, Unsure
@@ -105,6 +105,11 @@ def test_every_field_of_the_reference_has_its_place() -> None:
     assert silent(source(), DOCUMENT) == {"id", "paging_token", "deleted_at", "addresses.type"}
     home = {"addresses": [{"postal_place": "Oslo", "type": "home"}]}
     assert silent(source(), home) == set()
+
+
+def test_the_documentation_says_of_every_field_where_it_goes() -> None:
+    """Each field of the document has a row in docs/fields.md, and each row a field."""
+    assert undocumented("dintero", DOCUMENT) == (set(), {"tags"})
 
 
 def test_a_user_becomes_a_customer() -> None:

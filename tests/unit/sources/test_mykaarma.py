@@ -6,7 +6,7 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
-from tests.unit.sources.documented import answer, normalizing, silent
+from tests.unit.sources.documented import answer, normalizing, silent, undocumented
 from worker.errors import CredentialError, MalformedPageError
 from worker.events import Customer
 from worker.sources import Exists, Missing, Moment, Row, Unsure
@@ -113,7 +113,7 @@ ADDRESS: dict[str, Any] = {
     "country": "United States",
 }
 DOCUMENT: dict[str, Any] = {
-    "errors": [],
+    "errors": [{"errorCode": 0, "errorTitle": "e", "errorMessage": "m"}],
     "warnings": [{"warningCode": 1, "warningTitle": "w", "warningMessage": "m"}],
     "customerInfo": INFO,
     "dealerOrderInfoList": [ORDER],
@@ -152,6 +152,11 @@ def test_every_field_of_the_document_has_its_place() -> None:
     """All that is read is in the customer, but for what is the id itself."""
     assert silent(source(orders=True), row_of(DOCUMENT, orders=True).body) == {"uuid"}
     assert set(row_of(DOCUMENT, orders=True).body) == {*INFO, "dealerOrderInfoList", "addressListV2", "addressList"}
+
+
+def test_the_documentation_says_of_every_field_where_it_goes() -> None:
+    """Each field of the document has a row in docs/fields.md, and each row a field."""
+    assert undocumented("mykaarma", DOCUMENT) == (set(), set())
 
 
 def test_only_three_things_are_not_read() -> None:
