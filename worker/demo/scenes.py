@@ -43,7 +43,7 @@ async def outage(world: World, config: Config) -> Check:
 async def mass_deletion(world: World, config: Config, path: Path) -> Check:
     """Delete many crm customers at once: their deletions downstream wait until `rollcall deletions approve`."""
     world.delete_at_once(_AT_ONCE)
-    held = await _until(lambda: _held(config, path))
+    held = await _until(lambda: _held(path))
     wrong = [] if held else ["no plan was held"]
     for plan in held or []:
         answer = await _rollcall(path, "deletions", "approve", f"{plan['plan']}@{plan['hash']}", "--who", "demo")
@@ -78,7 +78,7 @@ async def _deletions(config: Config) -> int:
     return sum(record.value is None for record in await inspect.records(config, config.topics.latest))
 
 
-async def _held(config: Config, path: Path) -> list[dict[str, Any]]:
+async def _held(path: Path) -> list[dict[str, Any]]:
     """Return the plans that wait, once they hold all of the mass deletion."""
     lines = (await _rollcall(path, "deletions", "list", "--json")).splitlines()
     plans = [plan for plan in map(orjson.loads, lines) if plan.get("kind") == "plan"]
