@@ -1,0 +1,188 @@
+"""The laws of deletions, whatever happens in whatever order: changes, crashes, lost answers, redeliveries, decisions.
+
+Hypothesis makes up a history, the harness a schedule. Whatever comes of it:
+
+1. a DELETE is only ever sent for a request that says so, and while the ledger says EXECUTING;
+2. right before every DELETE the customer was looked up, and found unchanged since the request's reason; where there is
+   no look-up, none follows an attempt whose outcome is not known;
+3. no DELETE is sent once the customer's return has been published (at an earlier moment);
+4. once the target is healthy and persons have decided, every request has exactly one receipt, and nothing is open;
+5. every deletion went through the table, step by step.
+"""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from handlers.deletes.machine import TABLE, Event, State
+from handlers.deletes.times import milliseconds
+from tests.flow.deletes_world import World, drivly, http, route
+from worker.events import header
+from worker.handling import Call, Reply
+
+IDS = ("1", "2", "3")
+FAST = {
+    "guard": {"window": "4s", "count": 2},
+    "catch_up": "1s",
+    "backoff": "1s",
+    "probe": "3s",
+    "breaker": {"pause": "3s", "longest": "10s"},
+    "duplicates": {"cooling": "5s"},
+}
+FAULTS: dict[str, Reply] = {
+    "500": Reply(500),
+    "429": Reply(429, {"retry-after": "7"}),
+    "503": Reply(503),
+    "401": Reply(401),
+    "404": Reply(404),
+    "409": Reply(409),
+    "422": Reply(422),
+    "unsent": Reply(None, error="connection", sent=False),
+    "none": Reply(None, error="timeout"),
+}
+
+ids = st.sampled_from(IDS)
+sources = st.sampled_from(["shop", "erp"])
+steps = st.one_of(
+    st.tuples(st.just("deleted"), sources, ids, st.sampled_from(["tombstone", "gone", "absent"])),
+    st.tuples(st.just("deleted"), sources, ids, st.just("gone")),
+    st.tuples(st.just("live"), sources, ids),
+    st.tuples(st.just("add"), ids),
+    st.tuples(st.just("work"), st.integers(1, 60)),
+    st.tuples(st.just("wait"), st.sampled_from([1, 5, 6, 40])),
+    st.tuples(st.just("crash"), st.sampled_from(["requests", "executor"])),
+    st.tuples(st.just("redeliver"), st.sampled_from(["requests", "executor"]), st.integers(1, 5)),
+    st.tuples(st.just("stale"), st.integers(0, 20)),
+    st.tuples(st.just("fault"), st.sampled_from([*FAULTS, "after", "ok", "ok"])),
+    st.tuples(st.just("silence"), st.booleans()),
+    st.tuples(st.just("decide"), st.sampled_from(["approve", "reject"])),
+    st.tuples(st.just("erase"), sources, ids),
+)
+
+
+class Checked(World):
+    """A world whose target checks the laws at every DELETE that reaches it."""
+
+    def __init__(self, target: dict[str, Any], seed: int) -> None:
+        """Route two sources to one target."""
+        routes = [route(), route("erp")]
+        super().__init__({"targets": {"crm": target}, "routes": routes, **FAST}, seed=seed, partitions=2)
+        self.looked: dict[str, int | None] = {}  # the last look-up that found the customer, until the next DELETE
+        self.unsure: set[str] = set()  # requests with an attempt whose outcome is not known
+        self.fault = "ok"
+        crm = self.systems["crm"]
+        crm.fault, crm.after = self._before, self._after
+
+    def _before(self, call: Call) -> Reply | None:
+        if call.method == "DELETE":
+            self._check_delete(call)
+        return FAULTS.get(self.fault)
+
+    def _after(self, call: Call, reply: Reply) -> Reply:
+        customer = call.path.rpartition("/")[2]
+        if call.method == "GET" and reply.status == 200 and customer in IDS:
+            self.looked[customer] = milliseconds(orjson.loads(reply.body)["updatedAt"])
+        return Reply(500) if self.fault == "after" and call.method == "DELETE" else reply
+
+    def _check_delete(self, call: Call) -> None:
+        customer, request_id = call.path.rpartition("/")[2], call.id.partition(":")[0]
+        entry = self.ledger()[f"crm/{customer}"]
+        request = next(row for row in self.requests() if row["id"] == request_id)
+        assert request["customer"] == customer
+        if entry["request"]["id"] == request_id:
+            assert entry["state"] == "EXECUTING"
+        if self.settings.targets["crm"].kind == "drivly":
+            assert customer in self.looked, "a DELETE without a look-up right before it"
+            assert (self.looked.pop(customer) or 0) <= request["as_of"]
+        else:
+            assert request_id not in self.unsure, "a DELETE after one whose outcome is not known"
+            if self.fault in {"500", "none", "after"} or self.systems["crm"].silent(call):
+                self.unsure.add(request_id)
+        for record in self.harness.records(self.topics.latest):
+            if record.key == f"{request['source']}/{request['origin']}".encode() and record.value is not None:
+                newer = int(header(record.headers, "ce_sequence") or "0") > request["sequence"]
+                assert not (newer and record.timestamp < self.harness.now), "a DELETE after the customer's return"
+
+    def decide_all(self, what: Any) -> None:
+        """Decide on every plan and every single request that waits for a person."""
+        for plan in self.plans():
+            self.decide(what, target="crm", plan=plan["plan"], hash_=plan["hash"])
+        for entry in self.ledger().values():
+            if entry["state"] == "HELD" and entry["group"] is None:
+                self.decide(what, target="crm", request=entry["request"]["id"])
+
+    def do(self, step: tuple[Any, ...]) -> None:
+        """Take one step of a history."""
+        match step:
+            case ("deleted", source, customer, reason):
+                self.deleted(source, customer, reason, live=0)
+            case ("live", source, customer):
+                self.live(source, customer)
+            case ("add", customer):
+                self.systems["crm"].add(customer, self.harness.now)
+            case ("work", count):
+                self.harness.work(count)
+            case ("wait", seconds):
+                self.harness.advance(seconds * 1000)
+            case ("crash", stage):
+                self.harness.crash(stage)
+            case ("redeliver", stage, count):
+                topic = self.topics.latest if stage == "requests" else self.topics.requests
+                self.harness.redeliver(stage, topic, count)
+            case ("stale", number):
+                self._repeat(number)
+            case ("fault", name):
+                self.fault = name
+            case ("silence", silent):
+                self.systems["crm"].silent = lambda _: silent
+            case ("decide", what):
+                self.decide_all(what)
+            case ("erase", source, customer):
+                self.decide("erase", customer=f"{source}/{customer}")
+
+    def _repeat(self, number: int) -> None:
+        """Publish an older record of a customer once more."""
+        records = self.harness.records(self.topics.latest)
+        if records:
+            record = records[number % len(records)]
+            self.harness.repeat(record.topic, record.partition, record.offset)
+
+    def heal(self) -> None:
+        """Make everything well, and have persons decide until nothing is open."""
+        self.fault = "ok"
+        self.systems["crm"].silent = lambda _: False
+        for _ in range(20):
+            self.harness.advance(200_000)
+            self.decide("retry", target="crm")
+            self.decide_all("approve")
+            self.harness.advance(30_000)
+            if len(self.receipts()) == len(list(self.requests())):
+                return
+
+    def check_end(self) -> None:
+        """Check what has to be true in the end."""
+        receipts = [receipt["request"] for receipt in self.receipts()]
+        assert len(receipts) == len(set(receipts))
+        assert set(receipts) == {request["id"] for request in self.requests()}
+        for entry in self.ledger().values():
+            state = State.REQUESTED
+            for _, event, following in entry["history"]:
+                assert TABLE[state, Event(event)] == following
+                state = State(following)
+
+
+@pytest.mark.parametrize("target", ["drivly", "http"])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@given(history=st.lists(steps, min_size=3, max_size=30), seed=st.integers(0, 1_000))
+def test_the_laws_hold_whatever_happens(target: str, history: list[tuple[Any, ...]], seed: int) -> None:
+    """Any history, any schedule."""
+    world = Checked(drivly() if target == "drivly" else http(), seed)
+    for customer in IDS:
+        world.systems["crm"].add(customer)
+    for step in history:
+        world.do(step)
+    world.heal()
+    world.check_end()
