@@ -3,22 +3,33 @@
 Secrets are never in it, only references to them. `json_schema` is what editors use to complete and check the file.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Annotated, Any, Final, cast
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from handlers.dedupe.settings import DedupeSettings
 from handlers.deletes.settings import DeletesSettings
 from worker.errors import ConfigError
+from worker.http import PrivateAddressError, refuse_private
 from worker.privacy import Hasher
-from worker.settings import Duration, KafkaSettings, Model, Secret, SourceName, SourceSettings
+from worker.settings import (
+    NAME_PATTERN,
+    Duration,
+    HttpSettings,
+    KafkaSettings,
+    Model,
+    Secret,
+    SourceName,
+    SourceSettings,
+)
 from worker.sources import Adapter, adapter_class, available
-from worker.topics import Topics
+from worker.topics import LONGEST_PREFIX, PREFIX_PATTERN, Topics, prefix_problem
 
+_LAST_PORT: Final = 65_535
 PATHS: Final = (Path("rollcall.yaml"), Path("/etc/rollcall/rollcall.yaml"))
 
 
@@ -36,23 +47,40 @@ class HandlersSettings(Model):
     deletes: DeletesSettings = Field(default_factory=DeletesSettings)
 
 
+def _prefix(value: str) -> str:
+    problem = prefix_problem(value)
+    if problem is not None:
+        raise ValueError(problem)
+    return value
+
+
+def _listen(value: str) -> str:
+    port = int(value.rpartition(":")[2])
+    if port > _LAST_PORT:
+        message = f"{port} is no port"
+        raise ValueError(message)
+    return value
+
+
 class _File(Model):
     """The file but for its sources, whose settings depend on their kind."""
 
-    prefix: str = Field(default="customers", pattern=r"^[a-z][a-z0-9._-]{0,62}$", description="Of the public topics")
+    prefix: Annotated[str, AfterValidator(_prefix)] = Field(
+        default="customers", pattern=PREFIX_PATTERN, max_length=LONGEST_PREFIX, description="Of the public topics"
+    )
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     pepper: Secret = Field(default=Secret(env="ROLLCALL_PEPPER"), description="The secret of all keyed hashes")
     state_dir: Path = Field(default=Path(".rollcall/state"), description="A cache of the state; may be lost")
-    listen: str = Field(
+    listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:0",
         pattern=r"^[^:\s]+:\d{1,5}$",
         description="host:port of /livez, /readyz and /metrics; port 0 takes a free one and logs it",
     )
     grace: Duration = Field(default=25.0, gt=0, description="To come to an end in after SIGTERM")
     log: LogSettings = Field(default_factory=LogSettings)
-    receipts_retention: Duration | None = Field(default=None, description="Of receipts; default: for ever")
+    receipts_retention: Duration | None = Field(default=None, gt=0, description="Of receipts; default: for ever")
     handlers: HandlersSettings = Field(default_factory=HandlersSettings)
-    sources: dict[SourceName, dict[str, Any]] = Field(default_factory=dict)
+    sources: dict[SourceName, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,20 +114,6 @@ class Config:
             raise ConfigError([f"pepper: {error}"], where=str(self.path)) from error
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML without the silent loss of a key that is written twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # ruff: ignore[boolean-type-hint-positional-argument, boolean-default-value-positional-argument]
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                problem = f"line {key_node.start_mark.line + 1}: {key!r} is written twice"
-                raise ConfigError([problem])
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def find(path: Path | None) -> Path:
     """Return the file to read: `path`, or the first of `PATHS` that exists; raises ConfigError where there is none."""
     if path is not None:
@@ -119,15 +133,47 @@ def load(path: Path) -> Config:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise ConfigError([f"it cannot be read: {reason}"], where=str(path)) from error
     try:
-        raw = yaml.load(text, Loader=_Loader)  # ruff: ignore[unsafe-yaml-load] - a SafeLoader
-    except yaml.YAMLError as error:
+        raw, twice = _read(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: a date that is none
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = getattr(error, "problem", None) or "it is not YAML"
         raise ConfigError([line + problem], where=str(path)) from error
+    try:
+        config = parse(raw, path)
     except ConfigError as error:
-        raise ConfigError(error.problems, where=str(path)) from error
-    return parse({} if raw is None else raw, path)
+        raise ConfigError([*twice, *error.problems], where=str(path)) from error
+    if twice:
+        raise ConfigError(twice, where=str(path))
+    return config
+
+
+def _read(text: str) -> tuple[object, list[str]]:
+    """Return what a YAML text holds, and which keys are written twice: YAML would take the last one in silence."""
+    loader = yaml.SafeLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return {}, []
+        twice = [f"line {line}: {key!r} is written twice" for line, key in sorted(_twice(node, set()))]
+        return loader.construct_document(node), twice
+    finally:
+        loader.dispose()
+
+
+def _twice(node: yaml.Node, passed: set[int]) -> Iterator[tuple[int, str]]:
+    if id(node) in passed or isinstance(node, yaml.ScalarNode):
+        return
+    passed.add(id(node))
+    seen: set[tuple[str, str]] = set()
+    for part in node.value:
+        if isinstance(part, tuple) and isinstance(part[0], yaml.ScalarNode):
+            key = part[0].tag, part[0].value
+            if key in seen:
+                yield part[0].start_mark.line + 1, part[0].value
+            seen.add(key)
+        for below in part if isinstance(part, tuple) else (part,):
+            yield from _twice(below, passed)
 
 
 def parse(raw: object, path: Path = Path("rollcall.yaml")) -> Config:
@@ -135,7 +181,7 @@ def parse(raw: object, path: Path = Path("rollcall.yaml")) -> Config:
     problems: list[str] = []
     file: _File | None = None
     try:
-        file = _File.model_validate(raw)
+        file = _File.model_validate({} if raw is None else raw)
     except ValidationError as error:
         problems += _problems(error)
     listed = raw.get("sources") if isinstance(raw, dict) else None
@@ -165,17 +211,42 @@ def _source(name: str, settings: object, adapters: Mapping[str, type[Adapter]]) 
 
 def _across(file: _File, sources: Mapping[str, Source]) -> list[str]:
     """Return the problems between parts of the file."""
+    targets = file.handlers.deletes.targets
+    apis: dict[str, HttpSettings] = {f"sources.{name}": source.settings for name, source in sources.items()}
+    apis |= {f"handlers.deletes.targets.{name}": target for name, target in targets.items()}
     urls = {name: str(source.settings.url) for name, source in sources.items()}
-    return [f"handlers.{problem}" for problem in file.handlers.deletes.problems(urls)]
+    between = file.handlers.deletes.problems(frozenset(file.sources), urls)
+    return [
+        *(f"{path}.url: {problem}" for path, api in apis.items() if (problem := _private(api))),
+        *(f"handlers.{problem}" for problem in between),
+    ]
+
+
+def _private(api: HttpSettings) -> str | None:
+    """Return what is wrong with an address that is private by itself; what a name resolves to is seen at run time."""
+    host = (api.url.host or "").strip("[]")
+    try:
+        if not api.allow_private_addresses:
+            refuse_private(host, host)
+    except PrivateAddressError:
+        return f"{host} is a private address; set allow_private_addresses: true if that is meant"
+    return None
+
+
+# What is said instead of pydantic's own words, which speak of Python.
+_WORDS: Final = {
+    "extra_forbidden": "there is no such setting",
+    "_File": "the file holds no settings: write name: value",
+    "Secret": "write {env: NAME} or {file: PATH}: a secret itself never stands in the file",
+}
 
 
 def _problems(error: ValidationError, prefix: str = "") -> list[str]:
     found = []
     for problem in error.errors(include_url=False, include_input=False):
-        path = ".".join(str(part) for part in (*filter(None, [prefix]), *problem["loc"]))
-        text = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            text = "there is no such setting"
+        path = ".".join(str(part) for part in (*filter(None, [prefix]), *problem["loc"]) if part != "[key]")
+        what = problem.get("ctx", {}).get("class_name", problem["type"])
+        text = _WORDS.get(what, problem["msg"].removeprefix("Value error, "))
         found.append(f"{path}: {text}" if path else text)
     return found
 
@@ -189,9 +260,11 @@ def json_schema() -> dict[str, Any]:
         own = adapter.Settings.model_json_schema(ref_template="#/$defs/{model}")
         definitions |= own.pop("$defs", {})
         own["properties"]["kind"] = {"const": kind}
+        own["required"] = ["kind", *own.get("required", [])]
         definitions[f"source-{kind}"] = own
         kinds.append({"$ref": f"#/$defs/source-{kind}"})
-    schema["properties"]["sources"]["additionalProperties"] = {"oneOf": kinds}
+    sources = {"patternProperties": {NAME_PATTERN: {"oneOf": kinds}}, "additionalProperties": False}
+    schema["properties"]["sources"] |= sources
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "Rollcall's configuration"
     return schema

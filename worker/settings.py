@@ -9,14 +9,17 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
+_WRITTEN: Final = r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)\s*$"
+
+
 def _seconds(value: object) -> object:
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*", value)
+    if isinstance(value, str | bool):
+        match = re.match(_WRITTEN, str(value))
         if match is None:
             message = f"{value!r} is not a duration; write a number with a unit: 500ms, 30s, 5m, 1h, 7d"
             raise ValueError(message)
@@ -27,7 +30,11 @@ def _seconds(value: object) -> object:
 Duration = Annotated[
     float,
     BeforeValidator(_seconds),
-    Field(ge=0, description="A duration: a number of seconds, or a number with a unit: 500ms, 30s, 5m, 1h, 7d"),
+    Field(ge=0, allow_inf_nan=False),
+    WithJsonSchema({
+        "anyOf": [{"type": "number", "minimum": 0}, {"type": "string", "pattern": _WRITTEN}],
+        "description": "A duration: a number of seconds, or a number with a unit: 500ms, 30s, 5m, 1h, 7d",
+    }),
 ]
 
 NAME_PATTERN: Final = r"^[a-z][a-z0-9_-]{0,62}$"
@@ -40,11 +47,13 @@ Treatment = Literal["keep", "hash", "drop"]
 class Model(BaseModel):
     """A part of the configuration: unknown keys are refused, and nothing changes once it has been read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Secret(Model):
     """A reference to a secret: the name of an environment variable or of a file, never the value itself."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     env: str | None = Field(default=None, min_length=1, description="Name of an environment variable")
     file: Path | None = Field(default=None, description="File whose content, less a final line break, is the secret")
@@ -64,6 +73,9 @@ class Secret(Model):
             except OSError as error:
                 message = f"the file {self.file} cannot be read: {error.strerror}"
                 raise ValueError(message) from error
+            except UnicodeDecodeError:
+                message = f"the file {self.file} cannot be read: it is not UTF-8"
+                raise ValueError(message) from None  # the cause quotes a byte of the secret
             what = f"the file {self.file}"
         else:
             value = os.environ.get(self.env or "", "")
@@ -77,7 +89,7 @@ class Secret(Model):
 class KafkaSettings(Model):
     """The cluster, how to reach it, and the times that fencing and recovery rest on."""
 
-    bootstrap: str = Field(default="localhost:9092", description="host:port, several separated by commas")
+    bootstrap: str = Field(default="localhost:9092", min_length=1, description="host:port, several separated by commas")
     partitions: int = Field(default=8, ge=1, le=1000, description="Of every topic; fixed once they are made")
     replication: int | None = Field(
         default=None, ge=1, le=10, description="Replicas of a topic; default: three, or as many as there are brokers"
@@ -106,6 +118,9 @@ class KafkaSettings(Model):
             raise ValueError(message)
         if (self.cert_file is None) != (self.key_file is None):
             message = "cert_file and key_file go together"
+            raise ValueError(message)
+        if not self.heartbeat_interval < self.session_timeout:
+            message = "heartbeat_interval must be below session_timeout, better a third of it"
             raise ValueError(message)
         if not self.commit_timeout < self.transaction_timeout < self.request_timeout:
             message = (

@@ -41,7 +41,7 @@ def test_an_events_id_is_that_of_its_customer_and_sequence(one: str, other: str,
 
 
 def test_headers_are_cloudevents_in_binary_mode() -> None:
-    """As the Kafka binding of CloudEvents 1.0 has it (section 3.2): `ce_` and the attribute's name, and content-type."""
+    """As the Kafka binding of CloudEvents 1.0 has it (section 3.2): `ce_` and the name, and content-type."""
     headers = event_headers(
         key=b"crm/7",
         source="crm",

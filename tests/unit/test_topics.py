@@ -1,4 +1,4 @@
-"""The declared topics: names that never meet, settings that keep what must be kept, and a plan that says what is wrong."""
+"""The declared topics: names that never meet, settings that keep what must be kept, a plan that says what is wrong."""
 
 from itertools import combinations
 
