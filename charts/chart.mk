@@ -6,7 +6,7 @@ chart-tools: .venv/dev # with the tests: helm, kubeconform, kube-score, helm-doc
 
 chart-docs: chart-tools # write what is generated: values.schema.json and the chart's README
 	$(BIN)/python charts/schema.py
-	$(BIN)/python charts/docs.py
+	$(BIN)/python charts/tools.py run helm-docs --chart-search-root charts --log-level warning
 
 chart-check: .venv/dev # the slower half: Helm 4, promtool, checkov, and real API servers of two versions
 	$(BIN)/python charts/tools.py check

@@ -1,8 +1,8 @@
 """Fetch the tools that check the chart, at the versions of tools.txt, into a cache outside the repository.
 
-They are Go programs, built from the module proxy: `python charts/tools.py test` makes those that the tests use,
-`... check` all of them. What is there already stays. Where Go is missing nothing is made, and the tests that want a
-tool are skipped with that reason.
+They are Go programs, built from the module proxy, and one of PyPI's. `python charts/tools.py test` makes those that the
+tests use, `... check` all of them, `... run NAME ARGUMENTS` runs one. What is there already stays. Where Go is missing
+nothing is made, and the tests that want a tool are skipped with that reason.
 """
 
 import fcntl
@@ -86,6 +86,13 @@ def _source(tool: Tool) -> Path:
     with tempfile.TemporaryDirectory() as folder:
         said = _go("mod", "download", "-json", f"{tool.module}@{tool.version}", folder=Path(folder))
     return Path(json.loads(said)["Dir"])
+
+
+def _install(tool: Tool, target: Path) -> None:
+    """Install a Python program into an environment of its own."""
+    subprocess.run([sys.executable, "-m", "venv", target], check=True)
+    pip = [target / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, f"{tool.module}=={tool.version}"], check=True)
 
 
 def _staged(tool: Tool) -> Iterator[str]:
@@ -201,12 +208,15 @@ def make(tool: Tool) -> None:
     print(f"making {tool.name} {tool.version}", flush=True)
     with tempfile.TemporaryDirectory(dir=cache()) as folder:
         unfinished = Path(folder) / "made"
-        (_schemas if tool.when == "schemas" else _build)(tool, unfinished)
+        {"schemas": _schemas, "python": _install}.get(tool.when, _build)(tool, unfinished)
         unfinished.rename(tool.path)
 
 
-def main(when: str) -> int:
-    """Make the tools for `test` or `check`."""
+def main(when: str, *arguments: str) -> int:
+    """Make the tools for `test` or `check`, or `run` one of them with arguments."""
+    if when == "run":
+        path = tools()[arguments[0]].path
+        return subprocess.run([path, *arguments[1:]], check=False).returncode
     if shutil.which("go") is None:
         print("Go is not installed: the chart's tests that need a tool are skipped")
         return 0

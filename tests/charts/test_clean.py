@@ -1,0 +1,172 @@
+"""The chart is clean under linters and under schemas of two Kubernetes versions, for every kept value set."""
+
+import json
+import re
+import shutil
+import subprocess
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.rendering import CHART, KUBERNETES, SETS, helm, merged, render, template, thorough, tool, value_set
+
+# What kube-score may call critical: an image named by a digest or by a version that is never pushed again need not be
+# pulled each time, and a soft topology spread does what it wants anti-affinity for.
+EXCEPTED = (
+    "container-image-pull-policy",
+    "deployment-has-host-podantiaffinity",
+    "statefulset-has-host-podantiaffinity",
+)
+# What checkov may find. By its name, why not:
+CHECKOV_EXCEPTED = {
+    "CKV_K8S_15": "pull policy: as above",
+    "CKV_K8S_43": "an image without a digest: the value sets show both, and a digest is the operator's to give",
+    "CKV2_K8S_6": "a network policy: it does not match the labels of pods with several policies in one file",
+}
+
+
+def manifests(name: str, kubernetes: str = KUBERNETES[-1], program: str = "helm") -> str:
+    """Return a value set, rendered, as text."""
+    done = template(value_set(name), kubernetes=kubernetes, program=program)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("program", ["helm", pytest.param("helm4", marks=thorough)])
+def test_helm_lint_finds_nothing(name: str, program: str) -> None:
+    """No warning and no error, with both of Helm's versions."""
+    where = ("--kube-version", KUBERNETES[-1], "--values", CHART / "ci" / f"{name}-values.yaml")
+    done = helm("lint", "--strict", "--quiet", CHART, *where, program=program)
+    assert (done.returncode, done.stdout.strip()) == (0, ""), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", SETS)
+@thorough
+def test_both_versions_of_helm_make_the_same(name: str) -> None:
+    """Helm 3 and Helm 4 differ in blank lines at most."""
+    assert list(yaml.safe_load_all(manifests(name))) == list(yaml.safe_load_all(manifests(name, program="helm4")))
+
+
+def kubeconform(text: str, *schemas: str) -> dict[str, Any]:
+    """Return what kubeconform says of manifests, under these folders of schemas."""
+    where = [f"-schema-location={tool(one)}/{{{{.ResourceKind}}}}{{{{.KindSuffix}}}}.json" for one in schemas]
+    command = [tool("kubeconform"), "-strict", "-output", "json", "-summary", *where]
+    done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("kubernetes", KUBERNETES)
+@pytest.mark.parametrize("name", SETS)
+def test_every_object_is_what_its_kind_permits(name: str, kubernetes: str) -> None:
+    """Strictly: no property that the kind does not have, custom resources of KEDA and Prometheus included."""
+    minor = kubernetes.rpartition(".")[0]
+    found = kubeconform(manifests(name, kubernetes), f"kubernetes-{minor}", "keda", "prometheus")
+    assert found["resources"] == []
+    summary = found["summary"]
+    assert (summary["invalid"], summary["errors"], summary["skipped"]) == (0, 0, 0)
+    assert summary["valid"] == len(render(value_set(name)).manifests)
+
+
+def test_the_schemas_do_refuse_what_is_wrong() -> None:
+    """The check above is one that can fail: a misspelt property of a pod, and of a custom resource, are found."""
+    text = manifests("keda").replace("terminationGracePeriodSeconds", "terminationGracePeriod")
+    text = text.replace("pollingInterval", "pollInterval")
+    found = kubeconform(text, "kubernetes-1.36", "keda")["resources"]
+    kinds = {one["kind"] for one in found if one["status"] == "statusInvalid"}
+    assert {"Deployment", "ScaledObject"} <= kinds
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_kube_score_finds_nothing_critical(name: str) -> None:
+    """Nothing but what is excepted above, with a reason."""
+    ignored = [part for one in EXCEPTED for part in ("--ignore-test", one)]
+    done = subprocess.run(
+        [tool("kube-score"), "score", "--kubernetes-version", "v1.33", "--output-format", "ci", *ignored, "-"],
+        input=manifests(name),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "[OK]" in done.stdout
+    assert [line for line in done.stdout.splitlines() if line.startswith("[CRITICAL]")] == []
+
+
+@thorough
+@pytest.mark.parametrize("name", SETS)
+def test_checkov_finds_nothing(name: str, tmp_path: Path) -> None:
+    """Nothing but what is excepted above, with a reason; checkov has an environment of its own."""
+    (tmp_path / "manifests.yaml").write_text(manifests(name), encoding="utf-8")
+    done = subprocess.run(
+        [
+            tool("checkov") / "bin" / "python",
+            "-m",
+            "checkov.main",
+            "--framework",
+            "kubernetes",
+            "--directory",
+            tmp_path,
+            "--output",
+            "json",
+            "--compact",
+            "--quiet",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    failed = json.loads(done.stdout)["results"]["failed_checks"]
+    assert {
+        f"{one['check_id']} {one['resource']}" for one in failed if one["check_id"] not in CHECKOV_EXCEPTED
+    } == set()
+
+
+def test_the_readme_is_what_helm_docs_makes(tmp_path: Path) -> None:
+    """README.md is up to date with values.yaml; `make chart-docs` writes it."""
+    chart = shutil.copytree(CHART, tmp_path / "rollcall")
+    command = [tool("helm-docs"), "--chart-search-root", tmp_path, "--log-level", "warning"]
+    subprocess.run(command, check=True)
+    assert (chart / "README.md").read_text(encoding="utf-8") == (CHART / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_value_is_documented() -> None:
+    """Each row of the README's table says what the value is for."""
+    rows = re.findall(r"^\| `([^`]+)` \|.*\| (.*) \|$", (CHART / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(rows) > 80
+    assert [name for name, text in rows if not text.strip()] == []
+
+
+def notes(values: dict[str, Any], base: str = "minimal") -> str:
+    """Return what Helm tells after an install: it is not among the manifests, so it is put into one."""
+    text = """
+        apiVersion: v1
+        kind: ConfigMap
+        metadata:
+          name: notes
+        data:
+          text: |
+            {{ include (print .Template.BasePath "/NOTES.txt") . | nindent 4 }}
+    """
+    more = values | {"extraObjects": [textwrap.dedent(text)]}
+    rendered = render(merged(value_set(base) if base else {}, more))
+    found: str = rendered.one("ConfigMap", "notes")["data"]["text"]
+    return found
+
+
+def test_the_notes_say_what_to_do_next() -> None:
+    """After an install a person is told how to see that it works, and what is still missing."""
+    text = notes({})
+    assert "rollout status deployment/live-rollcall-poll" in text
+    assert "test live --logs" in text
+    assert "There are no sources yet" not in text
+    assert "There are no sources yet" in notes({}, base="")
+    assert "keys has 9 pods for 8 partitions" in notes({"workloads": {"keys": {"replicas": 9}}})
+    assert "keys scales to 8 pods at most, not to 20" in notes({"autoscaling": {"type": "hpa", "maxReplicas": 20}})
+    assert "`rollcall topics apply`" in notes({"topics": {"enabled": False}})
+    off = {"workloads": {name: {"enabled": False} for name in ("requests", "executor")}}
+    off |= {"worker": {"secrets": ["rollcall-upstreams", "rollcall-targets"]}}
+    assert "nothing carries them out" in notes(off, base="production")

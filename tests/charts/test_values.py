@@ -1,0 +1,210 @@
+"""The values: documented, closed, the application's own where they are its configuration, and refused with a reason."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.rendering import CHART, ROOT, SETS, Rendered, default_values, merged, refused, render, value_set
+from worker import config as configuration
+
+sys.path.insert(0, str(ROOT / "charts"))
+import schema  # the chart's own script, not a package
+
+SOURCE = {"kind": "drivly", "url": "https://commerce.example.com/api", "key": {"file": "/secrets/rollcall/key"}}
+APPLICATIONS_OWN = {".config", ".topics.kafka"}
+OVERRIDABLE = [f"/$defs/{name}" for name in ("worker", "workload", "poll")]
+SASL = {"security_protocol": "SASL_SSL", "username": "me", "password": {"file": "/secrets/rollcall/password"}}
+
+
+def test_the_schema_is_up_to_date_with_the_application() -> None:
+    """values.schema.json is what charts/schema.py makes of the application's schema today."""
+    written = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
+    assert written == schema.schema(), "run `make chart-docs`"
+
+
+def test_the_schema_knows_exactly_the_values_there_are() -> None:
+    """Every value of values.yaml is in the schema, and every value of the schema is in values.yaml."""
+    written = schema.schema()
+
+    def differing(node: Any, known: dict[str, Any], at: str) -> Iterator[str]:
+        if "$ref" in known:
+            known = written["$defs"][known["$ref"].rpartition("/")[2]]
+        if "properties" not in known or at in APPLICATIONS_OWN:
+            return
+        yield from (f"{at}.{name}" for name in set(node) ^ set(known["properties"]))
+        for name in set(node) & set(known["properties"]):
+            yield from differing(node[name], known["properties"][name], f"{at}.{name}")
+
+    values = default_values() | {"global": {}}  # Helm's own
+    overrides = {f".workloads.{stage}" for stage in values["workloads"]}
+    found = {path for path in differing(values, written, "") if path.rpartition(".")[0] not in overrides}
+    assert found == {".worker.resources.claims", ".topics.resources.claims"}  # nothing would be a fitting example
+
+
+def test_every_object_of_the_schema_is_closed() -> None:
+    """No part of the schema lets an unknown value through, but for Kubernetes' own objects and conditions on a kind."""
+
+    def opened(node: Any, at: str) -> Iterator[str]:
+        if isinstance(node, list):
+            for item in node:
+                yield from opened(item, at)
+        elif isinstance(node, dict):
+            if "properties" in node and "additionalProperties" not in node:
+                yield at
+            for name, item in node.items():
+                yield from opened(item, f"{at}/{name}")
+
+    kubernetes = ("env", "volumes", "volumeMounts", "containers", "initContainers")
+    permitted = {f"{at}/properties/{name}/items" for at in OVERRIDABLE for name in kubernetes}
+    found = {path for path in opened(schema.schema(), "") if "/patternProperties/" not in path}
+    assert found == permitted
+
+
+@pytest.mark.parametrize("kind", ["sources", "targets"])
+def test_every_kind_is_closed(kind: str) -> None:
+    """A condition on a kind leads to a closed definition, for sources and for targets of deletions."""
+    written = schema.schema()
+    deletes = written["$defs"]["DeletesSettings"]["properties"]
+    names = written["properties"]["config"]["properties"] if kind == "sources" else deletes
+    (choice,) = names[kind]["patternProperties"].values()
+    assert names[kind]["additionalProperties"] is False
+    kinds = [condition["then"]["$ref"].rpartition("/")[2] for condition in choice["allOf"]]
+    assert len(kinds) == len(choice["properties"]["kind"]["enum"])
+    assert all(written["$defs"][name]["additionalProperties"] is False for name in kinds)
+
+
+def test_the_applications_defaults_are_the_charts() -> None:
+    """What values.yaml says of the configuration is what the application would have taken anyway."""
+    ours, theirs = default_values()["config"], configuration.parse({"pepper": {"env": "X"}}).file
+    assert ours["prefix"] == theirs.prefix
+    for name in set(ours["kafka"]) - {"bootstrap"}:
+        assert ours["kafka"][name] == getattr(theirs.kafka, name)
+
+
+def test_the_application_accepts_what_is_rendered(rendered: Rendered, tmp_path: Path) -> None:
+    """Each rendered rollcall.yaml, the workers' and the topics job's, is read by the application without a problem."""
+    for manifest in rendered.all("ConfigMap"):
+        if "rollcall.yaml" in manifest.get("data", {}):
+            path = tmp_path / "rollcall.yaml"
+            path.write_text(manifest["data"]["rollcall.yaml"], encoding="utf-8")
+            configuration.load(path)
+
+
+def test_numbers_reach_the_application_as_they_were_written(production: Rendered) -> None:
+    """Large and fractional numbers survive Helm: 2000000 does not become 2e+06."""
+    config = yaml.safe_load(production.config())
+    assert config["kafka"]["max_record_bytes"] == 2_000_000
+    assert repr(config["sources"]["fleet"]["rate"]) == "2.5"
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ({"replicas": 3}, "additional properties 'replicas' not allowed"),
+        (
+            {"workloads": {"pairs": {"replica": 3}}},
+            "at '/workloads/pairs': additional properties 'replica' not allowed",
+        ),
+        ({"workloads": {"pears": {}}}, "additional properties 'pears' not allowed"),
+        ({"autoscaling": {"type": "both"}}, "value must be one of 'none', 'keda', 'hpa'"),
+        ({"autoscaling": {"keda": {"enabled": True}, "hpa": {"enabled": True}}}, "additional properties"),
+        ({"autoscaling": {"minReplicas": 0}}, "at '/autoscaling/minReplicas': minimum: got 0, want 1"),
+        ({"workloads": {"poll": {"autoscaling": {"type": "keda"}}}}, "a poller does not scale by itself"),
+        ({"config": {"grace": 60}}, "set `drainSeconds`"),
+        ({"config": {"listen": "0.0.0.0:1"}}, "the chart listens on `port`"),
+        ({"config": {"state_dir": "/data"}}, "the chart mounts `worker.state` there"),
+        ({"config": {"pepper": {"env": "PEPPER"}}}, "list the Secret in `secrets` and give `file`"),
+        ({"config": {"pepper": "hunter2"}}, "at '/config/pepper': got string, want object"),
+        ({"config": {"kafka": {"portitions": 3}}}, "additional properties 'portitions' not allowed"),
+        ({"config": {"kafka": {"partitions": "many"}}}, "at '/config/kafka/partitions': got string, want integer"),
+        ({"config": {"sources": {"a": SOURCE | {"rat": 1}}}}, "additional properties 'rat' not allowed"),
+        ({"config": {"sources": {"a": {"kind": "drivly"}}}}, "missing properties 'url', 'key'"),
+        ({"config": {"sources": {"a": {"kind": "drively"}}}}, "at '/config/sources/a/kind': value must be"),
+        ({"config": {"sources": {"A": SOURCE}}}, "additional properties 'A' not allowed"),
+        ({"drainSeconds": 5}, "at '/drainSeconds': minimum: got 5, want 10"),
+        ({"image": {"digest": "sha256:abc"}}, "at '/image/digest'"),
+        ({"worker": {"state": {"sizeGiB": "2Gi"}}}, "got string, want integer"),
+        ({"worker": {"pdb": {"maxUnavailable": 0}}}, "at '/worker/pdb/maxUnavailable': minimum: got 0, want 1"),
+        ({"worker": {"env": [{"value": "x"}]}}, "missing property 'name'"),
+        ({"secrets": ["Not A Name"]}, "at '/secrets/0'"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_the_schema(values: dict[str, Any], why: str) -> None:
+    """A bad value is refused before anything is rendered, and the message names the place and what is wanted."""
+    message = refused(values)
+    assert "don't meet the specifications of the schema" in message
+    assert why in message
+
+
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        (
+            {"worker": {"env": [{"name": "A"}]}, "workloads": {"keys": {"env": [{"name": "A"}]}}},
+            'workloads.keys.env: "A" is there twice',
+        ),
+        ({"worker": {"volumes": [{"name": "state"}]}}, 'workloads.poll.volumes: "state" is there twice'),
+        ({"worker": {"volumes": [{"name": "secret-rollcall"}]}}, '"secret-rollcall" is there twice'),
+        ({"worker": {"volumeMounts": [{"name": "x", "mountPath": "/tmp"}]}}, '"/tmp" is there twice'),
+        ({"worker": {"containers": [{"name": "rollcall"}]}}, 'containers: "rollcall" is there twice'),
+        (
+            {"worker": {"containers": [{"name": "a"}], "initContainers": [{"name": "a"}]}},
+            'containers: "a" is there twice',
+        ),
+        (
+            {"config": {"pepper": {"file": "/secrets/other/pepper"}}},
+            'the Secret "other" is in no list of `secrets`',
+        ),
+        (
+            {"autoscaling": {"type": "keda", "minReplicas": 9}},
+            "workloads.keys.autoscaling.minReplicas: 9 is more than the most pods, 8",
+        ),
+        ({"autoscaling": {"type": "hpa", "minReplicas": 3, "maxReplicas": 2}}, "3 is more than the most pods, 2"),
+        ({"autoscaling": {"type": "keda"}, "config": {"kafka": SASL}}, "keda.authentication: KEDA can't log on"),
+        ({"worker": {"enabled": False}, "workloads": {}}, "all of them are off"),
+        ({"topics": {"kafka": {"password": {"file": "/secrets/admin/password"}}}}, "is in no Secret of topics.secrets"),
+    ],
+)
+def test_values_that_contradict_one_another_are_refused(values: dict[str, Any], why: str) -> None:
+    """What a schema can't see is refused too, in a sentence of the chart's own."""
+    message = refused(values)
+    assert "the values can't be used:" in message
+    assert why in message
+
+
+def test_a_workload_may_override_anything_a_worker_has() -> None:
+    """A workload's own section goes over the common one: maps are merged, lists of things are added."""
+    values = merged(
+        value_set("minimal"),
+        {
+            "worker": {"env": [{"name": "A", "value": "1"}], "podLabels": {"a": "1"}, "tolerations": [{"key": "a"}]},
+            "workloads": {
+                "keys": {
+                    "replicas": 4,
+                    "env": [{"name": "B", "value": "2"}],
+                    "podLabels": {"b": "2"},
+                    "tolerations": [{"key": "b"}],
+                    "resources": {"limits": {"memory": "3Gi"}},
+                }
+            },
+        },
+    )
+    keys = render(values).workloads()["keys"]
+    template = keys["spec"]["template"]
+    container = template["spec"]["containers"][0]
+    assert keys["spec"]["replicas"] == 4
+    assert container["env"] == [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}]
+    assert {"a": "1", "b": "2"}.items() <= template["metadata"]["labels"].items()
+    assert template["spec"]["tolerations"] == [{"key": "b"}]
+    assert container["resources"]["limits"]["memory"] == "3Gi"
+    assert container["resources"]["limits"]["cpu"] == "2"
+
+
+def test_the_kept_sets_are_those_that_are_promised() -> None:
+    """There is a value set for the least, for production, for each way to scale, and for everything on."""
+    assert {"minimal", "production", "keda", "hpa", "everything"} <= set(SETS)
