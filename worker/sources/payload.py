@@ -128,7 +128,7 @@ def listing(doing: str, response: Response) -> Document:
     body = parse(response, doing)
     if not isinstance(body, dict) or not isinstance(body.get("docs"), list):
         raise malformed(doing, "the answer has no list of docs")
-    if not isinstance(body.get("hasNextPage"), bool) or (body["hasNextPage"] and not body["docs"]):
+    if not isinstance(body.get("hasNextPage"), bool):
         raise malformed(doing, "hasNextPage does not say whether there is more")
     return body
 
