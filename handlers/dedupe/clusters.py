@@ -149,7 +149,7 @@ class _Work:
             if (leaving := self._store.node(name).leaving) is not None:
                 leaving.fresh = True
                 self._store.change(self._store.node(name))
-        before = variant.standing
+        before = self._resolver.standing(variant)
         variant.flags, variant.agreed, variant.fields = said.flags, said.agreed, list(said.fields)
         variant.keys[_name(key)] = [said.stamp, said.weight, True]
         self._store.change_pair(known)
@@ -164,7 +164,7 @@ class _Work:
         variant = next((v for v in known.variants if v.versions == said.versions), None)
         if variant is None or variant.keys.get(_name(key), [said.stamp])[0] >= said.stamp:
             return Skip("seen")
-        before = variant.standing
+        before = self._resolver.standing(variant)
         variant.keys[_name(key)] = [said.stamp, 0.0, False]
         self._store.change_pair(known)
         self._resolver.weighed(known, variant, before)
@@ -252,7 +252,7 @@ class _Work:
         found = []
         for other in others:
             variant = self._store.current(self._store.pair(node.name, other))
-            if variant is not None and variant.standing > float("-inf"):
+            if variant is not None and self._resolver.standing(variant) > float("-inf"):
                 found.append(_evidence(other, variant))
         return found
 

@@ -22,13 +22,13 @@ thomas tom tommy|timothy tim timmy|valerie val|vanessa nessa|veronica ronnie|vic
 vincent vince|virginia ginny|walter walt wally|wayne|william bill will billy willy liam|zachary zach zack
 """
 
-GROUPS: Final[dict[str, frozenset[int]]] = {}
-for _number, _group in enumerate(_GROUPS.replace("\n", "|").split("|")):
-    for _name in _group.split():
-        GROUPS[_name] = GROUPS.get(_name, frozenset()) | {_number}
+# The full name stands first; two short forms of one name may well be two people: Beth and her sister Lisa.
+FORMS: Final[dict[str, set[str]]] = {}
+for _group in _GROUPS.replace("\n", "|").split("|"):
+    _full, *_short = _group.split() or [""]
+    FORMS.setdefault(_full, set()).update(_short)
 
 
 def related(one: str, other: str) -> bool:
-    """Return whether two given names (lower case) are forms of one name."""
-    groups = GROUPS.get(one)
-    return groups is not None and not groups.isdisjoint(GROUPS.get(other, ()))
+    """Return whether of two given names (lower case) one is a short form of the other."""
+    return other in FORMS.get(one, ()) or one in FORMS.get(other, ())

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from handlers.dedupe.profile import KEY_BYTES
-from handlers.dedupe.scoring import Comparison, Profile, Scorer, parse
+from handlers.dedupe.scoring import Comparison, Judge, Profile, Scorer, parse
 from handlers.dedupe.settings import DedupeSettings
-from handlers.dedupe.wire import BLOCKED, CLASH, SAME_SOURCE, VETOED, Leave, Link, Member, Unlink, link_key
+from handlers.dedupe.wire import BLOCKED, CLASH, NEED_SHIFT, SAME_SOURCE, Leave, Link, Member, Unlink, link_key
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
 from worker.topics import Topics
 
@@ -43,6 +43,7 @@ class Pairs:
         self._limit = settings.generic.bucket
         self._review = settings.review
         self._compare = Scorer(settings).compare
+        self._judge = Judge(settings)
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # noqa: ARG002
         """Nothing is to be done at the start."""
@@ -111,7 +112,11 @@ class Pairs:
 
     def supports(self, comparison: Comparison, tag: bytes) -> bool:
         """Return whether a bucket with keys of kind `tag` has anything to say on a pair."""
-        return comparison.potential >= self._review or (comparison.clash and tag == b"E")
+        if comparison.clash and tag == b"E":
+            return True
+        if comparison.block is not None:
+            return False
+        return self._judge.standing(comparison.fields, comparison.need, comparison.best()) >= self._review
 
     def compare(self, a: Comparand, b: Comparand) -> Comparison:
         """Compare two members; the order does not matter."""
@@ -186,7 +191,7 @@ class _Bucket:
             return False
         pair = _ordered(one, other)
         flags = (
-            VETOED * bool(comparison.veto)
+            comparison.need << NEED_SHIFT
             | BLOCKED * bool(comparison.block)
             | CLASH * comparison.clash
             | SAME_SOURCE * comparison.same_source

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from handlers.dedupe.graph import Edge, Partition, cluster_id, founder_id, partition, path, winner
 from handlers.dedupe.lineage import Shape, changes
 from handlers.dedupe.publish import Publisher
+from handlers.dedupe.scoring import Judge
 from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.store import Cluster, Node, Pair, Store, Variant
 
@@ -21,7 +22,12 @@ class Resolver:
         self._settings = settings
         self._store = store
         self._publisher = publisher
+        self._judgement = Judge(settings)
         self._winners: dict[str, str] = {}
+
+    def standing(self, variant: Variant) -> float:
+        """Return how a pair stands."""
+        return variant.standing(self._judgement)
 
     def published(self, node: Node) -> list[str]:
         """Return with whom a customer is published."""
@@ -51,7 +57,7 @@ class Resolver:
         if self._store.current(pair) is not variant:
             return
         link = self._settings.link
-        after = variant.standing
+        after = self.standing(variant)
         if max(before, after) >= link and before != after:
             self.resolve([pair.a, pair.b])
         else:
@@ -95,7 +101,7 @@ class Resolver:
 
     def _linked(self, pair: Pair) -> bool:
         variant = self._store.current(pair)
-        return variant is not None and variant.standing >= self._settings.link
+        return variant is not None and self.standing(variant) >= self._settings.link
 
     def _partition(self, component: Sequence[str]) -> Partition:
         nodes = {name: data for name in component if (data := self._store.node(name).data) is not None}
@@ -103,8 +109,8 @@ class Resolver:
         for name in component:
             for pair in self._store.pairs(self._store.node(name)):
                 variant = self._store.current(pair)
-                if variant is not None and variant.standing >= self._settings.link:
-                    edges[pair.a, pair.b] = Edge(pair.a, pair.b, variant.standing)
+                if variant is not None and self.standing(variant) >= self._settings.link:
+                    edges[pair.a, pair.b] = Edge(pair.a, pair.b, self.standing(variant))
         return partition(nodes, edges.values(), self._settings.caps)
 
     def _publish(self, affected: set[str], partitions: list[Partition]) -> None:
@@ -151,9 +157,9 @@ class Resolver:
             together = a.cluster is not None and a.cluster == b.cluster
             if variant.clashes:
                 reason = "email_clash"
-            elif together or variant.standing < self._settings.review:
+            elif together or self.standing(variant) < self._settings.review:
                 reason = None
-            elif variant.standing < self._settings.link:
+            elif self.standing(variant) < self._settings.link:
                 reason = "score"
             elif a.tangled:
                 reason = "component"

@@ -5,9 +5,11 @@ because it counts only while their bucket is small: nobody at a bucket can tell 
 clusters add up what the buckets support.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import lru_cache
+from itertools import groupby
 from typing import Final
 
 import orjson
@@ -20,6 +22,9 @@ from handlers.dedupe.settings import DedupeSettings, Vetoes, Weights
 FIELDS: Final = ("identifier_differs", "birth_date", "given", "family", "street", "house", "postcode", "city")
 VALUE_TAGS: Final = frozenset(b"NEPR")
 _SIMILAR: Final = 0.9
+_JUST_BELOW: Final = 0.5
+# One edit in a longer name is a typing error more often than another name.
+_SHORT: Final = 3
 _PEOPLE: Final = frozenset(("person", "contact", "employee"))
 
 _similarity = JaroWinkler.similarity
@@ -44,6 +49,19 @@ class Profile:
     keys: frozenset[bytes]
 
 
+class Need(IntEnum):
+    """What a pair has to have in common, beside its score, before it is linked: household members have much in common.
+
+    `VALUE`: an identifier, e-mail address, phone number or reference. `STRONG`: an identifier, or two kinds of those.
+    `IDENTIFIER`: an identifier, since something speaks against the pair (a veto).
+    """
+
+    NOTHING = 0
+    VALUE = 1
+    STRONG = 2
+    IDENTIFIER = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """The outcome: `fields` in the order of FIELDS, `agreed` values with their weights, and what stands against it.
@@ -54,20 +72,38 @@ class Comparison:
 
     fields: tuple[float, ...]
     agreed: dict[bytes, float]
+    need: Need
     veto: str | None
     block: str | None
     clash: bool
     same_source: bool
 
-    @property
-    def potential(self) -> float:
-        """Return the score if every value in common counts; minus infinity where nothing can link the pair."""
-        if self.block or (self.veto and not any(key[:1] == b"N" for key in self.agreed)):
-            return float("-inf")
-        best: dict[int, float] = {}
+    def best(self) -> dict[str, float]:
+        """Return the most that each kind of value in common adds."""
+        best: dict[str, float] = {}
         for key, weight in self.agreed.items():
-            best[key[0]] = max(weight, best.get(key[0], weight))
-        return sum(self.fields) + sum(best.values())
+            tag = chr(key[0])
+            best[tag] = max(weight, best.get(tag, weight))
+        return best
+
+
+class Judge:
+    """Says how a pair stands."""
+
+    def __init__(self, settings: DedupeSettings) -> None:
+        """Take the threshold and the penalty from `settings`."""
+        self._link = settings.link
+        self._penalty = settings.weights.uncorroborated
+
+    def standing(self, fields: Iterable[float], need: int, best: Mapping[str, float]) -> float:
+        """Return the score that decides: what is not corroborated as it needs to be loses, and is never linked.
+
+        `best` has what each kind of value in common adds, by tag. Minus infinity: the pair is out of the question.
+        """
+        score = sum(fields) + sum(best.values())
+        if need == Need.NOTHING or "N" in best or len(best) >= need:
+            return score if need != Need.IDENTIFIER or "N" in best else float("-inf")
+        return float("-inf") if need == Need.IDENTIFIER else min(score - self._penalty, self._link - _JUST_BELOW)
 
 
 @lru_cache(32_768)
@@ -95,22 +131,42 @@ class Scorer:
 
     def _compare(self, a: Profile, b: Profile) -> Comparison:
         weights = self._weights
-        given, family, veto = names(a, b, weights, self._vetoes)
+        given, family, alike, veto = names(a, b, weights, self._vetoes)
         born, born_veto = birth_dates(a.born, b.born, weights, self._vetoes)
+        place = addresses(a.addresses, b.addresses, weights)
+        veto = veto or born_veto or _suffixes(a.suffix, b.suffix)
         differs = any(
             a.identifiers[type_].isdisjoint(b.identifiers[type_]) for type_ in a.identifiers.keys() & b.identifiers
         )
         agreed = {key: self._value(key, a, b) for key in a.keys & b.keys if key[0] in VALUE_TAGS}
-        fields = (weights.identifier_differs if differs else 0.0, born, given, family)
         same_source = a.source == b.source
         return Comparison(
-            fields + addresses(a.addresses, b.addresses, weights),
+            (weights.identifier_differs if differs else 0.0, born, given, family, *place),
             agreed,
-            veto or born_veto or _suffixes(a.suffix, b.suffix),
+            Need.IDENTIFIER if veto else self._need(a, b, alike, (family, born, *place)),
+            veto,
             self._block(a, b),
             same_source and a.kind == b.kind and any(key[:1] == b"E" for key in agreed),
             same_source,
         )
+
+    def _need(self, a: Profile, b: Profile, alike: int, fields: tuple[float, ...]) -> Need:
+        """Return what is needed of a pair that no veto keeps apart; `alike` says how much the given names are."""
+        weights = self._weights
+        family, born, street, house, postcode, _ = fields
+        same_day, near_day = born == weights.birth_date, born == weights.birth_date_one_edit
+        home = house > 0 and (street > 0 or (street == 0 and postcode > 0))
+        if alike == SAME:
+            somewhere = near_day and (street > 0 or postcode > 0)
+            namesakes = a.suffix != b.suffix and born == 0
+            return Need.NOTHING if same_day or somewhere or (home and not namesakes) else Need.VALUE
+        if alike == DIFFERENT:
+            return Need.VALUE if same_day else Need.IDENTIFIER
+        if same_day and alike == MISSING and home and family > 0:
+            return Need.NOTHING
+        if alike == SIMILAR and (same_day or (near_day and street > 0)):
+            return Need.NOTHING
+        return Need.VALUE if same_day else Need.STRONG
 
     def _value(self, key: bytes, a: Profile, b: Profile) -> float:
         weights = self._weights
@@ -133,25 +189,54 @@ class Scorer:
         return None
 
 
-def names(a: Profile, b: Profile, weights: Weights, vetoes: Vetoes) -> tuple[float, float, str | None]:
-    """Return the weights of given and family name, the better of straight and swapped, and the veto if there is one."""
-    straight = _given(a.given, b.given, weights), _family(a.family, b.family, weights)
-    veto = _given_veto(a.given, b.given, vetoes)
-    if straight[0] >= weights.given and straight[1] >= weights.family:
-        return *straight, None
-    if a.given and a.family and b.given and b.family:
-        swapped = _given(a.given, b.family, weights), _family(a.family, b.given, weights)
-        if sum(swapped) > sum(straight):
-            return *swapped, None
-    return *straight, veto
+def names(a: Profile, b: Profile, weights: Weights, vetoes: Vetoes) -> tuple[float, float, int, str | None]:
+    """Compare given and family names, the better of straight and swapped.
+
+    Returns the weights of given and family name, how much the given names are alike, and the veto if there is one.
+    """
+    alike = _likeness(a.given, b.given, vetoes.given_below)
+    given, family = _given(alike, weights), _family(a.family, b.family, weights)
+    if alike != SAME and a.given and a.family and b.given and b.family:
+        swapped = min(
+            _likeness(a.given, b.family, vetoes.given_below), _likeness(a.family, b.given, vetoes.given_below)
+        )
+        if swapped >= SIMILAR:
+            return (
+                _given(swapped, weights),
+                weights.family if swapped == SAME else weights.family_similar,
+                swapped,
+                None,
+            )
+    return given, family, alike, "given_name" if alike == OTHER else None
 
 
-def _given(a: str, b: str, weights: Weights) -> float:
-    if not a or not b or (_initial(a, b) and a != b):
-        return 0.0
+OTHER, DIFFERENT, MISSING, SIMILAR, SAME = range(5)
+
+
+@lru_cache(65_536)
+def _squeezed(name: str) -> str:
+    """Return the name with letters that repeat written once: Phillip and Philip are one name."""
+    return "".join(letter for letter, _ in groupby(name))
+
+
+@lru_cache(65_536)
+def _likeness(a: str, b: str, given_below: float) -> int:
     if a == b:
-        return weights.given
-    return weights.given_similar if _similarity(a, b) >= _SIMILAR or related(a, b) else weights.given_differs
+        return SAME if a else MISSING
+    if not a or not b or _initial(a, b):
+        return MISSING
+    if related(a, b) or a.partition(" ")[0] == b.partition(" ")[0]:
+        return SAME
+    if _squeezed(a) == _squeezed(b) or (len(a) == len(b) > _SHORT and _edits(a, b) == 1 and sorted(a) == sorted(b)):
+        return SAME
+    similarity = _similarity(a, b)
+    if similarity >= _SIMILAR or (len(a) > _SHORT and _edits(a, b) == 1):
+        return SIMILAR
+    return DIFFERENT if similarity >= given_below else OTHER
+
+
+def _given(alike: int, weights: Weights) -> float:
+    return (weights.given_differs, weights.given_differs, 0.0, weights.given_similar, weights.given)[alike]
 
 
 def _family(a: str, b: str, weights: Weights) -> float:
@@ -160,12 +245,6 @@ def _family(a: str, b: str, weights: Weights) -> float:
     if a == b:
         return weights.family
     return weights.family_similar if _similarity(a, b) >= _SIMILAR else weights.family_differs
-
-
-def _given_veto(a: str, b: str, vetoes: Vetoes) -> str | None:
-    if not a or not b or _initial(a, b) or related(a, b) or _similarity(a, b) >= vetoes.given_below:
-        return None
-    return "given_name"
 
 
 def _initial(a: str, b: str) -> bool:

@@ -31,7 +31,7 @@ class Weights(Model):
     """What the agreement (or not) of one field adds to the score of a pair. A missing value adds nothing."""
 
     identifier: float = Field(default=12, description="The same identifier, such as a national id or a licence")
-    identifier_differs: float = Field(default=-6, description="Two identifiers of one type, and none in common")
+    identifier_differs: float = Field(default=-3, description="Two identifiers of one type, and none in common")
     email: float = Field(default=8, description="An e-mail address in common")
     mobile: float = Field(default=6, description="A phone number in common, unless both call it a landline")
     landline: float = Field(default=3, description="A phone number in common that both call home, work or fax")
@@ -52,6 +52,9 @@ class Weights(Model):
     postcode: float = 3
     postcode_differs: float = -1
     city: float = 2
+    uncorroborated: float = Field(
+        default=6, description="Taken off where only what a household shares, or only the names, agree"
+    )
     city_differs: float = -1
 
 

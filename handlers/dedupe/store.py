@@ -11,10 +11,9 @@ from typing import Any, Final
 import orjson
 
 from handlers.dedupe import wire
-from handlers.dedupe.scoring import FIELDS
+from handlers.dedupe.scoring import FIELDS, Judge
 from worker.handling import State
 
-_IDENTIFIER: Final = "N"
 # Two long keys of customers do not fit into one key of the state: then their hash stands for them.
 _LONGEST: Final = 400
 
@@ -93,22 +92,24 @@ class Variant:
         """Return the tags of the match keys that support it."""
         return "".join(sorted({key[0] for key, said in self.keys.items() if said[2]}))
 
-    @property
-    def score(self) -> float:
-        """Return the score: the fields, and for each kind of value in common the most that a small bucket supports."""
+    def best(self) -> dict[str, float]:
+        """Return the most that each kind of value in common adds, as far as a small bucket supports it."""
         best: dict[str, float] = {}
         for key, (_, weight, supports) in self.keys.items():
             if supports and weight > best.get(key[0], 0.0):
                 best[key[0]] = weight
-        return sum(self.fields) + sum(best.values())
+        return best
 
     @property
-    def standing(self) -> float:
-        """Return the score, minus infinity where something keeps the pair apart or nothing supports it."""
-        tags = self.tags
-        if not tags or self.flags & wire.BLOCKED or (self.flags & wire.VETOED and _IDENTIFIER not in tags):
+    def score(self) -> float:
+        """Return the score as it adds up."""
+        return sum(self.fields) + sum(self.best().values())
+
+    def standing(self, judge: Judge) -> float:
+        """Return the score that decides, minus infinity where a rule keeps the pair apart or nothing supports it."""
+        if self.flags & wire.BLOCKED or not any(said[2] for said in self.keys.values()):
             return float("-inf")
-        return self.score
+        return judge.standing(self.fields, self.flags >> wire.NEED_SHIFT, self.best())
 
     @property
     def clashes(self) -> bool:

@@ -138,10 +138,11 @@ class Link:
         return cls((a, b), stamp, tuple(fields), weight, agreed, flags)
 
 
-VETOED: Final = 1
-BLOCKED: Final = 2
-CLASH: Final = 4
-SAME_SOURCE: Final = 8
+# Flags of a link; above them stands what it needs (`scoring.Need`).
+BLOCKED: Final = 1
+CLASH: Final = 2
+SAME_SOURCE: Final = 4
+NEED_SHIFT: Final = 3
 
 
 @dataclass(frozen=True, slots=True)

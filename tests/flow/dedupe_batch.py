@@ -10,7 +10,7 @@ from hashlib import blake2b
 from itertools import combinations
 
 from handlers.dedupe.profile import Hasher, Refined, Refiner, extract
-from handlers.dedupe.scoring import Comparison, Scorer, parse
+from handlers.dedupe.scoring import Comparison, Judge, Scorer, parse
 from handlers.dedupe.settings import DedupeSettings
 from worker.events import Customer
 
@@ -42,7 +42,7 @@ def batch(customers: Mapping[str, Customer], settings: DedupeSettings, hasher: H
     for a, b in combinations(sorted(refined, key=str.encode), 2):
         met = set(refined[a].keys) & set(refined[b].keys) & small
         compared = scorer.compare(_profile(refined[a]), _profile(refined[b]))
-        standing[a, b] = _score(compared, met)
+        standing[a, b] = _score(compared, met, settings)
         if met and compared.clash and any(key[:1] == b"E" for key in met):
             found.reviews[a, b] = "email_clash"
     found.links = {pair: score for pair, score in standing.items() if score >= settings.link}
@@ -60,15 +60,14 @@ def _profile(refined: Refined):  # noqa: ANN202 - whatever the scorer takes
     return parse(b"".join(refined.keys), refined.profile)
 
 
-def _score(compared: Comparison, met: Iterable[bytes]) -> float:
-    counted = {key: weight for key, weight in compared.agreed.items() if key in met}
-    lifted = any(key[:1] == b"N" for key in counted)
-    if not met or compared.block or (compared.veto and not lifted):
+def _score(compared: Comparison, met: Iterable[bytes], settings: DedupeSettings) -> float:
+    if not met or compared.block:
         return float("-inf")
-    by_kind = defaultdict(list)
-    for key, weight in counted.items():
-        by_kind[key[:1]].append(weight)
-    return sum(compared.fields) + sum(max(weights) for weights in by_kind.values())
+    best: dict[str, float] = {}
+    for key, weight in compared.agreed.items():
+        if key in met:
+            best[chr(key[0])] = max(weight, best.get(chr(key[0]), 0.0))
+    return Judge(settings).standing(compared.fields, compared.need, best)
 
 
 def _unite(found: Found, refined: Mapping[str, Refined], settings: DedupeSettings) -> dict[tuple[str, str], str]:
