@@ -66,7 +66,7 @@ class DrivlyTarget(TargetSettings):
     """The Drivly API's documented `DELETE /customers/{id}`."""
 
     kind: Literal["drivly"]
-    api_key: Secret = Field(description="The whole value of the Authorization header")
+    key: Secret = Field(description="The whole value of the Authorization header")
     relations: tuple[str, ...] = Field(
         default=DRIVLY_RELATIONS, description="A duplicate with anything in one of these fields is not deleted"
     )

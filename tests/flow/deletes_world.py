@@ -252,7 +252,7 @@ class World:
 
 def drivly(**more: Any) -> dict[str, Any]:
     """Return the settings of a Drivly target."""
-    return {"kind": "drivly", "url": "http://127.0.0.1:1/api", "api_key": {"env": "KEY"}, **more}
+    return {"kind": "drivly", "url": "http://127.0.0.1:1/api", "key": {"env": "KEY"}, **more}
 
 
 def http(**more: Any) -> dict[str, Any]:

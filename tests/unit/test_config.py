@@ -204,7 +204,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
 
 def test_a_private_address_is_named_when_the_file_is_read() -> None:
     """Of a source or of a target, unless it is allowed; what a name resolves to is seen at run time."""
-    target: dict[str, Any] = {"kind": "drivly", "url": "http://[::1]/api", "api_key": {"env": "KEY"}}
+    target: dict[str, Any] = {"kind": "drivly", "url": "http://[::1]/api", "key": {"env": "KEY"}}
     raw: dict[str, Any] = {
         "sources": {"crm": SOURCE | {"url": "http://10.0.0.1/api"}, "erp": SOURCE | {"url": "http://localhost/api"}},
         "handlers": {"deletes": {"targets": {"shop": target}}},
@@ -218,7 +218,7 @@ def test_a_private_address_is_named_when_the_file_is_read() -> None:
 
 def test_a_route_from_a_source_that_has_a_problem_is_not_blamed() -> None:
     """The source is there, if not in order."""
-    target = {"kind": "drivly", "url": "https://shop.example.com/api", "api_key": {"env": "KEY"}}
+    target = {"kind": "drivly", "url": "https://shop.example.com/api", "key": {"env": "KEY"}}
     deletes = {"targets": {"shop": target}, "routes": [{"source": "crm", "target": "shop"}]}
     found = problems({"sources": {"crm": SOURCE | {"rate": 0}}, "handlers": {"deletes": deletes}})
     assert found == ["sources.crm.rate: Input should be greater than 0"]
@@ -226,7 +226,7 @@ def test_a_route_from_a_source_that_has_a_problem_is_not_blamed() -> None:
 
 def test_a_target_at_the_address_of_a_source_must_have_its_name() -> None:
     """Otherwise nobody would see that a deletion found there is our own."""
-    target = {"kind": "drivly", "url": SOURCE["url"], "api_key": {"env": "KEY"}}
+    target = {"kind": "drivly", "url": SOURCE["url"], "key": {"env": "KEY"}}
     found = problems({"sources": {"crm": SOURCE}, "handlers": {"deletes": {"targets": {"other": target}}}})
     assert len(found) == 1
     assert found[0].startswith("handlers.deletes.targets.other: has the address of the source crm")

@@ -58,7 +58,7 @@ def settings(bootstrap: str, world: World) -> dict[str, Any]:
         "handlers": {
             "deletes": {
                 "targets": {
-                    SHOP: {"kind": "drivly", "url": urls[SHOP], "api_key": {"env": "DEMO_KEY"}, "undo": False, **api}
+                    SHOP: {"kind": "drivly", "url": urls[SHOP], "key": {"env": "DEMO_KEY"}, "undo": False, **api}
                 },
                 "routes": [{"source": CRM, "target": SHOP, "link": "reference", "reference": "customerId"}],
                 "guard": {"window": "2s", "count": 35},

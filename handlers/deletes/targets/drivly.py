@@ -95,7 +95,7 @@ class Drivly:
 
     def authorize(self, secrets: Mapping[str, str]) -> Mapping[str, str]:
         """Return the Authorization header: its whole value is the secret."""
-        return {"Authorization": secrets["api_key"]}
+        return {"Authorization": secrets["key"]}
 
     def _path(self, customer: str) -> str:
         if not self.valid(customer):
