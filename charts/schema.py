@@ -227,8 +227,6 @@ def tidied(node: Any, known: Schema) -> Any:
     for key, value in node.items():
         if key == "properties":
             kept[key] = {name: tidied(item, known) for name, item in value.items()}
-        elif key == "ge":  # pydantic's, where a validator stands before the number
-            kept["minimum"] = value
         elif key not in EDITORS:
             kept[key] = tidied(value, known)
     choices: list[Schema] = kept.get("oneOf", [])
@@ -246,11 +244,7 @@ def application() -> tuple[Schema, Schema]:
     found = {name: tidied(definition, known) for name, definition in known.items()}
     config["properties"] |= {name: {"const": reason} for name, reason in CHARTS_OWN.items()}
     config["required"] = ["prefix", "kafka", "pepper"]
-    sources = config["properties"]["sources"]
-    kinds = sources.pop("additionalProperties")
-    sources["patternProperties"] = dict.fromkeys(sources["patternProperties"], kinds)
-    for names in (sources, found["DeletesSettings"]["properties"]["targets"]):
-        names["additionalProperties"] = False
+    found["DeletesSettings"]["properties"]["targets"]["additionalProperties"] = False
     found["Secret"] = closed(
         {"file": {"type": "string", "pattern": "^/"}, "env": {"const": FILES_ONLY}}, required=["file"]
     )

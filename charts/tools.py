@@ -120,7 +120,16 @@ def _build(tool: Tool, target: Path) -> None:
         else:
             _go("get", package, folder=folder)
         (folder / "go.sum").chmod(0o644)
-        _go("build", "-o", str(target), package, folder=folder)
+        _go("build", "-ldflags", _flags(tool), "-o", str(target), package, folder=folder)
+
+
+def _flags(tool: Tool) -> str:
+    """Return the linker's flags: an API server says its version, which charts ask for, only where it was told it."""
+    if tool.module != "k8s.io/kubernetes":
+        return ""
+    major, minor, _ = tool.version.removeprefix("v").split(".")
+    values = {"gitVersion": tool.version, "gitMajor": major, "gitMinor": minor}
+    return " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in values.items())
 
 
 def _sums(tool: Tool) -> Path | None:
