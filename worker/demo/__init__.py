@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator
@@ -216,7 +217,7 @@ def _explain(console: Console, config: Config, path: Path) -> None:
     console.print(table)
     console.print("Look at them while the demo is kept running (rollcall demo --keep):")
     for command in ("tail events --from-beginning", "tail receipts --from-beginning", "status"):
-        console.print(f"  rollcall --config {path} {command}")
+        console.print(f"  {sys.argv[0]} --config {path} {command}")
 
 
 async def _keep(console: Console) -> None:
