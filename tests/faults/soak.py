@@ -1,0 +1,202 @@
+"""`python -m tests.faults.soak --seed 1 --seconds 300`: faults by a seeded schedule, and what they have done.
+
+The first half of the time faults overlap as they come; in the second each one is left alone until everything works
+again, so that its recovery can be judged. Then the upstreams rest, and what is on the topics has to be right.
+"""
+
+import argparse
+import asyncio
+import logging
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from tests.faults import report
+from tests.faults.checking import Verdict
+from tests.faults.kinds import KILLS, OTHERS, Hand, Kind, NothingToHurtError
+from tests.faults.recovery import recovery
+from tests.faults.site import Site, site
+
+WORKERS: Final[Mapping[str, int]] = {"handler": 2, "poller": 2}
+SETTLE: Final = 240.0
+_AT_ONCE: Final = 3
+_SAMPLE_SECONDS: Final = 3.0
+
+
+@dataclass
+class Run:
+    """One run and what has come of it."""
+
+    seed: int
+    seconds: float
+    faults: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    failed: list[str] = field(default_factory=list)
+    recoveries: list[tuple[str, float]] = field(default_factory=list)
+    stuck: list[str] = field(default_factory=list)
+    dead: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+    writes: int = 0
+    kills: int = 0
+    settled: float = 0.0
+    verdict: Verdict = field(default_factory=Verdict)
+
+    @property
+    def well(self) -> bool:
+        """Return whether nothing was wrong."""
+        return self.verdict.right and not (self.stuck or self.dead or self.complaints or self.failed)
+
+
+class Soak:
+    """Carries a run out on a site."""
+
+    def __init__(self, run: Run, running: Site, *, verbose: bool) -> None:
+        """`verbose` tells on standard error what happens."""
+        self._run = run
+        self._site = running
+        self._chance = random.Random(f"faults {run.seed}")
+        self._hand = Hand(running, self._chance)
+        self._verbose = verbose
+        self._started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Tell what happens."""
+        if self._verbose:
+            print(f"{time.monotonic() - self._started:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    async def carry_out(self, rate: float) -> None:
+        """Let the upstreams change `rate` times a second and the faults happen, then settle and check."""
+        world, run = self._site.world, self._run
+        churn = asyncio.ensure_future(world.churn(rate))
+        watch = asyncio.ensure_future(self._watch())
+        try:
+            await self._overlapping(run.seconds / 2)
+            await self._spaced(run.seconds / 2)
+        finally:
+            churn.cancel()
+            await asyncio.wait([churn])
+        world.finish()
+        run.writes, run.kills = world.writes, self._site.fleet.kills
+        await self._settle()
+        watch.cancel()
+        await asyncio.wait([watch])
+
+    async def _watch(self) -> None:
+        """Start workers that ended by themselves again, as Kubernetes does, and note that they did."""
+        workers = self._site.fleet
+        while True:
+            for worker in [worker for worker in workers.workers.values() if worker.process and not worker.runs]:
+                if not worker.busy:
+                    self._run.dead += workers.dead()[:1]
+                    self.say(self._run.dead[-1])
+                    await workers.start(worker.name)
+            workers.sample()
+            await asyncio.sleep(_SAMPLE_SECONDS)
+
+    def _bag(self) -> list[Kind]:
+        """Return every kind once, and kills twice more, in a random order."""
+        bag = [*KILLS, *KILLS, *KILLS, *OTHERS]
+        self._chance.shuffle(bag)
+        return bag
+
+    async def _fault(self, kind: Kind) -> bool:
+        try:
+            await kind(self._hand)
+        except NothingToHurtError:
+            self._run.missed[kind.__name__] += 1
+            return False
+        except Exception as error:
+            self._run.failed.append(f"{kind.__name__}: {type(error).__name__}: {error}")
+            self.say(self._run.failed[-1])
+            return False
+        self._run.faults[kind.__name__] += 1
+        return True
+
+    async def _overlapping(self, seconds: float) -> None:
+        """Let faults come as they like, several at a time."""
+        end = time.monotonic() + seconds
+        under_way: set[asyncio.Task[bool]] = set()
+        bag: list[Kind] = []
+        while time.monotonic() < end:
+            bag = bag or self._bag()
+            kind = bag.pop()
+            self.say(kind.__name__)
+            under_way.add(asyncio.ensure_future(self._fault(kind)))
+            await asyncio.sleep(self._chance.uniform(0.5, 4.0))
+            under_way = {one for one in under_way if not one.done()}
+            while len(under_way) >= _AT_ONCE:
+                _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+        if under_way:
+            await asyncio.wait(under_way)
+        took, stuck = await recovery(self._site)
+        self.say(f"all overlapping faults are over; recovered in {took:.1f} s")
+        self._run.stuck += [f"after the overlapping faults: {name}" for name in stuck]
+
+    async def _spaced(self, seconds: float) -> None:
+        """Let one fault come at a time, and wait until everything works again."""
+        end = time.monotonic() + seconds
+        bag: list[Kind] = []
+        while time.monotonic() < end:
+            bag = bag or self._bag()
+            kind = bag.pop()
+            if not await self._fault(kind):
+                continue
+            took, stuck = await recovery(self._site)
+            self.say(f"{kind.__name__}: recovered in {took:.1f} s")
+            self._run.recoveries.append((kind.__name__, took))
+            self._run.stuck += [f"after {kind.__name__}: {name}" for name in stuck]
+
+    async def _settle(self) -> None:
+        """Wait until everything is right; keep what still is not in the end."""
+        started = time.monotonic()
+        while True:
+            now = time.monotonic()
+            verdict = await self._site.verdict(clusters=False)
+            if verdict.right:
+                verdict = await self._site.verdict()
+            self._run.verdict, self._run.settled = verdict, now - started
+            self.say(f"settling: {dict(+verdict.counts())}")
+            if verdict.right or self._run.settled > SETTLE:
+                return
+            await asyncio.sleep(3)
+
+
+async def soak(
+    folder: Path, *, seed: int, seconds: float, rate: float, customers: int = 200, verbose: bool = False
+) -> tuple[Run, list[report.Row]]:
+    """Run once; return what has come of it, and the workers' memory by row of the report."""
+    run = Run(seed, seconds)
+    async with site(folder, seed=seed, customers=customers, workers=WORKERS) as running:
+        await Soak(run, running, verbose=verbose).carry_out(rate)
+    run.complaints = running.complaints()
+    for worker in running.fleet.workers.values():
+        run.dead += [f"{worker.name} ended with {code} after SIGTERM" for code in worker.codes if code]
+    return run, report.memory(running.fleet)
+
+
+def main() -> int:
+    """Run by the command line; return the exit code: 0 where nothing was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--rate", type=float, default=75, help="writes a second in all upstreams")
+    parser.add_argument("--keep", type=Path, help="keep logs and data in this folder")
+    given = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # our readers live through the faults too
+    with tempfile.TemporaryDirectory(prefix="rollcall-soak-", ignore_cleanup_errors=True) as temporary:
+        folder = given.keep or Path(temporary)
+        run, memory = asyncio.run(
+            soak(folder, seed=given.seed, seconds=given.seconds, rate=given.rate, verbose=True)
+        )
+    report.show(run, memory)
+    return 0 if run.well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
