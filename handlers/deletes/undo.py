@@ -38,7 +38,7 @@ class Undo:
         """Return the copy of `content`, the record of `customer` that `request` deletes, as text."""
         packed, key = zlib.compress(content), self._derive(request)
         nonce = hashlib.blake2b(packed, key=key, digest_size=_NONCE_BYTES).digest()
-        sealed = AESGCM(key).encrypt(nonce, packed, _bound(request, customer))
+        sealed = AESGCM(key).encrypt(nonce, packed, _bound(_FORMAT, request, customer))
         return base64.b64encode(_FORMAT + nonce + sealed).decode()
 
     def decrypt(self, request: str, customer: str, copy: str) -> bytes:
@@ -46,7 +46,7 @@ class Undo:
         raw = base64.b64decode(copy)
         nonce, sealed = raw[1 : 1 + _NONCE_BYTES], raw[1 + _NONCE_BYTES :]
         try:
-            packed = AESGCM(self._derive(request)).decrypt(nonce, sealed, _bound(request, customer))
+            packed = AESGCM(self._derive(request)).decrypt(nonce, sealed, _bound(raw[:1], request, customer))
         except (InvalidTag, ValueError) as error:
             message = "the undo copy cannot be opened"
             raise UsageError(message, hint="It was made with another undo_key, or for another request.") from error
@@ -67,5 +67,5 @@ def from_settings(settings: DeletesSettings) -> Undo | None:
         raise ConfigError([problem]) from error
 
 
-def _bound(request: str, customer: str) -> bytes:
-    return _FORMAT + f"{request} {customer}".encode()
+def _bound(version: bytes, request: str, customer: str) -> bytes:
+    return version + f"{request} {customer}".encode()

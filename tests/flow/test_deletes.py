@@ -430,6 +430,23 @@ def test_delete_and_re_create_in_either_order_end_as_the_source_has_it() -> None
     assert world.systems["crm"].deletes() == ["1"]
 
 
+def test_a_return_is_seen_by_a_first_stage_that_has_forgotten_what_it_asked_for() -> None:
+    """Its state was lost: it does not know the request to call it off, and does not vouch for it either."""
+    world = World(simple())
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1", "absent")
+    world.settle()
+    world.harness.forget("requests")
+    world.settle()
+    world.live("shop", "1")
+    world.settle()
+    assert world.states() == {"crm/1": "HELD"}
+    world.approve(*world.plans())
+    world.settle()
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+    assert world.systems["crm"].deletes() == []
+
+
 def test_a_return_that_is_published_during_the_call_is_too_late_and_said_so() -> None:
     """Once EXECUTING is committed the call goes out; what came later does not take it back."""
     world = World(simple())
