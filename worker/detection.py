@@ -30,6 +30,7 @@ from worker.topics import Topics
 # Raised when the normalization of any field changes for all sources: everything is then published anew.
 NORMALIZATION: Final = 1
 _SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+_COUNTED: Final = 2
 # In bytes: with the source's name and a feed's before it, a key stays within LMDB's limit.
 _LONGEST_ID: Final = 400
 
@@ -52,7 +53,12 @@ class Checkpoint:
     """How far a source was read, and what that rests on. `cursors` and `scans` are by feed.
 
     `scans` counts the enumerations that ended; `read` names the feeds that were read to their end once; `held` is the
-    plan of absences that waits for a person, `approved` the one that a person approved.
+    plan of absences that waits for a person, `unobserved` that of customers not seen since the filter or the credential
+    changed, `approved` the one that a person approved. `versions` are the adapter's and the normalization's; `settings`
+    and `scope` are hashes of the adapter's own settings, and of what decides who is seen. `republishing`: everything is
+    being published anew. `resync`: everything has to be read from the start. `paused` says who paused the source, and
+    when; `wanted` are look-ups that were asked for, as (order, customer id); `watched` and `fresh` count the watch list
+    and those on it not looked up yet.
     """
 
     pepper: str
@@ -64,6 +70,16 @@ class Checkpoint:
     set_aside: int = 0
     held: dict[str, Any] | None = None
     approved: str | None = None
+    versions: list[int] = field(default_factory=list)
+    settings: str | None = None
+    scope: str | None = None
+    unobserved: dict[str, Any] | None = None
+    republishing: bool = False
+    paused: dict[str, Any] | None = None
+    resync: bool = False
+    wanted: list[list[Any]] = field(default_factory=list)
+    watched: int = 0
+    fresh: int = 0
 
     def pack(self) -> bytes:
         """Return it as JSON."""
@@ -73,6 +89,14 @@ class Checkpoint:
 def policy(adapter: Adapter, settings: SourceSettings) -> dict[str, Treatment]:
     """Return the privacy policy of a source: what its adapter ships, and what the configuration puts over it."""
     return {**adapter.privacy, **settings.privacy}
+
+
+def _own(settings: SourceSettings) -> str:
+    """Return a hash of the settings that only this kind of source has: what they say decides what is read, and how."""
+    secrets = settings.secrets()
+    own = {name for name in type(settings).model_fields if name not in SourceSettings.model_fields}
+    said = settings.model_dump(mode="json", include=own - set(secrets))
+    return hashlib.blake2b(orjson.dumps(said, option=_SORTED), digest_size=8).hexdigest()
 
 
 def _tag(adapter: Adapter, settings: SourceSettings) -> str:
@@ -90,7 +114,11 @@ class Detector:
         self.source = source
         self.adapter = adapter
         self.scope = b"\0\0\0\0"
-        self.checkpoint = Checkpoint(hasher.check(), _tag(adapter, settings))
+        versions = [adapter.version, NORMALIZATION]
+        tag = _tag(adapter, settings)
+        self._fresh = Checkpoint(hasher.check(), tag, versions=versions, settings=_own(settings))
+        self.checkpoint = self._fresh
+        self.outdated = False  # the state was made by a newer version than this one
         self.moved = 0
         self.shown: Counter[bytes] = Counter()  # by mark: how many customers an enumeration has shown
         self.counts: dict[str, int] = {}
@@ -109,34 +137,54 @@ class Detector:
         return self._prefix
 
     def load(self, raw: bytes | None) -> bool:
-        """Take up the checkpoint in the state; return whether everything has to be read and published anew.
+        """Take up the checkpoint in the state; return whether everything has to be published anew.
 
-        Raises StateError where it was made under another pepper.
+        Raises StateError where it was made under another pepper. Where a newer version made it, `outdated` is set, and
+        nothing must be read: two versions that take turns would publish everything again and again.
         """
         if raw is None:
             return False
         found = Checkpoint(**orjson.loads(raw))
-        fresh, self.checkpoint = self.checkpoint, found
+        fresh, self.checkpoint = self._fresh, found
         if found.pepper != fresh.pepper:
             message = f"source {self.source}: the state was made under another pepper ({found.pepper})"
             hint = "Give ROLLCALL_PEPPER its old value; a new pepper needs a new topic prefix and a resync."
             raise StateError(message, hint=hint)
         self._saved = raw
-        if found.tag == fresh.tag:
+        self.outdated = any(made > ours for made, ours in zip(found.versions, fresh.versions, strict=False))
+        if self.outdated or (found.tag, found.settings) == (fresh.tag, fresh.settings):
             return False
-        self.checkpoint.tag = fresh.tag
-        self.checkpoint.cursors.clear()
-        self.checkpoint.read.clear()
-        return True
+        again = found.tag != fresh.tag
+        self.start_over()
+        return again
+
+    def start_over(self) -> None:
+        """Have everything read from the start, by what this version and its settings say."""
+        checkpoint, fresh = self.checkpoint, self._fresh
+        checkpoint.republishing = checkpoint.republishing or checkpoint.tag != fresh.tag
+        checkpoint.tag, checkpoint.versions, checkpoint.settings = fresh.tag, fresh.versions, fresh.settings
+        checkpoint.cursors.clear()
+        checkpoint.read.clear()
+        self.outdated = False
 
     @property
     def position(self) -> bytes:
         """Return the key of the checkpoint."""
         return self._position
 
-    def set_scope(self, filters: str, secrets: Mapping[str, str]) -> None:
-        """Set what customers are seen under: the filter and the credential."""
+    def set_scope(self, filters: str, secrets: Mapping[str, str]) -> bool:
+        """Set what customers are seen under: the filter and the credential.
+
+        Returns whether it is another one than before: everything then has to be read from the start, or else whoever
+        is not seen under the new one would stay unobserved until he changes.
+        """
         self.scope = self._hasher.field(orjson.dumps([filters, sorted(secrets.items())]))
+        before, self.checkpoint.scope = self.checkpoint.scope, self.scope.hex()
+        if before in {None, self.checkpoint.scope}:
+            return False
+        self.checkpoint.cursors.clear()
+        self.checkpoint.read.clear()
+        return True
 
     def save(self, tx: Tx) -> None:
         """Write the checkpoint if it has changed."""
@@ -205,13 +253,21 @@ class Detector:
         """Take in a tombstone."""
         self.gone(tx, tombstone.id, "tombstone", now, tombstone.deleted)
 
-    def missed(self, tx: PollTx, identity: bytes) -> int:
-        """Count an enumeration that did not show a customer; return how many in a row did not."""
+    def missed(self, tx: PollTx, identity: bytes, *, adopt: bool = False) -> int:
+        """Count an enumeration that did not show a customer; return how many in a row did not.
+
+        `adopt`: count one that was last seen under another filter or credential, too. Beyond the second time nothing
+        is written: as long as they are held, the same are missing again and again.
+        """
         raw = tx.get(self._prefix + identity)
-        entry = changes.missed(Entry.unpack(raw), self.scope) if raw is not None else None
+        known = Entry.unpack(raw) if raw is not None else None
+        if known is not None and adopt:
+            known = replace(known, scope=self.scope)
+        entry = changes.missed(known, self.scope) if known is not None else None
         if entry is None:
             return 0
-        tx.put(self._prefix + identity, entry.pack())
+        if entry.missed <= _COUNTED:
+            tx.put(self._prefix + identity, entry.pack())
         return entry.missed
 
     def bad(self, tx: PollTx, bad: Bad, mark: bytes | None) -> None:

@@ -156,6 +156,9 @@ class SourceSettings(HttpSettings):
     privacy: dict[str, Treatment] = Field(
         default_factory=dict, description="By upstream field: keep, hash (identifiers only) or drop; over the defaults"
     )
+    republish_rate: float = Field(
+        default=500.0, gt=0, description="Customers a second, while an upgrade has everything published anew"
+    )
     absence_guard_count: int = Field(default=10, ge=0, description="Absences held above max(this, the fraction)")
     absence_guard_fraction: float = Field(default=0.02, ge=0, le=1, description="Of the source's live customers")
 

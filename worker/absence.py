@@ -1,0 +1,286 @@
+"""Concludes from an enumeration that has ended who is gone, if anything can be concluded (invariant 4).
+
+Nobody is taken for deleted unless:
+
+- this very owner read the enumeration from its start to its end, every page and every record of it;
+- it showed as many customers as the upstream counts, where it counts, and not none at all;
+- the customer was missing in two of them in a row, and was last seen under the present filter and credential;
+- so few are missing that it is believable (the guard), or a person approved exactly these;
+- a look-up says so too, where there is one, between two look-ups that find a customer who is there.
+
+What is withheld is said: as an alarm, and as a plan that `rollcall sources approve` lets pass.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from worker import changes, telemetry
+from worker.changes import Entry
+from worker.committer import Committer
+from worker.condition import Condition
+from worker.detection import Checkpoint, Detector
+from worker.settings import SourceSettings
+from worker.sources import Bad, Exists, Missing, Page, Tombstone, Unsure, Verdict
+from worker.task import Task, Transaction, now_ms
+from worker.upstream import Upstream
+
+log = structlog.get_logger()
+
+_CHUNK: Final = 5_000
+_LOOKUPS_A_TRANSACTION: Final = 50
+_TWICE: Final = 2
+
+
+@dataclass
+class Enumeration:
+    """An enumeration under way; it may prove absence as long as there is no `flaw`.
+
+    `mark` starts its marks: they stand by whom it has shown or, where it asks for customers one by one (`by_lookup`),
+    by whom it did not find; `shown` counts those it has found then. `canary`: a customer that is there.
+    """
+
+    mark: bytes
+    moved: int
+    by_lookup: bool = False
+    total: int | None = None
+    canary: str | None = None
+    shown: int = 0
+    bad: bool = False
+    flaw: str | None = None
+
+    def spoil(self, flaw: str) -> None:
+        """Let it prove nothing any more, because of `flaw`."""
+        self.flaw = self.flaw or flaw
+
+    def follow(self, page: Page) -> None:
+        """Take in what a page says about the whole."""
+        if page.total is not None and self.total is None:
+            self.total = page.total
+        for item in page.items:
+            if isinstance(item, Bad):
+                self.bad = True
+            elif not isinstance(item, Tombstone):
+                self.canary = item.id
+
+
+@dataclass
+class _Missing:
+    """Who was not shown: of those last seen under the present scope, and of those last seen under another one."""
+
+    ours: int = 0
+    others: int = 0
+    plan: str = ""
+    other_plan: str = ""
+
+
+class Absence:
+    """Draws the conclusions for one source."""
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        detector: Detector,
+        task: Task,
+        committer: Committer,
+        upstream: Upstream,
+        condition: Condition,
+    ) -> None:
+        """Prepare; the parts are those of the source's loop."""
+        self._settings = settings
+        self._detector = detector
+        self._task = task
+        self._committer = committer
+        self._upstream = upstream
+        self._condition = condition
+        self._log = log.bind(source=detector.source)
+
+    @property
+    def _checkpoint(self) -> Checkpoint:
+        return self._detector.checkpoint
+
+    async def begin(self, feed: str, *, resumed: bool, by_lookup: bool = False) -> Enumeration:
+        """Begin an enumeration; one that is `resumed` was begun by an earlier owner and proves nothing."""
+        mark = b"%s/%s/" % (self._detector.source.encode(), feed.encode())
+
+        def clear(tx: Transaction) -> None:
+            tx.unmark(mark)
+            self._detector.shown.pop(mark, None)
+
+        await self._committer.done(clear)
+        scan = Enumeration(mark, self._detector.moved, by_lookup)
+        if resumed:
+            scan.spoil("it was begun by an earlier owner")
+        return scan
+
+    async def conclude(self, feed: str, scan: Enumeration, recount: Callable[[], Awaitable[int | None]]) -> None:
+        """Conclude from an enumeration that has ended; `recount` asks the upstream once more how many there are."""
+        await self._committer.done(lambda tx: self._ended(tx, scan))  # after everything that it showed
+        flaw = scan.flaw or ("it showed a record that cannot be read" if scan.bad else None)
+        if flaw is not None:
+            self._log.info("absence_not_concluded", feed=feed, reason=flaw)
+            return
+        missing = await self._compare(scan)
+        problem = await self._incomplete(scan, missing, recount)
+        if problem is not None:
+            self._condition.raise_alarm("listing", problem)
+            return
+        self._checkpoint.scans[feed] = self._checkpoint.scans.get(feed, 0) + 1
+        held = self._held(scan, missing)
+        self._condition.clear_alarm("listing", *(() if held else ("held",)))
+        telemetry.HELD.labels(self._detector.source).set(missing.ours if held else 0)
+        adopted = self._unobserved(missing)
+        if not missing.ours and not adopted:
+            self._condition.clear_alarm("canary")
+            return
+        async for chunk in self._absent(scan, adopted=adopted):
+            again = await self._committer.done(lambda tx, ids=chunk: self._miss(tx, ids, adopted=adopted), len(chunk))  # type: ignore[misc]
+            for start in range(0, 0 if held else len(again), _LOOKUPS_A_TRANSACTION):
+                if not await self._confirm(again[start : start + _LOOKUPS_A_TRANSACTION], scan):
+                    return
+        if missing.ours and not held:
+            self._checkpoint.approved = None  # it is done
+
+    def _ended(self, tx: Transaction, scan: Enumeration) -> None:
+        if scan.flaw is None and not scan.by_lookup:
+            self._detector.forget_set_aside(tx, scan.mark)
+            self._detector.save(tx)
+
+    async def _incomplete(
+        self, scan: Enumeration, missing: _Missing, recount: Callable[[], Awaitable[int | None]]
+    ) -> str | None:
+        """Return why an enumeration that was read to its end cannot have shown everybody, None if it can."""
+        live, shown = self._checkpoint.live, scan.shown if scan.by_lookup else self._detector.shown[scan.mark]
+        if shown == 0 and (missing.ours or missing.others):
+            what = "no look-up finds anybody any more" if scan.by_lookup else "the listing is empty"
+            return f"{what}, though there were {live} customers: is the credential still good for all of them?"
+        moved = self._detector.moved - scan.moved
+        if changes.complete(marked=shown, total=scan.total, moved=moved):
+            return None
+        now = await recount()
+        if now is not None and scan.total is not None and now - moved <= shown <= scan.total + moved:
+            return None  # customers came or went while it was read
+        return f"the listing showed {shown} customers, though the upstream counts {scan.total}"
+
+    async def _compare(self, scan: Enumeration) -> _Missing:
+        found, ours, others = _Missing(), changes.PlanHash(), changes.PlanHash()
+        async for identity, same_scope in self._unshown(scan):
+            if same_scope:
+                found.ours += 1
+                ours.add(identity)
+            elif not scan.by_lookup:
+                found.others += 1
+                others.add(identity)
+        found.plan, found.other_plan = ours.value(), others.value()
+        return found
+
+    async def _unshown(self, scan: Enumeration) -> AsyncIterator[tuple[bytes, bool]]:
+        """Yield (id, whether last seen under the present scope) of the live customers that were not shown.
+
+        A chunk at a time: others run in between.
+        """
+        prefix, scope = self._detector.prefix, self._detector.scope
+        start: bytes | None = prefix
+        while start is not None:
+            found: list[tuple[bytes, bool]] = []
+            with self._task.store.reading() as state:
+                last, start = start, None
+                for count, (key, raw) in enumerate(state.scan(prefix, last)):
+                    if count == _CHUNK:
+                        start = key
+                        break
+                    identity = key[len(prefix) :]
+                    if state.marked(scan.mark + identity) == scan.by_lookup and (entry := Entry.unpack(raw)).live:
+                        found.append((identity, entry.scope == scope))
+            for one in found:
+                yield one
+            await self._committer.done(lambda _: None)
+
+    async def _absent(self, scan: Enumeration, *, adopted: bool) -> AsyncIterator[list[bytes]]:
+        """Yield those whose miss counts, many at a time; `adopted`: also those last seen under another scope."""
+        chunk: list[bytes] = []
+        async for identity, same_scope in self._unshown(scan):
+            if same_scope or adopted:
+                chunk.append(identity)
+            if len(chunk) == _CHUNK:
+                yield chunk
+                chunk = []
+        if chunk:
+            yield chunk
+
+    def _miss(self, tx: Transaction, identities: list[bytes], *, adopted: bool) -> list[str]:
+        """Count the miss; return who was missed for the second time in a row, or more."""
+        missed = self._detector.missed
+        again = [one.decode() for one in identities if missed(tx, one, adopt=adopted) >= _TWICE]
+        self._detector.save(tx)
+        return again
+
+    def _held(self, scan: Enumeration, missing: _Missing) -> bool:
+        """Return whether so many are missing that a person has to approve it, and say so."""
+        settings, checkpoint = self._settings, self._checkpoint
+        live = scan.shown + missing.ours if scan.by_lookup else checkpoint.live
+        count, fraction = settings.absence_guard_count, settings.absence_guard_fraction
+        much = changes.guard(missing.ours, live, count=count, fraction=fraction)
+        if not much or missing.plan == checkpoint.approved:
+            checkpoint.held = None
+            return False
+        checkpoint.held = {"plan": missing.plan, "missing": missing.ours, "live": live}
+        text = f"{missing.ours} of {live} customers are missing: held as plan {missing.plan}, which needs approval"
+        self._condition.raise_alarm("held", text)
+        return True
+
+    def _unobserved(self, missing: _Missing) -> bool:
+        """Say who is not seen since filter or credential changed; return whether a person approved to count them."""
+        checkpoint = self._checkpoint
+        approved = bool(missing.others) and missing.other_plan == checkpoint.approved
+        if approved or not missing.others:
+            checkpoint.unobserved = None
+            self._condition.clear_alarm("unobserved")
+            return approved
+        checkpoint.unobserved = {"plan": missing.other_plan, "customers": missing.others}
+        text = (
+            f"{missing.others} customers are not seen under the present filter and credential, and are left as they "
+            f"were: plan {missing.other_plan} counts them as missing"
+        )
+        self._condition.raise_alarm("unobserved", text)
+        return False
+
+    async def _confirm(self, ids: list[str], scan: Enumeration) -> bool:
+        """Look the missing up, one by one, between two looks at a customer that is known to be there.
+
+        Returns False, having published nothing, if that canary is not found: then nothing is proved.
+        """
+        if not await self._sound(scan.canary):
+            return False
+        verdicts = [(customer_id, await self._verdict(customer_id)) for customer_id in ids]
+        if not await self._sound(scan.canary):
+            return False
+        self._condition.clear_alarm("canary")
+        now = now_ms()
+        await self._committer.done(lambda tx: self._bury(tx, verdicts, now), len(verdicts))
+        return True
+
+    async def _verdict(self, customer_id: str) -> Verdict:
+        if not self._upstream.looks_up(customer_id):
+            return Missing(conclusive=False)
+        return await self._upstream.lookup(customer_id)
+
+    async def _sound(self, canary: str | None) -> bool:
+        blind = canary is not None and not self._upstream.looks_up(canary)
+        if blind or (canary is not None and isinstance(await self._upstream.lookup(canary), Exists)):
+            return True
+        self._condition.raise_alarm("canary", "a customer of the listing is not found by look-up: nobody is gone")
+        return False
+
+    def _bury(self, tx: Transaction, verdicts: list[tuple[str, Verdict]], now: int) -> None:
+        for customer_id, verdict in verdicts:
+            match verdict:
+                case Missing(conclusive):
+                    self._detector.gone(tx, customer_id, "gone" if conclusive else "absent", now)
+                case Exists(row):
+                    self._detector.row(tx, row, now, None)
+                case Unsure():
+                    pass  # it stays missed, and is asked for again after the next enumeration
+        self._detector.save(tx)

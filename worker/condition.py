@@ -1,0 +1,136 @@
+"""What is the matter with a source, put into one word: what `rollcall status` and the metrics show.
+
+Several things may be the matter at once; the state is the most pressing of them. An alarm stands beside it: what a
+person should look at although the source is being polled.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import structlog
+
+from worker import telemetry
+from worker.changes import rfc3339
+from worker.detection import Checkpoint
+from worker.errors import RollcallError
+
+log = structlog.get_logger()
+
+State = Literal[
+    "paused",
+    "paused: credentials",
+    "paused: newer state",
+    "circuit open",
+    "backing off",
+    "failing",
+    "degraded",
+    "running",
+    "starting",
+    "not configured",
+]
+# The most pressing first; where none of them is the case, the source is running, or starting before its first poll.
+PRESSING: Final[tuple[State, ...]] = (
+    "paused",
+    "paused: credentials",
+    "paused: newer state",
+    "circuit open",
+    "backing off",
+    "failing",
+    "degraded",
+)
+
+
+@dataclass
+class Condition:
+    """The condition of one source. `polled`: when a feed was last read to its end, in ms since the epoch."""
+
+    source: str
+    kind: str
+    polled: int | None = None
+    note: str | None = None
+    _troubles: dict[tuple[State, str], RollcallError | None] = field(default_factory=dict)
+    _alarms: dict[str, str] = field(default_factory=dict)
+    _shown: State | None = None
+
+    @property
+    def state(self) -> State:
+        """Return the state."""
+        present = {state for state, _ in self._troubles}
+        return next((state for state in PRESSING if state in present), "starting" if self.polled is None else "running")
+
+    @property
+    def alarm(self) -> str | None:
+        """Return the alarms, None where there is none."""
+        return "; ".join(self._alarms.values()) or None
+
+    @property
+    def message(self) -> str | None:
+        """Return what explains the state."""
+        state = self.state
+        errors = [error for (about, _), error in self._troubles.items() if about == state and error is not None]
+        return errors[0].message if errors else self.note
+
+    def begin(self, state: State, error: RollcallError | None = None, *, about: str = "") -> bool:
+        """Note that something is the matter with `about`; return whether that is news."""
+        known = self._troubles.get((state, about))
+        fresh = (state, about) not in self._troubles or (known and known.message) != (error and error.message)
+        self._troubles[state, about] = error
+        if fresh and error is not None:
+            log.warning("source_trouble", source=self.source, state=state, reason=error.message, hint=error.hint)
+        return self._show() or fresh
+
+    def end(self, *states: State, about: str = "") -> bool:
+        """Note that this is not the matter (any more); return whether that is news."""
+        found = [state for state in states if self._troubles.pop((state, about), self) is not self]
+        return self._show() or bool(found)
+
+    def raise_alarm(self, about: str, text: str) -> bool:
+        """Raise an alarm about something; return whether that is news."""
+        if self._alarms.get(about) == text:
+            return False
+        log.error("source_alarm", source=self.source, alarm=text)
+        self._alarms[about] = text
+        return True
+
+    def clear_alarm(self, *abouts: str) -> bool:
+        """Take alarms back; return whether there were any."""
+        found = [about for about in abouts if self._alarms.pop(about, None) is not None]
+        if found:
+            log.info("source_alarm_over", source=self.source, about=found)
+        return bool(found)
+
+    def _show(self) -> bool:
+        """Show the state in metrics and log where it has changed; return whether it has."""
+        state = self.state
+        if state == self._shown:
+            return False
+        self.hide()
+        telemetry.STATE.labels(self.source, state).set(1)
+        log.info("source_state", source=self.source, state=state)
+        self._shown = state
+        return True
+
+    def hide(self) -> None:
+        """Take the state out of the metrics: the source is not this worker's any more."""
+        if self._shown is not None:
+            telemetry.STATE.remove(self.source, self._shown)
+            self._shown = None
+
+    def record(self, checkpoint: Checkpoint, now: int) -> dict[str, Any]:
+        """Return the status record; `now` is in milliseconds since the epoch."""
+        return {
+            "kind": "source",
+            "source": self.source,
+            "adapter": self.kind,
+            "state": self.state,
+            "message": self.message,
+            "alarm": self.alarm,
+            "live": checkpoint.live,
+            "set_aside": checkpoint.set_aside,
+            "held": checkpoint.held,
+            "unobserved": checkpoint.unobserved,
+            "watched": checkpoint.watched,
+            "scans": checkpoint.scans,
+            "polled_at": None if self.polled is None else rfc3339(self.polled),
+            "at": rfc3339(now),
+        }

@@ -1,0 +1,83 @@
+"""The watch list of a source that cannot be listed: whose turn it is, and what is on it.
+
+State, by key: `w/<source>/<id>` who is watched (`+`) or must not be taken up again by himself (`-`: removed by an
+operator), `n/<source>/<id>` who was not looked up yet. A round goes over the list in the order of the ids, so whoever
+is next is the one that was not seen for longest, and how far it got is all that has to be remembered: an unchanged
+customer writes nothing. Those not looked up yet come first.
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Final
+
+from worker.detection import Checkpoint
+from worker.handling import State
+
+FEED: Final = "watch"
+_WATCHED: Final = b"+"
+_REMOVED: Final = b"-"
+
+
+class WatchList:
+    """The watch list of one source, in the state of its poll task."""
+
+    def __init__(self, source: str) -> None:
+        """Only knows its keys."""
+        self._listed = b"w/%s/" % source.encode()
+        self._fresh = b"n/%s/" % source.encode()
+
+    @property
+    def prefixes(self) -> tuple[bytes, bytes]:
+        """Return what the keys of the list, and of those not looked up yet, start with."""
+        return self._listed, self._fresh
+
+    def add(self, state: State, checkpoint: Checkpoint, ids: Iterable[str], *, found: bool = False) -> int:
+        """Watch more customers; return how many were not watched before.
+
+        `found`: they were found in another customer's record; one that was removed is then left alone.
+        """
+        added = 0
+        for identity in map(str.encode, ids):
+            known = state.get(self._listed + identity)
+            if known == _WATCHED or (known is not None and found):
+                continue
+            state.put(self._listed + identity, _WATCHED)
+            state.put(self._fresh + identity, b"")
+            added += 1
+        checkpoint.watched += added
+        checkpoint.fresh += added
+        return added
+
+    def remove(self, state: State, checkpoint: Checkpoint, ids: Iterable[str]) -> list[str]:
+        """Watch customers no more; return who was watched."""
+        removed = [id_ for id_ in ids if state.get(self._listed + id_.encode()) == _WATCHED]
+        for id_ in removed:
+            state.put(self._listed + id_.encode(), _REMOVED)
+            self.looked_up(state, checkpoint, id_)
+        checkpoint.watched -= len(removed)
+        return removed
+
+    def looked_up(self, state: State, checkpoint: Checkpoint, customer_id: str) -> None:
+        """Note that a customer was looked up."""
+        key = self._fresh + customer_id.encode()
+        if state.get(key) is not None:
+            state.delete(key)
+            checkpoint.fresh -= 1
+
+    def watches(self, state: State, customer_id: str) -> bool:
+        """Return whether a customer is watched."""
+        return state.get(self._listed + customer_id.encode()) == _WATCHED
+
+    def fresh(self, state: State, count: int) -> list[str]:
+        """Return the next of those that were not looked up yet."""
+        return [key[len(self._fresh) :].decode() for key, _ in islice(state.scan(self._fresh), count)]
+
+    def after(self, state: State, last: str | None, count: int) -> list[str]:
+        """Return the next on the list after `last` (None: from the start)."""
+        start = None if last is None else self._listed + last.encode() + b"\0"
+        return list(islice(self._all(state, start), count))
+
+    def _all(self, state: State, start: bytes | None) -> Iterator[str]:
+        for key, value in state.scan(self._listed, start):
+            if value == _WATCHED:
+                yield key[len(self._listed) :].decode()
