@@ -12,7 +12,7 @@ import orjson
 
 from worker import config as configuration
 from worker import inspect, service
-from worker.commands import deletions
+from worker.commands import contract, deletions
 from worker.commands.common import config as configured
 from worker.commands.common import finish, out, run
 from worker.errors import RollcallError
@@ -198,7 +198,7 @@ def config_schema() -> None:
     click.echo(orjson.dumps(configuration.json_schema(), option=orjson.OPT_INDENT_2))
 
 
-for command in deletions.COMMANDS:
+for command in (*contract.COMMANDS, *deletions.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":
