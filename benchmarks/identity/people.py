@@ -139,7 +139,7 @@ def _household(random: Random, number: int) -> Iterator[Person]:
     used: set[str] = set()
     for place in range(random.choices((1, 2, 3, 4, 5), (30, 33, 15, 14, 8))[0]):
         grown = place < 2
-        year = random.randint(1940, 1985) if grown else random.randint(1975, 2005)
+        year = random.randint(1940, 1985) if grown else random.randint(1998, 2012)
         born = f"{year}-{random.randint(1, 12):02d}-{random.randint(1, 28):02d}"
         given, suffix = _GIVEN_NAMES.draw(random), ""
         while given in used:

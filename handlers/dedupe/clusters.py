@@ -287,6 +287,7 @@ def _evidence(customer: str, variant: Variant) -> Evidence:
         "fields": variant.weights(),
         "exact_id": "N" in variant.tags,
         "generic": variant.generic,
+        "lifted": variant.lifted,
         "same_source": variant.same_source,
     }
 

@@ -96,7 +96,8 @@ class Evidence(TypedDict):
     """The direct link of a departed customer with one that remains.
 
     `keys` are the kinds of match keys that met; `fields` the weights of the other fields; `exact_id`: an identifier in
-    common; `generic`: a value in common that too many customers share, which was not counted.
+    common; `generic`: a value in common that too many customers share, which was not counted; `lifted`: given names or
+    birth dates speak against it, which the rest outweighs.
     """
 
     customer: str
@@ -105,6 +106,7 @@ class Evidence(TypedDict):
     fields: dict[str, float]
     exact_id: bool
     generic: bool
+    lifted: bool
     same_source: bool
 
 

@@ -5,10 +5,11 @@ cap would be exceeded. The same component gives the same clusters whatever came 
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
+from handlers.dedupe.profile import near
 from handlers.dedupe.settings import Caps
 
 # What the clusters know of a customer: `Refined.node`.
@@ -39,7 +40,8 @@ class _Group:
     tree: list[Edge]
     emails: set[str]
     phones: set[str]
-    unique: dict[str, set[str]] = field(default_factory=dict)
+    # By type, the different identifiers with what tells a typing error (`profile.near`).
+    unique: dict[str, dict[str, str]]
 
 
 def partition(nodes: Mapping[str, Data], edges: Iterable[Edge], caps: Caps) -> Partition:
@@ -108,9 +110,9 @@ def path(tree: Iterable[Edge], start: str, end: str) -> list[Edge]:
 
 
 def _group(name: str, data: Data) -> _Group:
-    unique: dict[str, set[str]] = {}
-    for type_, value in data["unique"]:
-        unique.setdefault(type_, set()).add(value)
+    unique: dict[str, dict[str, str]] = {}
+    for type_, value, variants in data["unique"]:
+        unique.setdefault(type_, {})[value] = variants
     return _Group([name], [], set(data["emails"]), set(data["phones"]), unique)
 
 
@@ -128,10 +130,19 @@ def _objection(one: _Group, other: _Group, caps: Caps) -> str | None:
     return None
 
 
+def _different(identifiers: Mapping[str, str]) -> int:
+    """Return how many identifiers there are, those that are a typing error apart from an earlier one not counted."""
+    distinct: list[str] = []
+    for _, variants in sorted(identifiers.items()):
+        if not any(near(variants, other) for other in distinct):
+            distinct.append(variants)
+    return len(distinct)
+
+
 def _join(one: _Group, other: _Group, edge: Edge) -> None:
     one.members += other.members
     one.tree += [*other.tree, edge]
     one.emails |= other.emails
     one.phones |= other.phones
     for type_, values in other.unique.items():
-        one.unique.setdefault(type_, set()).update(values)
+        one.unique.setdefault(type_, {}).update(values)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from handlers.dedupe.profile import KEY_BYTES
-from handlers.dedupe.scoring import Comparison, Judge, Profile, Scorer, parse
+from handlers.dedupe.comparand import Profile, parse
+from handlers.dedupe.scoring import Comparison, Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
-from handlers.dedupe.wire import BLOCKED, CLASH, NEED_SHIFT, SAME_SOURCE, Leave, Link, Member, Unlink, link_key
+from handlers.dedupe.wire import BLOCKED, CLASH, LIFTED, NEED_SHIFT, SAME_SOURCE, Leave, Link, Member, Unlink, link_key
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
 from worker.topics import Topics
 
@@ -194,6 +195,7 @@ class _Bucket:
             comparison.need << NEED_SHIFT
             | BLOCKED * bool(comparison.block)
             | CLASH * comparison.clash
+            | LIFTED * comparison.lifted
             | SAME_SOURCE * comparison.same_source
         )
         agreed = "".join(sorted(chr(key[0]) for key in comparison.agreed))

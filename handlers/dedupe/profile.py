@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 import orjson
 from anyascii import anyascii
@@ -20,6 +20,8 @@ from worker.events import Address, Contact, Customer, Name
 
 KEY_BYTES: Final = 9
 MAX_KEYS: Final = 64
+# `near` of an identifier: so many hexadecimal digits for the hash of each of its variants with one character left out.
+NEAR_DIGITS: Final = 8
 _LANDLINES: Final = re.compile(r"home|work|office|fax|land", re.IGNORECASE).search
 _APART: Final = re.compile(r"[^a-z0-9]+")
 _HOUSE: Final = re.compile(r"(?:unit |apt |flat |no )?(\d+[a-z]?)(?: |$)(.*)").match
@@ -47,7 +49,7 @@ class Raw:
     addresses: list[list[str]]  # house, street, postcode, city
     emails: list[str]
     phones: list[list[Any]]  # number, whether it is a landline
-    identifiers: list[list[str]]  # type, issuer, hash
+    identifiers: list[list[str]]  # type, issuer, hash, near
     references: list[list[str]]  # type, id
     first_seen: str
     oldest: str
@@ -71,13 +73,26 @@ def fold(text: str) -> str:
     return _APART.sub(" ", text.lower()).strip()
 
 
+def near(one: str, other: str) -> bool:
+    """Return whether two identifiers are one typing error apart, by what is known of their variants.
+
+    The variant without the last character is not among them: twins may have numbers that follow one another.
+    """
+    if not one or not other:
+        return False
+    variants = {one[at : at + NEAR_DIGITS] for at in range(0, len(one), NEAR_DIGITS)}
+    return any(other[at : at + NEAR_DIGITS] in variants for at in range(0, len(other), NEAR_DIGITS))
+
+
 def extract(customer: Customer) -> Raw:
     """Return the compared fields of a normalized customer."""
     given, middle, family, suffix = _names(customer["name"], customer["company"])
     company = customer["company"] or {"name": None, "organization_number": None}
-    identifiers = [[i["type"], i.get("issuer") or "", i["hash"]] for i in customer["identifiers"]]
+    identifiers = [
+        [i["type"], i.get("issuer") or "", i["hash"], cast("str", i.get("near")) or ""] for i in customer["identifiers"]
+    ]
     if company["organization_number"]:
-        identifiers.append(["organization_number", "", fold(company["organization_number"])])
+        identifiers.append(["organization_number", "", fold(company["organization_number"]), ""])
     born = customer["date_of_birth"] or ""
     return Raw(
         source=customer["source"],
@@ -119,7 +134,7 @@ class Refiner:
         emails = [email for email in raw.emails if not generic.is_email(email)]
         phones = [(number, land) for number, land in raw.phones if not generic.is_phone(number)]
         identifiers = [known for known in raw.identifiers if not generic.is_identifier(known[0], known[2])]
-        texts: list[tuple[str, str]] = [("N", "\0".join(known)) for known in identifiers]
+        texts: list[tuple[str, str]] = [("N", "\0".join(known[:3])) for known in identifiers]
         texts += [("E", email) for email in emails]
         texts += [("P", number) for number, _ in phones]
         texts += [("R", "\0".join(reference)) for reference in raw.references]
@@ -129,8 +144,9 @@ class Refiner:
         landlines = [keys["P", number].hex() for number, land in phones if land and ("P", number) in keys]
         profile = [
             *(scope, raw.source, raw.kind, given, raw.middle, family, raw.suffix, born, addresses),
-            [[f"{type_}/{issuer}", hash_[:16]] for type_, issuer, hash_ in identifiers],
+            [[f"{type_}/{issuer}", hash_[:16], near] for type_, issuer, hash_, near in identifiers],
             landlines,
+            raw.first_seen[:4],
         ]
         node = {
             "scope": scope,
@@ -138,7 +154,7 @@ class Refiner:
             "seen": raw.first_seen,
             "old": raw.oldest,
             "full": raw.completeness,
-            "unique": [[known[0], known[2][:16]] for known in identifiers if known[0] in self._unique],
+            "unique": [[known[0], known[2][:16], known[3]] for known in identifiers if known[0] in self._unique],
             "emails": [self._key(scope, "E", email).hex()[2:] for email in emails],
             "phones": [self._key(scope, "P", number).hex()[2:] for number, _ in phones],
         }

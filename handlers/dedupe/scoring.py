@@ -1,52 +1,30 @@
-"""What two customers have in common, field by field: the score of a pair.
+"""What two customers have in common: the score of a pair, and what it needs besides to be linked.
 
 What an identifier, e-mail address, phone number or reference in common adds is kept apart from the rest (`agreed`),
 because it counts only while their bucket is small: nobody at a bucket can tell how large the others are, so the
 clusters add up what the buckets support.
+
+A score alone cannot tell one person from a household: its members share a family name, an address, a phone and often
+an e-mail address. So a pair also needs something that is a person's own (`Need`), the more the less the given names
+and birth dates agree.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from itertools import groupby
 from typing import Final
 
-import orjson
-from rapidfuzz.distance import OSA, JaroWinkler
+from handlers.dedupe import fields
+from handlers.dedupe.comparand import Profile
+from handlers.dedupe.fields import Alike
+from handlers.dedupe.settings import DedupeSettings
 
-from handlers.dedupe.nicknames import related
-from handlers.dedupe.profile import KEY_BYTES
-from handlers.dedupe.settings import DedupeSettings, Vetoes, Weights
-
-FIELDS: Final = ("identifier_differs", "birth_date", "given", "family", "street", "house", "postcode", "city")
+FIELDS: Final = ("identifier", "birth_date", "given", "family", "street", "house", "postcode", "city")
 VALUE_TAGS: Final = frozenset(b"NEPR")
-_SIMILAR: Final = 0.9
-_JUST_BELOW: Final = 0.5
-# One edit in a longer name is a typing error more often than another name.
-_SHORT: Final = 3
 _PEOPLE: Final = frozenset(("person", "contact", "employee"))
-
-_similarity = JaroWinkler.similarity
-_edits = OSA.distance
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Profile:
-    """A customer as the buckets know it: what is compared, and the match keys."""
-
-    scope: str
-    source: str
-    kind: str
-    given: str
-    middle: str
-    family: str
-    suffix: str
-    born: str
-    addresses: list[list[str]]
-    identifiers: dict[str, frozenset[str]]
-    landlines: frozenset[bytes]
-    keys: frozenset[bytes]
+_JUST_BELOW: Final = 0.5
+_NEVER: Final = float("-inf")
 
 
 class Need(IntEnum):
@@ -66,20 +44,21 @@ class Need(IntEnum):
 class Comparison:
     """The outcome: `fields` in the order of FIELDS, `agreed` values with their weights, and what stands against it.
 
-    `veto` is lifted by an identifier in common, `block` never. `clash`: two customers of one source and kind have an
-    e-mail address in common.
+    `veto` says why only an identifier can link the pair; `lifted`: it is not heeded, since all the rest agrees.
+    `block` says why nothing can. `clash`: two customers of one source and kind have an e-mail address in common.
     """
 
     fields: tuple[float, ...]
     agreed: dict[bytes, float]
     need: Need
     veto: str | None
+    lifted: bool
     block: str | None
     clash: bool
     same_source: bool
 
     def best(self) -> dict[str, float]:
-        """Return the most that each kind of value in common adds."""
+        """Return the most that each kind of value in common adds, by tag."""
         best: dict[str, float] = {}
         for key, weight in self.agreed.items():
             tag = chr(key[0])
@@ -92,32 +71,30 @@ class Judge:
 
     def __init__(self, settings: DedupeSettings) -> None:
         """Take the threshold and the penalty from `settings`."""
-        self._link = settings.link
+        self._just_below = settings.link - _JUST_BELOW
         self._penalty = settings.weights.uncorroborated
 
-    def standing(self, fields: Iterable[float], need: int, best: Mapping[str, float]) -> float:
+    def standing(self, weights: Iterable[float], need: int, best: Mapping[str, float]) -> float:
         """Return the score that decides: what is not corroborated as it needs to be loses, and is never linked.
 
-        `best` has what each kind of value in common adds, by tag. Minus infinity: the pair is out of the question.
+        `weights` are those of the fields; `best` has what each kind of value in common adds, by tag. Minus infinity:
+        the pair is out of the question.
         """
-        score = sum(fields) + sum(best.values())
-        if need == Need.NOTHING or "N" in best or len(best) >= need:
-            return score if need != Need.IDENTIFIER or "N" in best else float("-inf")
-        return float("-inf") if need == Need.IDENTIFIER else min(score - self._penalty, self._link - _JUST_BELOW)
+        score = sum(weights) + sum(best.values())
+        if need == Need.NOTHING or "N" in best:
+            return score
+        if need == Need.IDENTIFIER:
+            return _NEVER
+        return score if len(best) >= need else min(score - self._penalty, self._just_below)
 
 
-@lru_cache(32_768)
-def parse(keys: bytes, profile: bytes) -> Profile:
-    """Read what `Refiner.refine` made; `keys` are the match keys one after the other."""
-    scope, source, kind, given, middle, family, suffix, born, addresses, identifiers, landlines = orjson.loads(profile)
-    by_type: dict[str, frozenset[str]] = {}
-    for type_, hash_ in identifiers:
-        by_type[type_] = by_type.get(type_, frozenset()) | {hash_}
-    return Profile(
-        *(scope, source, kind, given, middle, family, suffix, born, addresses, by_type),
-        frozenset(map(bytes.fromhex, landlines)),
-        frozenset(keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)),
-    )
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What the addresses say: the same home for certain, or the same as far as is known."""
+
+    home: bool
+    perhaps: bool
+    near: bool
 
 
 class Scorer:
@@ -127,46 +104,66 @@ class Scorer:
         """Take the weights and vetoes from `settings`."""
         self._weights = settings.weights
         self._vetoes = settings.vetoes
+        self._unique = frozenset(settings.vetoes.unique)
         self.compare = lru_cache(65_536)(self._compare)
 
     def _compare(self, a: Profile, b: Profile) -> Comparison:
         weights = self._weights
-        given, family, alike, veto = names(a, b, weights, self._vetoes)
-        born, born_veto = birth_dates(a.born, b.born, weights, self._vetoes)
-        place = addresses(a.addresses, b.addresses, weights)
-        veto = veto or born_veto or _suffixes(a.suffix, b.suffix)
-        differs = any(
-            a.identifiers[type_].isdisjoint(b.identifiers[type_]) for type_ in a.identifiers.keys() & b.identifiers
+        identifier, close, conflict = fields.identifiers(a, b, weights, self._unique)
+        given, family, alike = fields.names(a, b, weights, self._vetoes)
+        born, edits = fields.birth_dates(a.born, b.born, weights)
+        street, house, postcode, city = fields.addresses(a.addresses, b.addresses, weights)
+        place = _Place(
+            house > 0 and street > 0 and postcode > 0,
+            house > 0 and (street > 0 or (street == 0 and postcode > 0)),
+            street > 0 or postcode > 0,
         )
         agreed = {key: self._value(key, a, b) for key in a.keys & b.keys if key[0] in VALUE_TAGS}
+        veto = self._veto(a, b, alike, edits)
+        lifted = veto is not None and place.home and family > 0 and self._outweighed(a, b, veto, alike, edits)
+        need = Need.IDENTIFIER if veto else self._need(a, b, alike, edits, place)
         same_source = a.source == b.source
         return Comparison(
-            (weights.identifier_differs if differs else 0.0, born, given, family, *place),
+            (identifier, born, given, family, street, house, postcode, city),
             agreed,
-            Need.IDENTIFIER if veto else self._need(a, b, alike, (family, born, *place)),
+            Need.NOTHING if close or lifted else need,
             veto,
-            self._block(a, b),
+            lifted,
+            "kind" if _kinds_differ(a.kind, b.kind) else "unique_id" if conflict else None,
             same_source and a.kind == b.kind and any(key[:1] == b"E" for key in agreed),
             same_source,
         )
 
-    def _need(self, a: Profile, b: Profile, alike: int, fields: tuple[float, ...]) -> Need:
-        """Return what is needed of a pair that no veto keeps apart; `alike` says how much the given names are."""
-        weights = self._weights
-        family, born, street, house, postcode, _ = fields
-        same_day, near_day = born == weights.birth_date, born == weights.birth_date_one_edit
-        home = house > 0 and (street > 0 or (street == 0 and postcode > 0))
-        if alike == SAME:
-            somewhere = near_day and (street > 0 or postcode > 0)
-            namesakes = a.suffix != b.suffix and born == 0
-            return Need.NOTHING if same_day or somewhere or (home and not namesakes) else Need.VALUE
-        if alike == DIFFERENT:
-            return Need.VALUE if same_day else Need.IDENTIFIER
-        if same_day and alike == MISSING and home and family > 0:
+    def _veto(self, a: Profile, b: Profile, alike: Alike, edits: int) -> str | None:
+        if alike == Alike.OTHER or (alike == Alike.DIFFERENT and edits):
+            return "given_name"
+        if edits >= self._vetoes.birth_date_edits:
+            return "birth_date"
+        return "suffix" if a.suffix and b.suffix and a.suffix != b.suffix else None
+
+    def _outweighed(self, a: Profile, b: Profile, veto: str, alike: Alike, edits: int) -> bool:
+        """Return whether a veto on two people of one family name in one home is more likely due to an error.
+
+        Twins live together as children, and parents and children of one name are a generation apart.
+        """
+        if veto == "given_name":
+            return edits == 0 and min(a.seen, b.seen) - int(a.born[:4]) >= self._vetoes.grown_up
+        apart = abs(int(a.born[:4]) - int(b.born[:4])) if edits > 0 else 0
+        return veto == "birth_date" and alike == Alike.SAME and apart < self._vetoes.generation
+
+    def _need(self, a: Profile, b: Profile, alike: Alike, edits: int, place: _Place) -> Need:
+        """Return what a pair without a veto needs; `alike` says how much the given names are."""
+        if alike == Alike.SAME:
+            namesakes = a.suffix != b.suffix and edits < 0
+            if namesakes:
+                return Need.STRONG
+            return Need.NOTHING if edits == 0 or (edits == 1 and place.near) or place.perhaps else Need.VALUE
+        if alike == Alike.SIMILAR and (edits == 0 or (edits == 1 and place.near)):
             return Need.NOTHING
-        if alike == SIMILAR and (same_day or (near_day and street > 0)):
-            return Need.NOTHING
-        return Need.VALUE if same_day else Need.STRONG
+        if edits == 0:
+            grown_up = min(a.seen, b.seen) - int(a.born[:4]) >= self._vetoes.grown_up
+            return Need.NOTHING if place.perhaps and (alike == Alike.MISSING or grown_up) else Need.VALUE
+        return Need.STRONG
 
     def _value(self, key: bytes, a: Profile, b: Profile) -> float:
         weights = self._weights
@@ -180,114 +177,6 @@ class Scorer:
             case _:
                 return weights.reference
 
-    def _block(self, a: Profile, b: Profile) -> str | None:
-        if "company" in (a.kind, b.kind) and (a.kind in _PEOPLE or b.kind in _PEOPLE):
-            return "kind"
-        for type_ in a.identifiers.keys() & b.identifiers:
-            if type_.partition("/")[0] in self._vetoes.unique and a.identifiers[type_].isdisjoint(b.identifiers[type_]):
-                return "unique_id"
-        return None
 
-
-def names(a: Profile, b: Profile, weights: Weights, vetoes: Vetoes) -> tuple[float, float, int, str | None]:
-    """Compare given and family names, the better of straight and swapped.
-
-    Returns the weights of given and family name, how much the given names are alike, and the veto if there is one.
-    """
-    alike = _likeness(a.given, b.given, vetoes.given_below)
-    given, family = _given(alike, weights), _family(a.family, b.family, weights)
-    if alike != SAME and a.given and a.family and b.given and b.family:
-        swapped = min(
-            _likeness(a.given, b.family, vetoes.given_below), _likeness(a.family, b.given, vetoes.given_below)
-        )
-        if swapped >= SIMILAR:
-            return (
-                _given(swapped, weights),
-                weights.family if swapped == SAME else weights.family_similar,
-                swapped,
-                None,
-            )
-    return given, family, alike, "given_name" if alike == OTHER else None
-
-
-OTHER, DIFFERENT, MISSING, SIMILAR, SAME = range(5)
-
-
-@lru_cache(65_536)
-def _squeezed(name: str) -> str:
-    """Return the name with letters that repeat written once: Phillip and Philip are one name."""
-    return "".join(letter for letter, _ in groupby(name))
-
-
-@lru_cache(65_536)
-def _likeness(a: str, b: str, given_below: float) -> int:
-    if a == b:
-        return SAME if a else MISSING
-    if not a or not b or _initial(a, b):
-        return MISSING
-    if related(a, b) or a.partition(" ")[0] == b.partition(" ")[0]:
-        return SAME
-    if _squeezed(a) == _squeezed(b) or (len(a) == len(b) > _SHORT and _edits(a, b) == 1 and sorted(a) == sorted(b)):
-        return SAME
-    similarity = _similarity(a, b)
-    if similarity >= _SIMILAR or (len(a) > _SHORT and _edits(a, b) == 1):
-        return SIMILAR
-    return DIFFERENT if similarity >= given_below else OTHER
-
-
-def _given(alike: int, weights: Weights) -> float:
-    return (weights.given_differs, weights.given_differs, 0.0, weights.given_similar, weights.given)[alike]
-
-
-def _family(a: str, b: str, weights: Weights) -> float:
-    if not a or not b:
-        return 0.0
-    if a == b:
-        return weights.family
-    return weights.family_similar if _similarity(a, b) >= _SIMILAR else weights.family_differs
-
-
-def _initial(a: str, b: str) -> bool:
-    return a[0] == b[0] and (len(a) == 1 or len(b) == 1)
-
-
-def _suffixes(a: str, b: str) -> str | None:
-    return "suffix" if a and b and a != b else None
-
-
-def birth_dates(a: str, b: str, weights: Weights, vetoes: Vetoes) -> tuple[float, str | None]:
-    """Return the weight of two birth dates, and the veto if they are too far apart."""
-    if not a or not b:
-        return 0.0, None
-    if a == b:
-        return weights.birth_date, None
-    edits = _edits(a, b)
-    veto = "birth_date" if edits >= vetoes.birth_date_edits else None
-    if edits == 1:
-        return weights.birth_date_one_edit, veto
-    return weights.birth_date_two_edits if edits == 2 else weights.birth_date_differs, veto  # noqa: PLR2004 - as named
-
-
-def addresses(a: Iterable[list[str]], b: list[list[str]], weights: Weights) -> tuple[float, ...]:
-    """Return the weights of street, house number, postcode and city of the two addresses that agree best."""
-    best: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    most = float("-inf")
-    for one in a:
-        for other in b:
-            found = _address(one, other, weights)
-            if (total := sum(found)) > most:
-                best, most = found, total
-    return best
-
-
-def _address(a: list[str], b: list[str], weights: Weights) -> tuple[float, ...]:
-    house = weights.house if a[0] and a[0] == b[0] else 0.0
-    street = _agreement(a[1], b[1], weights.street, weights.street_differs)
-    postcode = 0.0 if not a[2] or not b[2] else weights.postcode if a[2] == b[2] else weights.postcode_differs
-    return street, house, postcode, _agreement(a[3], b[3], weights.city, weights.city_differs)
-
-
-def _agreement(a: str, b: str, agrees: float, differs: float) -> float:
-    if not a or not b:
-        return 0.0
-    return agrees if a == b or _similarity(a, b) >= _SIMILAR else differs
+def _kinds_differ(a: str, b: str) -> bool:
+    return "company" in {a, b} and (a in _PEOPLE or b in _PEOPLE)

@@ -31,6 +31,7 @@ class Weights(Model):
     """What the agreement (or not) of one field adds to the score of a pair. A missing value adds nothing."""
 
     identifier: float = Field(default=12, description="The same identifier, such as a national id or a licence")
+    identifier_one_edit: float = Field(default=6, description="Two identifiers of one type, a typing error apart")
     identifier_differs: float = Field(default=-3, description="Two identifiers of one type, and none in common")
     email: float = Field(default=8, description="An e-mail address in common")
     mobile: float = Field(default=6, description="A phone number in common, unless both call it a landline")
@@ -63,6 +64,12 @@ class Vetoes(Model):
 
     given_below: float = Field(default=0.8, ge=0, le=1, description="Jaro-Winkler similarity of the given names")
     birth_date_edits: int = Field(default=3, ge=1, description="Edits between the birth dates, from this on")
+    grown_up: int = Field(
+        default=30, ge=0, description="Age from which two birth dates alike in one home are not taken for twins"
+    )
+    generation: int = Field(
+        default=14, ge=0, description="Years from which namesakes in one home are taken for parent and child"
+    )
     unique: tuple[str, ...] = Field(
         default=("ssn", "national_id", "organization_number"),
         description="Types of identifiers of which a customer has one: two different ones always keep a pair apart",

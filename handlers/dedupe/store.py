@@ -122,6 +122,11 @@ class Variant:
         return bool(self.flags & wire.SAME_SOURCE)
 
     @property
+    def lifted(self) -> bool:
+        """Return whether something speaks against the pair that the rest outweighs."""
+        return bool(self.flags & wire.LIFTED)
+
+    @property
     def generic(self) -> bool:
         """Return whether they have a value in common that too many customers share."""
         tags = [key[0] for key, said in self.keys.items() if said[2]]

@@ -142,7 +142,8 @@ class Link:
 BLOCKED: Final = 1
 CLASH: Final = 2
 SAME_SOURCE: Final = 4
-NEED_SHIFT: Final = 3
+LIFTED: Final = 8
+NEED_SHIFT: Final = 4
 
 
 @dataclass(frozen=True, slots=True)

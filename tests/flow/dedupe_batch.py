@@ -10,7 +10,8 @@ from hashlib import blake2b
 from itertools import combinations
 
 from handlers.dedupe.profile import Hasher, Refined, Refiner, extract
-from handlers.dedupe.scoring import Comparison, Judge, Scorer, parse
+from handlers.dedupe.comparand import Profile, parse
+from handlers.dedupe.scoring import Comparison, Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
 from worker.events import Customer
 
@@ -56,7 +57,7 @@ def batch(customers: Mapping[str, Customer], settings: DedupeSettings, hasher: H
     return found
 
 
-def _profile(refined: Refined):  # noqa: ANN202 - whatever the scorer takes
+def _profile(refined: Refined) -> Profile:
     return parse(b"".join(refined.keys), refined.profile)
 
 
@@ -103,7 +104,7 @@ def _over(
     if len(both) > caps.customers:
         return "cap_customers"
     for type_ in settings.vetoes.unique:
-        ids = [{value for m in part for t, value in refined[m].node["unique"] if t == type_} for part in parts]
+        ids = [{value for m in part for t, value, _ in refined[m].node["unique"] if t == type_} for part in parts]
         if ids[0] and ids[1] and len(ids[0] | ids[1]) > caps.identifiers:
             return "unique_id"
     if len(of(both, "emails")) > caps.emails:

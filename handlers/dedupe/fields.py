@@ -1,0 +1,138 @@
+"""The comparison of single fields: each gives the weight that it adds to the score, and what it says beyond that."""
+
+from enum import IntEnum
+from functools import lru_cache
+from itertools import groupby
+from typing import Final
+
+from rapidfuzz.distance import OSA, JaroWinkler
+
+from handlers.dedupe.comparand import Profile
+from handlers.dedupe.nicknames import related
+from handlers.dedupe.profile import near
+from handlers.dedupe.settings import Vetoes, Weights
+
+_SIMILAR: Final = 0.9
+# One edit in a longer name is a typing error more often than another name.
+_SHORT: Final = 3
+
+_similarity = JaroWinkler.similarity
+_edits = OSA.distance
+
+
+class Alike(IntEnum):
+    """How much two given names are alike: `SAME` are also short forms, and two letters the wrong way round."""
+
+    OTHER = 0
+    DIFFERENT = 1
+    MISSING = 2
+    SIMILAR = 3
+    SAME = 4
+
+
+def names(a: Profile, b: Profile, weights: Weights, vetoes: Vetoes) -> tuple[float, float, Alike]:
+    """Return the weights of given and family name, the better of straight and swapped, and how alike the given are."""
+    alike = likeness(a.given, b.given, vetoes.given_below)
+    family = _family(a.family, b.family, weights)
+    if alike < Alike.SIMILAR and a.given and a.family and b.given and b.family:
+        swapped = min(likeness(a.given, b.family, 1.0), likeness(a.family, b.given, 1.0))
+        if swapped >= Alike.SIMILAR:
+            other = weights.family if swapped == Alike.SAME else weights.family_similar
+            return _given(a.given, b.family, swapped, weights), other, swapped
+        if alike < Alike.MISSING and (a.given == b.middle or b.given == a.middle):
+            return weights.given_similar, family, Alike.SIMILAR
+    return _given(a.given, b.given, alike, weights), family, alike
+
+
+@lru_cache(65_536)
+def likeness(a: str, b: str, given_below: float) -> Alike:
+    """Compare two given names; below `given_below` (Jaro-Winkler) they are OTHER names."""
+    if a == b:
+        return Alike.SAME if a else Alike.MISSING
+    if not a or not b or (a[0] == b[0] and 1 in {len(a), len(b)}):
+        return Alike.MISSING
+    if related(a, b) or a.partition(" ")[0] == b.partition(" ")[0] or _misspelt(a, b):
+        return Alike.SAME
+    similarity = _similarity(a, b)
+    if similarity >= _SIMILAR or (min(len(a), len(b)) > _SHORT and _edits(a, b) == 1):
+        return Alike.SIMILAR
+    return Alike.DIFFERENT if similarity >= given_below else Alike.OTHER
+
+
+def _misspelt(a: str, b: str) -> bool:
+    """Return whether only doubled letters differ (Phillip, Philip) or two letters are the wrong way round."""
+    if len(a) == len(b):
+        return len(a) > _SHORT and _edits(a, b) == 1 and sorted(a) == sorted(b)
+    return [letter for letter, _ in groupby(a)] == [letter for letter, _ in groupby(b)]
+
+
+def _given(a: str, b: str, alike: Alike, weights: Weights) -> float:
+    if alike >= Alike.SIMILAR:
+        return weights.given if a == b else weights.given_similar
+    return 0.0 if alike == Alike.MISSING else weights.given_differs
+
+
+@lru_cache(65_536)
+def _close(a: str, b: str) -> bool:
+    return a == b or _similarity(a, b) >= _SIMILAR
+
+
+def _family(a: str, b: str, weights: Weights) -> float:
+    if not a or not b:
+        return 0.0
+    if a == b:
+        return weights.family
+    return weights.family_similar if _close(a, b) else weights.family_differs
+
+
+def birth_dates(a: str, b: str, weights: Weights) -> tuple[float, int]:
+    """Return the weight of two birth dates and the edits between them, -1 where one is missing."""
+    if not a or not b:
+        return 0.0, -1
+    if a == b:
+        return weights.birth_date, 0
+    edits = _edits(a, b)
+    by_edits = (weights.birth_date, weights.birth_date_one_edit, weights.birth_date_two_edits)
+    return by_edits[edits] if edits < len(by_edits) else weights.birth_date_differs, edits
+
+
+def identifiers(a: Profile, b: Profile, weights: Weights, unique: frozenset[str]) -> tuple[float, bool, bool]:
+    """Compare the identifiers of types that both have and agree in none of: the same ones are match keys.
+
+    Returns the weight, whether some are a typing error apart, and whether ones of a `unique` type are in conflict.
+    """
+    weight, close, conflict = 0.0, False, False
+    for type_ in a.identifiers.keys() & b.identifiers.keys():
+        one, other = a.identifiers[type_], b.identifiers[type_]
+        if one.keys() & other.keys():
+            continue
+        if any(near(x, y) for x in one.values() for y in other.values()):
+            weight, close = weights.identifier_one_edit, True
+        elif not close:
+            weight = weights.identifier_differs
+            conflict = conflict or type_.partition("/")[0] in unique
+    return weight, close, conflict
+
+
+def addresses(a: list[list[str]], b: list[list[str]], weights: Weights) -> tuple[float, float, float, float]:
+    """Return the weights of street, house number, postcode and city of the two addresses that agree best."""
+    best, most = (0.0, 0.0, 0.0, 0.0), float("-inf")
+    for one in a:
+        for other in b:
+            found = _address(one, other, weights)
+            if (total := sum(found)) > most:
+                best, most = found, total
+    return best
+
+
+def _address(a: list[str], b: list[str], weights: Weights) -> tuple[float, float, float, float]:
+    house = weights.house if a[0] and a[0] == b[0] else 0.0
+    street = _agreement(a[1], b[1], weights.street, weights.street_differs)
+    postcode = 0.0 if not a[2] or not b[2] else weights.postcode if a[2] == b[2] else weights.postcode_differs
+    return street, house, postcode, _agreement(a[3], b[3], weights.city, weights.city_differs)
+
+
+def _agreement(a: str, b: str, agrees: float, differs: float) -> float:
+    if not a or not b:
+        return 0.0
+    return agrees if _close(a, b) else differs
