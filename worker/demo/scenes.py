@@ -46,7 +46,7 @@ async def mass_deletion(world: World, config: Config, path: Path) -> Check:
     held = await _until(lambda: _held(path))
     wrong = [] if held else ["no plan was held"]
     for plan in held or []:
-        answer = await _rollcall(path, "deletions", "approve", f"{plan['plan']}@{plan['hash']}", "--who", "demo")
+        answer = await rollcall(path, "deletions", "approve", f"{plan['plan']}@{plan['hash']}", "--who", "demo")
         wrong += [] if answer.startswith(b"done") else [f"plan {plan['plan']} was not approved: {answer.decode()}"]
     return Check("a mass deletion is held as a plan, and done once it is approved", _AT_ONCE, wrong)
 
@@ -80,12 +80,12 @@ async def _deletions(config: Config) -> int:
 
 async def _held(path: Path) -> list[dict[str, Any]]:
     """Return the plans that wait, once they hold all of the mass deletion."""
-    lines = (await _rollcall(path, "deletions", "list", "--json")).splitlines()
+    lines = (await rollcall(path, "deletions", "list", "--json")).splitlines()
     plans = [plan for plan in map(orjson.loads, lines) if plan.get("kind") == "plan"]
     return plans if sum(plan["count"] for plan in plans) >= _AT_ONCE else []
 
 
-async def _rollcall(path: Path, *arguments: str) -> bytes:
+async def rollcall(path: Path, *arguments: str) -> bytes:
     """Run the command line, and return what it printed; raises RollcallError where it fails."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "worker.cli", "--config", str(path), *arguments),
