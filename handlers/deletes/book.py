@@ -20,7 +20,7 @@ the first key under a prefix, so that a hundred thousand waiting requests cost n
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -103,15 +103,23 @@ class Group:
     job: Job | None = None
 
 
+# Deletions as they were written last, with the very bytes: as long as the state has these, they need no decoding. One
+# that is taken out to be worked on is not in here, so that nothing of an aborted transaction can stay.
+Recent = dict[str, tuple[bytes, Deletion]]
+_RECENT: Final = 4096
+
+
 @dataclass(slots=True)
 class Book:
     """Loads and keeps; writes back once, by `flush`."""
 
     tx: Tx
+    recent: Recent = field(default_factory=dict)
     deletions: dict[str, Deletion] = field(default_factory=dict)
     changed: dict[str, Deletion] = field(default_factory=dict)
     runtimes: dict[str, Runtime] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
+    loaded: dict[bytes, bytes] = field(default_factory=dict)  # runtimes and groups as they were
 
     # Deletions
 
@@ -122,7 +130,9 @@ class Book:
             value = self.tx.get(b"r/" + request.encode())
             if value is None or not value.startswith(b'{"request":'):
                 return None
-            found = self.deletions[request] = Deletion.decode(value)
+            written, known = self.recent.pop(request, (None, None))
+            found = known if known is not None and written == value else Deletion.decode(value)
+            self.deletions[request] = found
         return found
 
     def ended(self, request: str) -> dict[str, Any] | None:
@@ -236,9 +246,15 @@ class Book:
         """Return what is known of a target at present."""
         found = self.runtimes.get(target)
         if found is None:
-            value = self.tx.get(b"t/" + target.encode())
+            value = self._load(b"t/" + target.encode())
             found = self.runtimes[target] = Runtime(**orjson.loads(value)) if value else Runtime()
         return found
+
+    def _load(self, key: bytes) -> bytes | None:
+        value = self.tx.get(key)
+        if value is not None:
+            self.loaded[key] = value
+        return value
 
     def targets(self) -> list[str]:
         """Return the targets that this partition has met."""
@@ -247,7 +263,7 @@ class Book:
     def group(self, name: str) -> Group | None:
         """Return a group, None where there is none of that name."""
         if name not in self.groups:
-            value = self.tx.get(b"g/" + group_id(name))
+            value = self._load(b"g/" + group_id(name))
             if value is None:
                 return None
             fields = orjson.loads(value)
@@ -258,17 +274,21 @@ class Book:
 
     def flush(self) -> Iterator[Deletion]:
         """Write everything back; yields each changed deletion just before, for its state to be published."""
+        if len(self.recent) > _RECENT:
+            self.recent.clear()
         for deletion in list(self.changed.values()):
             yield deletion
-            self.tx.put(b"r/" + deletion.request["id"].encode(), deletion.encode())
+            request, value = deletion.request["id"], deletion.encode()
+            self.tx.put(b"r/" + request.encode(), value)
+            self.recent[request] = value, deletion
         self.changed.clear()
         for target, runtime in self.runtimes.items():
-            self._write(b"t/" + target.encode(), orjson.dumps(asdict(runtime)))
+            self._write(b"t/" + target.encode(), orjson.dumps(runtime))
         for name, group in self.groups.items():
-            self._write(b"g/" + group_id(name), orjson.dumps(asdict(group)))
+            self._write(b"g/" + group_id(name), orjson.dumps(group))
 
     def _write(self, key: bytes, value: bytes) -> None:
-        if self.tx.get(key) != value:
+        if self.loaded.get(key) != value:
             self.tx.put(key, value)
 
 

@@ -119,7 +119,9 @@ class Dispatch:
     def _check(self, deletion: Deletion) -> None:
         request = deletion.request
         hops: list[tuple[Role, str]] = [("origin", f"{request['source']}/{request['origin']}")]
-        hops.append(("subject", f"{request['target']}/{request['customer']}"))
+        sources = self._life.kit.sources
+        if sources is None or request["target"] in sources:
+            hops.append(("subject", f"{request['target']}/{request['customer']}"))
         if request["winner"] is not None:
             hops.append(("winner", f"{request['target']}/{request['winner']}"))
         deletion.serial += 1

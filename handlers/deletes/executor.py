@@ -9,7 +9,7 @@ One task owns a target: its order, its limits, its guard and its ledger. Guarant
 - our own DELETE, coming back as an event of a system that is also a source, starts nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import islice
 from typing import Final
 
@@ -21,11 +21,12 @@ from handlers.deletes.dispatch import Dispatch
 from handlers.deletes.guard import RECOVERED, Guard
 from handlers.deletes.life import Kit, Life, decided
 from handlers.deletes.machine import Event, Refused, State, step
-from handlers.deletes.model import Deletion, Kind, Request, digest, forget, person, read_message, send_request
+from handlers.deletes.model import KIND, Deletion, Kind, Request, digest, forget, person, read_message, send_request
 from handlers.deletes.settings import DeletesSettings
 from handlers.deletes.targets.registry import target_of
 from handlers.deletes.undo import Undo
 from worker.errors import RecordError
+from worker.events import header
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
 from worker.topics import Topics
 
@@ -49,17 +50,27 @@ class Executor:
     stage: Final = "executor"
     version: Final = 1
 
-    def __init__(self, topics: Topics, settings: DeletesSettings, undo: Undo | None = None) -> None:
-        """Take the configuration's section `deletes`; without `undo` no copies are kept."""
+    def __init__(
+        self,
+        topics: Topics,
+        settings: DeletesSettings,
+        undo: Undo | None = None,
+        sources: Collection[str] | None = None,
+    ) -> None:
+        """Take the configuration's section `deletes`; without `undo` no copies are kept.
+
+        `sources`: those that are polled. With it, only a target that is one is asked for newer versions of its own.
+        """
         targets = {name: target_of(target) for name, target in settings.targets.items()}
-        self._kit = Kit(topics, settings, targets, undo)
+        self._kit = Kit(topics, settings, targets, undo, sources, {})
+        self._inputs = Input(topics.requests), Input(topics.approvals, start="latest")
         self._horizon = 0
         self._past_until = 0
 
     @property
     def inputs(self) -> tuple[Input, ...]:
         """The requests, which lead, and the decisions."""
-        return Input(self._kit.topics.requests), Input(self._kit.topics.approvals, start="latest")
+        return self._inputs
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument] - by contract
         """Take up a partition: what was under way has an unknown outcome now."""
@@ -75,6 +86,8 @@ class Executor:
 
     def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:
         """Handle a record of either input."""
+        if record.topic == self._inputs[0].topic and record.offset >= self._horizon and not _is_for_executor(record):
+            return Skip("not ours")
         work = _Work(self._kit, tx, now)
         try:
             outcome = self._handle(work, record)
@@ -104,11 +117,11 @@ class Executor:
         return now if more else now + int(self._kit.settings.tick * 1000)
 
     def _handle(self, work: _Work, record: Record) -> Outcome:
-        if record.topic == self._kit.topics.approvals:
+        if record.topic == self._inputs[1].topic:
             return self._decided(work, record)
         if record.offset < self._horizon:
             return self._before_memory(work.life, record)
-        return Skip("not ours") if record.value is None else self._asked(work, record)
+        return self._asked(work, record)
 
     # Requests
 
@@ -313,6 +326,11 @@ class Executor:
             newest = life.tx.get(b"i/" + person(target, customer))
             if newest == kept["value"]["request"]["id"].encode():
                 life.tx.send(self._kit.topics.deletions, kept["key"].encode(), orjson.dumps(kept["value"]))
+
+
+def _is_for_executor(record: Record) -> bool:
+    """Return whether a record of the requests topic is not one for the first stage, nor an answered one."""
+    return record.value is not None and header(record.headers, KIND) != "check"
 
 
 def _refusal(deletion: Deletion, event: Event) -> str | None:

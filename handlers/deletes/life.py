@@ -1,12 +1,12 @@
 """What happens to one deletion: it moves by the table, its newest state is published, and it ends with a receipt."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import orjson
 
-from handlers.deletes.book import Book, number
+from handlers.deletes.book import Book, Recent, number
 from handlers.deletes.decisions import Decision
 from handlers.deletes.machine import ENDS, Event, Refused, State, step
 from handlers.deletes.model import Decided, Deletion, forget
@@ -30,6 +30,8 @@ class Kit:
     settings: DeletesSettings
     targets: Mapping[str, Target]
     undo: Undo | None
+    sources: Collection[str] | None  # that are polled; None: it is not known which
+    recent: Recent
 
 
 class Life:
@@ -40,7 +42,7 @@ class Life:
         self.kit = kit
         self.tx = tx
         self.now = now
-        self.book = Book(tx)
+        self.book = Book(tx, kit.recent)
 
     def move(self, deletion: Deletion, event: Event, reason: str | None = None) -> Refused | None:
         """Move a deletion by the table; return why not, where it cannot be."""
@@ -84,6 +86,8 @@ class Life:
 
     def publish(self, deletion: Deletion) -> None:
         """Publish the newest state of the newest deletion of a customer, if it is another than before."""
+        if deletion.state == State.DELETED and deletion.place is not None and deletion.place[0] == "a":
+            return  # the look-up that verifies it is under way
         shown = _PUBLISHED_AS.get(deletion.state, deletion.state)
         mark = f"{shown} {deletion.reason} {len(deletion.attempts)} {len(deletion.decisions)}"
         if mark == deletion.published or not self.book.newest(deletion):

@@ -10,7 +10,7 @@ It remembers every customer of the sources that matter as it was last published,
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -20,6 +20,7 @@ from handlers.deletes.decisions import Decision, answer, read_decision
 from handlers.deletes.drafts import Cause
 from handlers.deletes.entries import Entry, objection
 from handlers.deletes.model import (
+    KIND,
     Message,
     Request,
     forget,
@@ -52,6 +53,7 @@ REPLAY: Final = "rollcall-replay"
 WITH_DELETES: Final = ";with-deletes"
 _HORIZON: Final = b"h/"
 _WAITING: Final = b"w/"
+_FOR_EXECUTORS: Final = frozenset({"clear", "request", "cancel", "vouch"})
 
 
 class Requests:
@@ -63,12 +65,27 @@ class Requests:
     def __init__(self, topics: Topics, settings: DeletesSettings) -> None:
         """`topics` names them; `settings` is the configuration's section `deletes`."""
         self._topics = topics
+        self._requests = topics.requests
+        self._inputs = (
+            Input(topics.latest),
+            Input(topics.departures, start="latest"),
+            Input(topics.approvals, start="latest"),
+            Input(topics.clusters),
+            Input(topics.requests, start="latest"),
+        )
         self._settings = settings
         self._routes = {
             source: [route for route in settings.routes if route.source == source]
             for source in {route.source for route in settings.routes}
         }
         self._tracked = frozenset(self._routes) | frozenset(settings.targets)
+        self._handle: Mapping[str, Callable[[Tx, Record, int], Outcome]] = {
+            topics.latest: self._published,
+            topics.departures: self._departed,
+            topics.approvals: self._decided,
+            topics.clusters: self._clustered,
+            topics.requests: self._asked,
+        }
         self._ends: Mapping[str, int] = {}
         # Only what may be lost: checks that wait to be answered, which the executor asks again.
         self._checks: list[tuple[int, Message]] = []
@@ -77,14 +94,7 @@ class Requests:
     @property
     def inputs(self) -> tuple[Input, ...]:
         """The table of customers, which leads, and what else bears on them."""
-        topics = self._topics
-        return (
-            Input(topics.latest),
-            Input(topics.departures, start="latest"),
-            Input(topics.approvals, start="latest"),
-            Input(topics.clusters),
-            Input(topics.requests, start="latest"),
-        )
+        return self._inputs
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument] - by contract
         """Take up a partition: set the horizon of every route that was not active before."""
@@ -100,18 +110,8 @@ class Requests:
 
     def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:
         """Handle a record of any input."""
-        topics = self._topics
         try:
-            if record.topic == topics.requests:
-                return self._asked(record, now)
-            if record.topic == topics.approvals:
-                return self._decided(tx, record, now)
-            self._note_lag(record, now)
-            if record.topic == topics.latest:
-                return self._published(tx, record, now)
-            if record.topic == topics.departures:
-                return self._departed(tx, record, now)
-            return self._clustered(tx, record, now)
+            return self._handle[record.topic](tx, record, now)
         except RecordError as error:
             return Dead(error.message)
 
@@ -132,6 +132,7 @@ class Requests:
     # What was published
 
     def _published(self, tx: Tx, record: Record, now: int) -> Outcome:
+        self._note_lag(record, now)
         key = record.key or b""
         source, customer = customer_of(key)
         if source not in self._tracked:
@@ -157,7 +158,7 @@ class Requests:
     def _is_live(self, tx: Tx, entry: Entry, record: Record, sequence: int, moment: int) -> None:
         references = references_of(record.value or b"") if self._needs_references(record) else []
         for request, target in entry.requested:
-            send_cancel(tx, self._topics.requests, request, target, "a newer version of the customer was published")
+            send_cancel(tx, self._requests, request, target, "a newer version of the customer was published")
         entry.sequence, entry.live, entry.changed, entry.seen_live = sequence, True, moment, record.timestamp
         entry.references, entry.requested, entry.reason = references, [], None
         tx.delete(_WAITING + _digest(record.key or b""))
@@ -190,7 +191,7 @@ class Requests:
         for request in requests:
             # What a person asks for is no echo; what was published may be.
             send = send_request if request["authority"] == "erasure" else send_clear
-            send(tx, self._topics.requests, request)
+            send(tx, self._requests, request)
             if (request["id"], request["target"]) not in entry.requested:
                 entry.requested.append((request["id"], request["target"]))
 
@@ -210,6 +211,7 @@ class Requests:
     # What left a cluster
 
     def _departed(self, tx: Tx, record: Record, now: int) -> Outcome:
+        self._note_lag(record, now)
         key = record.key or b""
         source, customer = customer_of(key)
         if header(record.headers, REPLAY) is not None:
@@ -245,6 +247,7 @@ class Requests:
     # Clusters as they are
 
     def _clustered(self, tx: Tx, record: Record, now: int) -> Outcome:
+        self._note_lag(record, now)
         key = record.key or b""
         source, customer = customer_of(key)
         if source not in self._tracked:
@@ -269,7 +272,7 @@ class Requests:
     def _ask_duplicate(self, tx: Tx, entry: Entry, who: tuple[str, str], now: int) -> None:
         """Ask for a duplicate's deletion as it is now, and call off what was asked for an earlier version of it."""
         for request, target in entry.duplicate:
-            send_cancel(tx, self._topics.requests, request, target, "the customer or its cluster has changed")
+            send_cancel(tx, self._requests, request, target, "the customer or its cluster has changed")
         entry.duplicate = []
         if entry.losing is None or not entry.live:
             return
@@ -279,7 +282,7 @@ class Requests:
         cause = Cause(*who, entry.sequence, as_of, "duplicate", None, entry.seen_live, facts)
         routes = [route for route in self._routes.get(who[0], []) if route.name in entry.losing["routes"]]
         for made in drafts.by_duplicate(self._settings, cause, winner, entry.cluster or "", routes, at, now):
-            send_request(tx, self._topics.requests, made)
+            send_request(tx, self._requests, made)
             entry.duplicate.append((made["id"], made["target"]))
 
     # What persons want
@@ -311,18 +314,16 @@ class Requests:
 
     # What the executor asks
 
-    def _asked(self, record: Record, now: int) -> Outcome:
-        if record.value is None:
+    def _asked(self, tx: Tx, record: Record, now: int) -> Outcome:  # ruff: ignore[unused-method-argument] - see `_handle`
+        if record.value is None or header(record.headers, KIND) in _FOR_EXECUTORS:
             return Skip("not ours")
-        kind, check = read_message(record)
-        if kind != "check":
-            return Skip("not ours")
+        _, check = read_message(record)
         self._checks.append((now + _ms(self._settings.settle), check))
         return Done()
 
     def _vouch(self, tx: Tx, check: Message) -> None:
         """Object to a request, pass the question on to the next customer it is about, or vouch for it."""
-        topic, request = self._topics.requests, check["request"]
+        topic, request = self._requests, check["request"]
         (role, key), *rest = check["hops"]
         why = objection(role, Entry.load(tx, key.encode()), request)
         forget(tx, topic, f"{request['id']}:check".encode(), key)  # first: the next one may lie in the same partition
