@@ -19,9 +19,10 @@ import structlog
 
 from worker import changes, telemetry
 from worker.changes import Entry
+from worker.checkpoint import Checkpoint
 from worker.committer import Committer
 from worker.condition import Condition
-from worker.detection import Checkpoint, Detector
+from worker.detection import Detector
 from worker.settings import SourceSettings
 from worker.sources import Bad, Exists, Missing, Page, Tombstone, Unsure, Verdict
 from worker.task import Task, Transaction, now_ms

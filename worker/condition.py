@@ -11,7 +11,7 @@ import structlog
 
 from worker import telemetry
 from worker.changes import rfc3339
-from worker.detection import Checkpoint
+from worker.checkpoint import Checkpoint
 from worker.errors import RollcallError
 
 log = structlog.get_logger()
@@ -38,6 +38,12 @@ PRESSING: Final[tuple[State, ...]] = (
     "failing",
     "degraded",
 )
+
+
+NOT_CONFIGURED: Final[dict[str, Any]] = {
+    "state": "not configured",
+    "message": "its customers are left as they are: configure it, or see `rollcall sources --help`",
+}
 
 
 @dataclass
@@ -129,7 +135,6 @@ class Condition:
             "set_aside": checkpoint.set_aside,
             "held": checkpoint.held,
             "unobserved": checkpoint.unobserved,
-            "watched": checkpoint.watched,
             "scans": checkpoint.scans,
             "polled_at": None if self.polled is None else rfc3339(self.polled),
             "at": rfc3339(now),

@@ -10,32 +10,32 @@ what is set aside, `s/<source>` the checkpoint.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Final, Protocol
 
 import orjson
 
 from worker import changes
-from worker.changes import Change, Decision, Entry, rfc3339
+from worker.changes import Change, Decision, Entry
+from worker.checkpoint import NORMALIZATION, Checkpoint, own, policy, tag
 from worker.errors import RecordTooLargeError, StateError
-from worker.events import DELETED, UPDATED, Customer, Reason, customer_key, event_headers
+from worker.events import DELETED, UPDATED, Reason, customer_key
 from worker.handling import Tx
 from worker.normalize import Normalizer
 from worker.privacy import Hasher
-from worker.settings import SourceSettings, Treatment
+from worker.publish import SizedTx, publish
+from worker.settings import SourceSettings
 from worker.sources import Adapter, Bad, Row, Stub, Tombstone
 from worker.sources.reading import size_of
 from worker.topics import Topics
 
-# Raised when the normalization of any field changes for all sources: everything is then published anew.
-NORMALIZATION: Final = 1
 _SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 _COUNTED: Final = 2
 # In bytes: with the source's name and a feed's before it, a key stays within LMDB's limit.
 _LONGEST_ID: Final = 400
 
 
-class PollTx(Tx, Protocol):
+class PollTx(SizedTx, Protocol):
     """What detection needs beside a handler's transaction: marks that stay on this machine, and a size check."""
 
     def mark(self, key: bytes) -> bool:
@@ -43,67 +43,6 @@ class PollTx(Tx, Protocol):
 
     def marked(self, key: bytes) -> bool:
         """Return whether a mark is set."""
-
-    def check_size(self, topic: str, key: bytes, value: bytes | None, headers: list[tuple[str, bytes]] | None) -> None:
-        """Raise RecordTooLargeError if the record cannot be sent."""
-
-
-@dataclass
-class Checkpoint:
-    """How far a source was read, and what that rests on. `cursors` and `scans` are by feed.
-
-    `scans` counts the enumerations that ended; `read` names the feeds that were read to their end once; `held` is the
-    plan of absences that waits for a person, `unobserved` that of customers not seen since the filter or the credential
-    changed, `approved` the one that a person approved. `versions` are the adapter's and the normalization's; `settings`
-    and `scope` are hashes of the adapter's own settings, and of what decides who is seen. `republishing`: everything is
-    being published anew. `resync`: everything has to be read from the start. `paused` says who paused the source, and
-    when; `wanted` are look-ups that were asked for, as (order, customer id); `watched` and `fresh` count the watch list
-    and those on it not looked up yet.
-    """
-
-    pepper: str
-    tag: str
-    cursors: dict[str, dict[str, Any]] = field(default_factory=dict)
-    scans: dict[str, int] = field(default_factory=dict)
-    read: list[str] = field(default_factory=list)
-    live: int = 0
-    set_aside: int = 0
-    held: dict[str, Any] | None = None
-    approved: str | None = None
-    versions: list[int] = field(default_factory=list)
-    settings: str | None = None
-    scope: str | None = None
-    unobserved: dict[str, Any] | None = None
-    republishing: bool = False
-    paused: dict[str, Any] | None = None
-    resync: bool = False
-    wanted: list[list[Any]] = field(default_factory=list)
-    watched: int = 0
-    fresh: int = 0
-
-    def pack(self) -> bytes:
-        """Return it as JSON."""
-        return orjson.dumps(asdict(self))
-
-
-def policy(adapter: Adapter, settings: SourceSettings) -> dict[str, Treatment]:
-    """Return the privacy policy of a source: what its adapter ships, and what the configuration puts over it."""
-    return {**adapter.privacy, **settings.privacy}
-
-
-def _own(settings: SourceSettings) -> str:
-    """Return a hash of the settings that only this kind of source has: what they say decides what is read, and how."""
-    secrets = settings.secrets()
-    own = {name for name in type(settings).model_fields if name not in SourceSettings.model_fields}
-    said = settings.model_dump(mode="json", include=own - set(secrets))
-    return hashlib.blake2b(orjson.dumps(said, option=_SORTED), digest_size=8).hexdigest()
-
-
-def _tag(adapter: Adapter, settings: SourceSettings) -> str:
-    """Return what a record's fingerprint depends on beside the record: whatever changes what is published of it."""
-    rules = sorted(policy(adapter, settings).items())
-    parts = [adapter.kind, adapter.version, NORMALIZATION, settings.region, rules]
-    return hashlib.blake2b(orjson.dumps(parts), digest_size=8).hexdigest()
 
 
 class Detector:
@@ -115,8 +54,8 @@ class Detector:
         self.adapter = adapter
         self.scope = b"\0\0\0\0"
         versions = [adapter.version, NORMALIZATION]
-        tag = _tag(adapter, settings)
-        self._fresh = Checkpoint(hasher.check(), tag, versions=versions, settings=_own(settings))
+        rules = tag(adapter, settings)
+        self._fresh = Checkpoint(hasher.check(), rules, versions=versions, settings=own(settings))
         self.checkpoint = self._fresh
         self.outdated = False  # the state was made by a newer version than this one
         self.moved = 0
@@ -144,7 +83,7 @@ class Detector:
         """
         if raw is None:
             return False
-        found = Checkpoint(**orjson.loads(raw))
+        found = Checkpoint.unpack(raw)
         fresh, self.checkpoint = self._fresh, found
         if found.pepper != fresh.pepper:
             message = f"source {self.source}: the state was made under another pepper ({found.pepper})"
@@ -270,6 +209,12 @@ class Detector:
             tx.put(self._prefix + identity, entry.pack())
         return entry.missed
 
+    def unobserve(self, tx: PollTx, customer_id: str) -> None:
+        """Note that a customer is not looked at any more: whatever is seen or not, he is never taken for absent."""
+        raw = tx.get(self._prefix + customer_id.encode())
+        if raw is not None:
+            tx.put(self._prefix + customer_id.encode(), replace(Entry.unpack(raw), scope=bytes(4)).pack())
+
     def bad(self, tx: PollTx, bad: Bad, mark: bytes | None) -> None:
         """Set a record aside that cannot be read: once, until it changes."""
         if self._shown(tx, bad.id, mark) is not None:
@@ -338,7 +283,9 @@ class Detector:
         change = decision.change
         if change is not None:
             try:
-                self._publish(tx, customer_id, change, parts, updated, now)
+                live = self.checkpoint.live - 1 if change.type == DELETED else None
+                key = customer_key(self.source, customer_id)
+                publish(tx, self._topics, key, change, parts, updated=updated, live=live, now=now)
             except RecordTooLargeError as error:
                 self._set_aside(tx, customer_id, "too_large", error.size)
                 return
@@ -353,49 +300,8 @@ class Detector:
             self.checkpoint.live += -1 if change.type == DELETED else 1
             self.moved += 1
 
-    def _publish(
-        self, tx: PollTx, customer_id: str, change: Change, parts: dict[str, bytes], updated: int | None, now: int
-    ) -> None:
-        """Send the event and the newest customer, or neither: the larger one is checked first."""
-        key = customer_key(self.source, customer_id)
-        headers = event_headers(
-            key=key,
-            source=self.source,
-            type_=change.type,
-            sequence=change.sequence,
-            time=rfc3339(now if updated is None else updated),
-            reason=change.reason,
-        )
-        live = self.checkpoint.live - 1 if change.type == DELETED else None
-        customer = None if change.customer is None else _customer_json(change.customer, parts)
-        data = (
-            b'{"source":%s,"id":%s,"customer":%s,"changed":%s,"first_seen":"%s","detected_at":"%s","reason":%s,"live":%s}'
-            % (
-                orjson.dumps(self.source),
-                orjson.dumps(customer_id),
-                customer or b"null",
-                orjson.dumps(change.changed),
-                rfc3339(change.first_seen).encode(),
-                rfc3339(now).encode(),
-                orjson.dumps(change.reason),
-                orjson.dumps(live),
-            )
-        )
-        tx.check_size(self._topics.events, key, data, headers)
-        if live is not None:
-            headers.append(("ce_live", b"%d" % live))
-        tx.send(self._topics.events, key, data, headers)
-        tx.send(self._topics.latest, key, customer, headers)
-
 
 def _identity(customer_id: str) -> bytes:
     """Return an id as it stands in keys: itself, or where that is too long, a hash that is no id (no UTF-8)."""
     identity = customer_id.encode()
     return identity if len(identity) <= _LONGEST_ID else b"\xff" + hashlib.blake2b(identity, digest_size=16).digest()
-
-
-def _customer_json(customer: Customer, parts: dict[str, bytes]) -> bytes:
-    """Put a customer's JSON together of its fields, which were written for hashing already."""
-    fields = b",".join(b'"%s":%s' % (name.encode(), part) for name, part in parts.items())
-    head = orjson.dumps({"source": customer["source"], "id": customer["id"], "first_seen": customer["first_seen"]})
-    return b"%s,%s}" % (head[:-1], fields)

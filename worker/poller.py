@@ -46,6 +46,7 @@ Result = TypeVar("Result")
 _SAVE_SECONDS: Final = 30.0
 _STATUS_SECONDS: Final = 60.0
 _COUNTS_SECONDS: Final = 2.0
+_COUNTS: Final = ("live", "scans", "watched", "not_looked_up")
 _CREDENTIAL_PAUSE: Final = 30.0
 _IDLE: Final = 60.0
 _LONGEST_WAIT: Final = 3_600.0
@@ -67,11 +68,11 @@ class Source:
         self._upstream = Upstream(name, adapter, settings)
         self._absence = Absence(settings, detector, task, self._committer, self._upstream, self.condition)
         self._rounds = Rounds(self.watch, detector, task, self._committer, self._upstream, self._absence)
-        self._feeds = {feed.name: feed for feed in adapter.feeds()} or {FEED: Feed(FEED, settings.interval)}
-        self._due = dict.fromkeys(self._feeds, 0.0)
+        self.feeds = {feed.name: feed for feed in adapter.feeds()} or {FEED: Feed(FEED, settings.interval)}
+        self._due = dict.fromkeys(self.feeds, 0.0)
         self._cursors: dict[str, Cursor] = {}  # where to ask on: ahead of the checkpoint by what waits to be committed
         self._scans: dict[str, Enumeration] = {}
-        self._failures = dict.fromkeys(self._feeds, 0)
+        self._failures = dict.fromkeys(self.feeds, 0)
         self._breaker = Breaker()
         self._under: dict[str, str] = {}
         self._saved_at = time.monotonic()
@@ -84,6 +85,7 @@ class Source:
         """Poll until the task is stopping; raises what ends the task."""
         with self._task.store.reading() as state:
             again = self.detector.load(state.get(self.detector.position))
+            self.watch.load(state)
         self._cursors = dict(self.detector.checkpoint.cursors)
         if again:
             self.log.warning("source_republished", reason="its adapter, normalization or privacy policy has changed")
@@ -129,7 +131,7 @@ class Source:
                 continue
             if await self._attempt("", self._prepare):
                 await self._attempt("", self._look_wanted_up)
-                for name, feed in self._feeds.items():
+                for name, feed in self.feeds.items():
                     if self._ready(feed):
                         await self._attempt(name, lambda feed=feed: self._read(feed))  # type: ignore[misc]
             await self._tell()
@@ -162,7 +164,7 @@ class Source:
         self._cursors.clear()
         self._scans.clear()
         self._rounds.spoil("it was started over")
-        self._due = dict.fromkeys(self._feeds, 0.0)
+        self._due = dict.fromkeys(self.feeds, 0.0)
 
     def _startable(self, feed: Feed) -> bool:
         return feed.after is None or feed.after in self.detector.checkpoint.read
@@ -172,7 +174,7 @@ class Source:
         return due and self._startable(feed) and not self._task.stopping.is_set() and not self._halted()
 
     def _next_due(self) -> float:
-        due = (self._due[feed.name] for feed in self._feeds.values() if self._startable(feed))
+        due = (self._due[feed.name] for feed in self.feeds.values() if self._startable(feed))
         return min(due, default=time.monotonic() + 1.0)
 
     async def _wait(self, seconds: float) -> None:
@@ -242,7 +244,7 @@ class Source:
     def _filters(self) -> str:
         """Return what decides, beside the credential, who is seen; an adapter that does not say is taken at its all."""
         scope = getattr(self._settings, "scope", None)
-        return str(scope()) if callable(scope) else str(self.detector.checkpoint.settings)
+        return f"{self._settings.url} {scope() if callable(scope) else self.detector.checkpoint.settings}"
 
     # Reading feeds
 
@@ -317,7 +319,7 @@ class Source:
         checkpoint = self.detector.checkpoint
         if feed.name not in checkpoint.read:
             checkpoint.read.append(feed.name)
-        if checkpoint.republishing and set(checkpoint.read) >= set(self._feeds):
+        if checkpoint.republishing and set(checkpoint.read) >= set(self.feeds):
             checkpoint.republishing = False
             self.log.info("source_republished_whole")
         self._due[feed.name] = time.monotonic() + feed.interval
@@ -421,14 +423,17 @@ class Source:
 
     def _news(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what of the status is published as soon as it changes, and what a little later."""
-        record = self.condition.record(self.detector.checkpoint, 0)
+        record = self._record(0)
         del record["polled_at"]
-        return record, {name: record.pop(name) for name in ("live", "scans", "watched")}
+        return record, {name: record.pop(name) for name in _COUNTS if name in record}
+
+    def _record(self, now: int) -> dict[str, Any]:
+        watch = {"watched": self.watch.watched, "not_looked_up": self.watch.not_looked_up} if FEED in self.feeds else {}
+        return {**self.condition.record(self.detector.checkpoint, now), **watch}
 
     def publish_status(self, tx: Transaction) -> None:
         """Publish the status with a transaction."""
-        record = self.condition.record(self.detector.checkpoint, now_ms())
-        tx.send(self._task.topics.status, f"source/{self.name}".encode(), orjson.dumps(record))
+        tx.send(self._task.topics.status, f"source/{self.name}".encode(), orjson.dumps(self._record(now_ms())))
 
 
 def _chance() -> float:

@@ -119,7 +119,7 @@ class Rounds:
                         tx.mark(scan.mark + customer_id.encode())
                 case Unsure():
                     pass
-            self._watch.looked_up(tx, checkpoint, customer_id)
+            self._watch.looked_up(tx, customer_id)
         if scan is not None:
             checkpoint.cursors[FEED] = {"after": found[-1][0]}
 
@@ -131,4 +131,4 @@ class Rounds:
         adapter = self._detector.adapter
         if hasattr(adapter, "related"):
             related = cast("Following", adapter).related(row)
-            self._watch.add(tx, self._detector.checkpoint, related, found=True)
+            self._watch.add(tx, related, found=True)

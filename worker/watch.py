@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
-from worker.detection import Checkpoint
 from worker.handling import State
 
 FEED: Final = "watch"
@@ -22,7 +21,8 @@ class WatchList:
     """The watch list of one source, in the state of its poll task."""
 
     def __init__(self, source: str) -> None:
-        """Only knows its keys."""
+        """Only knows its keys, until it is loaded."""
+        self.watched = self.not_looked_up = 0
         self._listed = b"w/%s/" % source.encode()
         self._fresh = b"n/%s/" % source.encode()
 
@@ -31,7 +31,12 @@ class WatchList:
         """Return what the keys of the list, and of those not looked up yet, start with."""
         return self._listed, self._fresh
 
-    def add(self, state: State, checkpoint: Checkpoint, ids: Iterable[str], *, found: bool = False) -> int:
+    def load(self, state: State) -> None:
+        """Count who is on the list; from now on that is kept up to date."""
+        self.watched = sum(1 for _ in self.all(state))
+        self.not_looked_up = sum(1 for _ in state.scan(self._fresh))
+
+    def add(self, state: State, ids: Iterable[str], *, found: bool = False) -> int:
         """Watch more customers; return how many were not watched before.
 
         `found`: they were found in another customer's record; one that was removed is then left alone.
@@ -44,25 +49,25 @@ class WatchList:
             state.put(self._listed + identity, _WATCHED)
             state.put(self._fresh + identity, b"")
             added += 1
-        checkpoint.watched += added
-        checkpoint.fresh += added
+        self.watched += added
+        self.not_looked_up += added
         return added
 
-    def remove(self, state: State, checkpoint: Checkpoint, ids: Iterable[str]) -> list[str]:
+    def remove(self, state: State, ids: Iterable[str]) -> list[str]:
         """Watch customers no more; return who was watched."""
         removed = [id_ for id_ in ids if state.get(self._listed + id_.encode()) == _WATCHED]
         for id_ in removed:
             state.put(self._listed + id_.encode(), _REMOVED)
-            self.looked_up(state, checkpoint, id_)
-        checkpoint.watched -= len(removed)
+            self.looked_up(state, id_)
+        self.watched -= len(removed)
         return removed
 
-    def looked_up(self, state: State, checkpoint: Checkpoint, customer_id: str) -> None:
+    def looked_up(self, state: State, customer_id: str) -> None:
         """Note that a customer was looked up."""
         key = self._fresh + customer_id.encode()
         if state.get(key) is not None:
             state.delete(key)
-            checkpoint.fresh -= 1
+            self.not_looked_up -= 1
 
     def watches(self, state: State, customer_id: str) -> bool:
         """Return whether a customer is watched."""
@@ -75,9 +80,10 @@ class WatchList:
     def after(self, state: State, last: str | None, count: int) -> list[str]:
         """Return the next on the list after `last` (None: from the start)."""
         start = None if last is None else self._listed + last.encode() + b"\0"
-        return list(islice(self._all(state, start), count))
+        return list(islice(self.all(state, start), count))
 
-    def _all(self, state: State, start: bytes | None) -> Iterator[str]:
+    def all(self, state: State, start: bytes | None = None) -> Iterator[str]:
+        """Yield who is watched, in order, from the key `start` on."""
         for key, value in state.scan(self._listed, start):
             if value == _WATCHED:
                 yield key[len(self._listed) :].decode()

@@ -1,0 +1,242 @@
+"""Carries out what operators order of the sources of one poll task.
+
+Guarantees: an order takes effect in the transaction that moves the position behind it, in the order of the topic, and
+is answered once; one that takes long (a whole source to be taken off) is remembered in that transaction and worked off
+piece by piece, also by a successor.
+
+State, by key: `j/<source>` such a job, `o/<order>` what the first records of a long order came to.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import orjson
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from worker import orders, telemetry
+from worker.changes import rfc3339
+from worker.checkpoint import Checkpoint
+from worker.condition import NOT_CONFIGURED, Condition
+from worker.errors import RecordError, TransactionError
+from worker.kafka import bounded_stop
+from worker.leaving import JOBS, Leaving
+from worker.orders import Order, Outcome
+from worker.poller import Source
+from worker.task import Task, Transaction, now_ms
+from worker.watch import FEED, WatchList
+
+log = structlog.get_logger()
+
+_POSITION: Final = b"\x00p/"
+_CHECKPOINTS: Final = b"s/"
+_PARTS: Final = b"o/"
+_READ_MS: Final = 500
+
+Said = tuple[Outcome, str] | None  # None: the answer comes later
+
+
+class Control:
+    """The orders for one task's sources."""
+
+    def __init__(self, task: Task, sources: Mapping[str, Source]) -> None:
+        """Prepare; `sources` are the configured ones of this task, by name."""
+        self._task = task
+        self._sources = sources
+        self._where = TopicPartition(task.topics.control, task.partition)
+        self._leaving = Leaving(task.topics)
+
+    async def prepare(self) -> None:
+        """Finish what was begun, and say which sources are there no more; before any source is polled."""
+        await self._work_off()
+        await self._task.transact(self._say_unconfigured)
+
+    def _say_unconfigured(self, tx: Transaction) -> None:
+        for key, raw in list(tx.scan(_CHECKPOINTS)):
+            name = key.removeprefix(_CHECKPOINTS).decode()
+            if name not in self._sources:
+                record = Condition(name, "").record(Checkpoint.unpack(raw), now_ms()) | NOT_CONFIGURED
+                tx.send(self._task.topics.status, b"source/" + name.encode(), orjson.dumps(record))
+
+    async def run(self) -> None:
+        """Carry orders out until the task is stopping."""
+        consumer = await self._task.connection.consumer()
+        try:
+            consumer.assign([self._where])
+            consumer.seek(self._where, await self._start(consumer))
+            while not self._task.stopping.is_set():
+                try:
+                    read = await consumer.getmany(self._where, timeout_ms=_READ_MS, max_records=100)
+                except (KafkaError, OffsetOutOfRangeError) as error:
+                    message = f"the orders in {self._where.topic} cannot be read ({type(error).__name__})"
+                    raise TransactionError(message) from error
+                for record in read.get(self._where, []):
+                    await self.take(record.key, record.value, record.offset)
+        finally:
+            await bounded_stop(consumer.stop(), "orders")
+
+    async def _start(self, consumer: AIOKafkaConsumer) -> int:
+        """Return where to read on; orders that were deleted unread are said, and there is no waiting for them."""
+        first = (await consumer.beginning_offsets([self._where]))[self._where]
+        end = (await consumer.end_offsets([self._where]))[self._where]
+        with self._task.store.reading() as state:
+            raw = state.get(_POSITION + self._where.topic.encode())
+        position = first if raw is None else int(raw)
+        if not first <= position <= end:
+            log.error("orders_lost", topic=self._where.topic, partition=self._where.partition, position=position)
+        return position if first <= position <= end else first
+
+    async def take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
+        """Carry out the order in one record of the control topic, and move the position behind it."""
+        try:
+            given = orders.read(key, value)
+        except RecordError as error:
+            reason = error.message
+            log.warning("order_set_aside", offset=offset, reason=reason)
+            await self._task.transact(lambda tx: self._set_aside(tx, key, value, offset, reason))
+            return
+
+        def work(tx: Transaction) -> None:
+            if given is not None:
+                self._carry_out(tx, given)
+            tx.put(_POSITION + self._where.topic.encode(), b"%d" % (offset + 1))
+
+        source = None if given is None else self._sources.get(given["source"])
+        if source is None:
+            await self._task.transact(work)
+            await self._work_off()
+        else:
+            await source.commit(work)
+
+    def _set_aside(self, tx: Transaction, key: bytes | None, value: bytes | None, offset: int, reason: str) -> None:
+        headers = [
+            ("rollcall-dead-stage", self._task.stage.encode()),
+            ("rollcall-dead-topic", self._where.topic.encode()),
+            ("rollcall-dead-partition", b"%d" % self._where.partition),
+            ("rollcall-dead-offset", b"%d" % offset),
+            ("rollcall-dead-reason", reason.encode()),
+        ]
+        telemetry.DEAD_LETTERS.labels(self._task.stage).inc()
+        tx.send(self._task.topics.deadletters, key or b"control", value, headers)
+        tx.put(_POSITION + self._where.topic.encode(), b"%d" % (offset + 1))
+
+    def _carry_out(self, tx: Transaction, given: Order) -> None:
+        source = self._sources.get(given["source"])
+        if given["what"] == "adopt":
+            self._leaving.adopt(tx, given, WatchList(given["source"]) if source is None else source.watch)
+            return
+        said = self._of_unconfigured(tx, given) if source is None else self._of_configured(tx, given, source)
+        if said is not None:
+            outcome, text = said
+            log.info("order", order=given["id"], what=given["what"], source=given["source"], outcome=outcome)
+            tx.send(self._task.topics.status, *orders.answer(given, outcome, text, now_ms()))
+
+    def _of_unconfigured(self, tx: Transaction, given: Order) -> Said:
+        if given["what"] not in {"forget", "delete", "rename"}:
+            return "refused", f"{given['source']} is not configured where it would be polled"
+        return self._leaving.begin(tx, given)
+
+    def _of_configured(self, tx: Transaction, given: Order, source: Source) -> Said:
+        said: Said
+        match given["what"]:
+            case "watch" | "unwatch":
+                return self._watching(tx, given, source)
+            case "pause" | "resume" | "resync" | "approve":
+                said = _SIMPLE[given["what"]](source.detector.checkpoint, given)
+            case "look up":
+                said = _look_up(source, given)
+            case _:
+                name = source.name
+                return (
+                    "refused",
+                    f"{name} is configured: take it out of the configuration first, and restart the pollers",
+                )
+        source.detector.save(tx)
+        return said
+
+    def _watching(self, tx: Transaction, given: Order, source: Source) -> Said:
+        """Put ids on the watch list or take them off; a long list comes in parts, and is answered with the last."""
+        if FEED not in source.feeds:
+            return "refused", f"{source.name} is a source that lists its customers: there is nothing to watch"
+        bad = [id_ for id_ in given["ids"] if source.adapter.lookup(id_) is None]
+        if bad:
+            return "refused", f"{bad[0]!r} is no id of {source.name}"
+        if given["what"] == "watch":
+            count = source.watch.add(tx, given["ids"])
+        else:
+            removed = source.watch.remove(tx, given["ids"])
+            for id_ in removed:
+                source.detector.unobserve(tx, id_)
+            count = len(removed)
+        key = _PARTS + given["id"].encode()
+        before: dict[str, int] = orjson.loads(tx.get(key) or b'{"count":0,"of":0}')
+        count, of = before["count"] + count, before["of"] + len(given["ids"])
+        if given["part"] < given["parts"]:
+            tx.put(key, orjson.dumps({"count": count, "of": of}))
+            return None
+        tx.delete(key)
+        rest = "were watched already" if given["what"] == "watch" else "were not watched"
+        verb = "added" if given["what"] == "watch" else "removed"
+        return "done", f"{count} {verb}, {of - count} {rest}; {source.watch.watched} are watched"
+
+    # Jobs
+
+    async def _work_off(self) -> None:
+        """Do what was begun, piece by piece, until nothing of it is left."""
+        while True:
+            with self._task.store.reading() as state:
+                job = next(iter(state.scan(JOBS)), None)
+            if job is None:
+                return
+            await self._task.transact(lambda tx, key=job[0]: self._leaving.go_on(tx, key, now_ms()))  # type: ignore[misc]
+
+
+def _pause(checkpoint: Checkpoint, given: Order) -> Said:
+    if checkpoint.paused is not None:
+        return "refused", f"{given['source']} is paused already, by {checkpoint.paused['who']}"
+    checkpoint.paused = {"who": given["who"], "at": rfc3339(given["at"])}
+    return "done", f"{given['source']} is paused: it is asked nothing until it is resumed"
+
+
+def _resume(checkpoint: Checkpoint, given: Order) -> Said:
+    if checkpoint.paused is None:
+        return "refused", f"{given['source']} is not paused"
+    checkpoint.paused = None
+    return "done", f"{given['source']} goes on"
+
+
+def _resync(checkpoint: Checkpoint, given: Order) -> Said:
+    checkpoint.resync = True
+    return "done", f"{given['source']} is read from the start; what differs is published"
+
+
+def _approve(checkpoint: Checkpoint, given: Order) -> Said:
+    """Let a plan of absences pass, as it was shown: as long as the very same customers are missing."""
+    plans = {plan["plan"]: plan for plan in (checkpoint.held, checkpoint.unobserved) if plan is not None}
+    if given["plan"] not in plans:
+        now = f"held are {', '.join(sorted(plans))}" if plans else "no plan is held"
+        return "refused", f"{given['source']} has no plan {given['plan']}: {now}"
+    checkpoint.approved = given["plan"]
+    return "done", "it is carried out when an enumeration shows once more that exactly these are missing"
+
+
+_SIMPLE: Final[Mapping[str, Callable[[Checkpoint, Order], Said]]] = {
+    "pause": _pause,
+    "resume": _resume,
+    "resync": _resync,
+    "approve": _approve,
+}
+
+
+def _look_up(source: Source, given: Order) -> Said:
+    bad = [id_ for id_ in given["ids"] if source.adapter.lookup(id_) is None]
+    if bad or len(given["ids"]) != 1:
+        what = f"{bad[0]!r} cannot be looked up there" if bad else "one customer is looked up at a time"
+        return "refused", f"{source.name}: {what}; `rollcall resync {source.name}` reads all of it"
+    checkpoint = source.detector.checkpoint
+    if checkpoint.paused is not None:
+        return "refused", f"{source.name} is paused"
+    kept = {**given, "ids": []}
+    checkpoint.wanted.append([kept, given["ids"][0]])
+    return None
