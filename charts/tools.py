@@ -118,7 +118,7 @@ def _build(tool: Tool, target: Path) -> None:
             (folder / "main.go").write_text(ETCD, encoding="utf-8")
             package = "."
         else:
-            _go("get", package, folder=folder)
+            _go("get", f"{package}@{tool.version}", folder=folder)
         (folder / "go.sum").chmod(0o644)
         _go("build", "-ldflags", _flags(tool), "-o", str(target), package, folder=folder)
 

@@ -2,9 +2,11 @@
 
 import copy
 import os
+import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "charts" / "rollcall"
+GUIDE = ROOT / "docs" / "kubernetes.md"
 SETS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 KUBERNETES = ("1.33.13", "1.36.3")
 STAGES = ("poll", "keys", "pairs", "clusters", "requests", "executor")
@@ -131,3 +134,9 @@ def refused(values: dict[str, Any]) -> str:
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     """Return whether a selector of `matchLabels` selects these labels; an empty one selects all."""
     return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
+
+
+def guided(mark: str) -> list[str]:
+    """Return the blocks of the guide with a mark, as they are to be written."""
+    blocks = re.findall(rf"^( *)```{mark}\n(.*?)^\1```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(text) for _, text in blocks]

@@ -6,7 +6,9 @@ under the restricted profile of Pod Security, as in a cluster.
 
 import base64
 import json
+import os
 import secrets
+import shutil
 import socket
 import ssl
 import subprocess
@@ -24,7 +26,21 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.charts.rendering import CHART, KUBERNETES, NAMESPACE, SETS, Manifest, helm, render, thorough, tool, value_set
+from tests.charts.rendering import (
+    CHART,
+    KUBERNETES,
+    NAMESPACE,
+    ROOT,
+    SETS,
+    STAGES,
+    Manifest,
+    guided,
+    helm,
+    render,
+    thorough,
+    tool,
+    value_set,
+)
 
 pytestmark = thorough
 DEADLINE_SECONDS = 120.0
@@ -243,3 +259,44 @@ def test_an_upgrade_leaves_the_number_of_pods_to_what_scales_them(server: Server
     assert server.ask(keys.replace("-keys", "-executor")).body["spec"]["replicas"] == 1
     done = helm("uninstall", name, "--no-hooks", *config, program=program)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(("program", "left"), [("helm", 1), ("helm4", 3)])
+def test_switching_scaling_on_does_what_the_guide_says(server: Server, tmp_path: Path, program: str, left: int) -> None:
+    """Helm 3 takes the number of pods away, which makes it 1 until the scaler has had a look; Helm 4 leaves it."""
+    config = ("--kubeconfig", server.kubeconfig(tmp_path), "--namespace", NAMESPACE, "--no-hooks")
+    name = f"on-{program}"
+    where = ("--values", CHART / "ci" / "minimal-values.yaml", "--set", "workloads.keys.replicas=3", *config)
+    assert helm("install", name, CHART, *where, program=program).returncode == 0
+    keys = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}-rollcall-keys"
+    assert server.ask(keys).body["spec"]["replicas"] == 3
+    done = helm("upgrade", name, CHART, *where, "--set", "autoscaling.type=hpa", program=program)
+    assert done.returncode == 0, done.stderr
+    assert server.ask(keys).body["spec"]["replicas"] == left
+    helm("uninstall", name, *config, program=program)
+
+
+def test_the_steps_of_the_guide_work_as_written(server: Server, tmp_path: Path) -> None:
+    """The commands of docs/kubernetes.md make a release; only its hooks, which need a kubelet, are left out."""
+    if shutil.which("kubectl") is None:
+        pytest.skip("kubectl is not installed")
+    (tmp_path / "charts").symlink_to(ROOT / "charts")
+    (tmp_path / "values.yaml").write_text(guided("yaml values")[0].replace("REGISTRY", "images.example.com"), "utf-8")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "helm").symlink_to(tool("helm"))
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "KUBECONFIG": str(server.kubeconfig(tmp_path)),
+        "HOME": str(tmp_path),
+    }
+    for block in guided("sh steps"):
+        command = block.replace("helm install", "helm install --no-hooks")
+        done = subprocess.run(
+            ["sh", "-ec", command], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    found = server.ask("/apis/apps/v1/namespaces/rollcall/deployments").body["items"]
+    assert {one["metadata"]["name"] for one in found} == {f"rollcall-{stage}" for stage in ("poll", *STAGES[1:4])}
+    secret = server.ask("/api/v1/namespaces/rollcall/secrets/rollcall").body["data"]
+    assert set(secret) == {"pepper", "dealers"}
+    assert len(base64.b64decode(secret["pepper"])) == 64

@@ -11,7 +11,21 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.rendering import CHART, KUBERNETES, SETS, helm, merged, render, template, thorough, tool, value_set
+from tests.charts.rendering import (
+    CHART,
+    GUIDE,
+    KUBERNETES,
+    SETS,
+    Rendered,
+    guided,
+    helm,
+    merged,
+    render,
+    template,
+    thorough,
+    tool,
+    value_set,
+)
 
 # What kube-score may call critical: an image named by a digest or by a version that is never pushed again need not be
 # pulled each time, and a soft topology spread does what it wants anti-affinity for.
@@ -138,6 +152,24 @@ def test_every_value_is_documented() -> None:
     rows = re.findall(r"^\| `([^`]+)` \|.*\| (.*) \|$", (CHART / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert len(rows) > 80
     assert [name for name, text in rows if not text.strip()] == []
+
+
+@pytest.mark.parametrize("block", guided("yaml values"), ids=lambda text: text.split(":")[0])
+def test_the_values_of_the_guide_are_accepted(block: str) -> None:
+    """Each example of docs/kubernetes.md renders over the least that works."""
+    values = yaml.safe_load(block)
+    listed = {"worker": {"secrets": ["rollcall", "rollcall-kafka", "rollcall-targets"]}}
+    assert render(merged(merged(value_set("minimal"), listed), values)).workloads()
+
+
+def test_what_the_guide_names_is_there(minimal: Rendered) -> None:
+    """Commands, hooks and labels that a person is told to use exist in what is rendered under the guide's name."""
+    text = GUIDE.read_text(encoding="utf-8")
+    names = {manifest["metadata"]["name"].removeprefix("live-") for manifest in minimal.manifests}
+    assert set(re.findall(r"(?:deployment|job)/([a-z-]+)", text)) <= names
+    assert "rollcall/worker" in next(iter(minimal.workloads().values()))["spec"]["template"]["metadata"]["labels"]
+    assert "files/alerts.yaml" in text
+    assert "files/dashboard.json" in text
 
 
 def notes(values: dict[str, Any], base: str = "minimal") -> str:
