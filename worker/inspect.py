@@ -6,7 +6,7 @@ Reads only; needs Kafka and nothing else.
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,12 +14,16 @@ import orjson
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 from rich.table import Table
+from rich.text import Text
 
+from handlers.deletes import undo
+from handlers.deletes.settings import TargetSettings
 from worker.config import Config
 from worker.errors import ConfigError, RollcallError, UnavailableError, UsageError
 from worker.events import header
 from worker.handling import Record
 from worker.kafka import Connection, bounded_stop, plan_topics
+from worker.settings import Secret, SourceSettings
 
 _READ: Final = 2_000
 _ANSWER_POLL: Final = 0.3
@@ -30,21 +34,31 @@ PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "recei
 async def problems(config: Config) -> list[str]:
     """Return everything that would keep workers from running, each with its path and what to do."""
     found: list[str] = []
-    try:
-        config.hasher()
-    except ConfigError as error:
-        found += error.problems
-    for name, source in config.sources.items():
-        for setting, secret in source.settings.secrets().items():
-            try:
-                secret.read()
-            except ValueError as error:
-                found.append(f"sources.{name}.{setting}: {error}")
+    for wanted in (config.hasher, lambda: undo.from_settings(config.file.handlers.deletes)):
+        try:
+            wanted()
+        except ConfigError as error:
+            found += error.problems
+    for path, secret in _secrets(config):
+        try:
+            secret.read()
+        except ValueError as error:
+            found.append(f"{path}: {error}")
     try:
         found += (await plan_topics(config.file.kafka, config.topics)).problems()
-    except (RollcallError, ValueError) as error:
+    except (RollcallError, ValueError, OSError) as error:
         found.append(f"kafka: {error}")
     return found
+
+
+def _secrets(config: Config) -> Iterator[tuple[str, Secret]]:
+    apis: dict[str, SourceSettings | TargetSettings] = {
+        f"sources.{name}": source.settings for name, source in config.sources.items()
+    }
+    apis |= {f"handlers.deletes.targets.{name}": t for name, t in config.file.handlers.deletes.targets.items()}
+    for path, settings in apis.items():
+        for name, secret in settings.secrets().items():
+            yield f"{path}.{name}", secret
 
 
 async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
@@ -111,14 +125,8 @@ def status_table(rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         message = row.get("alarm") or row.get("message") or ""
         what = f"{row.get('kind', '')} {row.get('source') or row.get('name') or ''}".strip()
-        table.add_row(
-            what,
-            str(row.get("state", "")),
-            str(row.get("live", "")),
-            str(row.get("set_aside", "")),
-            str(row.get("at", "")),
-            str(message),
-        )
+        cells = (what, row.get("state"), row.get("live"), row.get("set_aside"), row.get("at"), message)
+        table.add_row(*(Text("" if cell is None else _plain(str(cell))) for cell in cells))
     return table
 
 
@@ -174,22 +182,29 @@ def _line(record: ConsumerRecord, *, pretty: bool) -> str:
         type_ = header(record.headers, "ce_type") or ("null" if record.value is None else "")
         sequence = header(record.headers, "ce_sequence")
         text = (record.value or b"").decode(errors="replace")
-        return f"{moment} {key:<28} {type_} {f'#{sequence}' if sequence else ''} {text[:160]}"
+        return _plain(f"{moment} {key:<28} {type_} {f'#{sequence}' if sequence else ''} {text[:160]}")
     return orjson.dumps({
         "topic": record.topic,
         "partition": record.partition,
         "offset": record.offset,
         "timestamp": record.timestamp,
         "key": key,
-        "headers": {name: value.decode(errors="replace") for name, value in record.headers},
+        "headers": {name: value and value.decode(errors="replace") for name, value in record.headers},
         "value": _json(record.value),
     }).decode()
+
+
+def _plain(text: str) -> str:
+    """Return a text without what could command a terminal: it comes from outside."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _json(value: bytes | None) -> Any:
     if value is None:
         return None
     try:
-        return orjson.loads(value)
+        orjson.loads(value)
     except orjson.JSONDecodeError:
         return value.decode(errors="replace")
+    # As it came, but in one line: what was read may nest too deeply to be written again.
+    return orjson.Fragment(value.replace(b"\n", b" ").replace(b"\r", b" "))
