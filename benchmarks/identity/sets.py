@@ -11,12 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from worker.events import Customer
 from worker.normalize import Normalizer
 from worker.privacy import Hasher
 
+PSEUDOPEOPLE = ("census", "ssa", "tax1040", "w2")
 HASHER = Hasher(b"a pepper for benchmarks")
 FEBRL = {
     "FEBRL1": ("dataset1.csv",),
@@ -53,6 +55,65 @@ def _febrl_customer(source: str, row: Mapping[str, str]) -> Customer:
         postcode=row["postcode"],
         country="AU",
         identifiers=[("soc_sec_id", row["soc_sec_id"])],
+    )
+
+
+def pseudopeople(folder: Path, *, overlay: bool) -> Iterator[tuple[str, Customer]]:
+    """Yield (truth, customer) of the files that `make_pseudopeople.py` wrote into `folder`.
+
+    `overlay` adds what customer systems have and censuses have not: e-mail addresses (some of a whole family), mobile
+    phones and the landline of the household.
+    """
+    households: dict[str, str] = {}
+    rows = [(name, row) for name in PSEUDOPEOPLE for row in _rows(folder / f"{name}.csv")]
+    for _, row in rows:
+        if row.get("household_id"):
+            households.setdefault(row["simulant_id"], row["household_id"])
+    for number, (name, row) in enumerate(rows):
+        person = row["simulant_id"]
+        contacts = _contacts(person, households.get(person, person), number) if overlay else ((), ())
+        yield person, _pseudo_customer(name, number, row, *contacts)
+
+
+def _rows(file: Path) -> Iterator[dict[str, str]]:
+    with file.open(encoding="utf-8") as lines:
+        yield from csv.DictReader(lines)
+
+
+def _contacts(person: str, household: str, record: int) -> tuple[list[str], list[str]]:
+    own, home, here = Random(f"person {person}"), Random(f"home {household}"), Random(f"record {record}")
+    landline, family = f"+1{home.randint(201, 989)}{home.randint(2_000_000, 5_549_999)}", home.random() < 0.15
+    shared = f"family{home.randrange(10**9)}@example.com"
+    email = shared if family and own.random() < 0.7 else f"p{own.randrange(10**9)}@example.com"
+    mobile = f"+1{own.randint(201, 989)}{own.randint(2_000_000, 5_549_999)}"
+    phones = [number for number, share in ((mobile, 0.5), (landline, 0.3)) if here.random() < share]
+    return [email] if here.random() < 0.5 else [], phones
+
+
+def _pseudo_customer(
+    name: str, number: int, row: Mapping[str, str], emails: Iterable[str], phones: Iterable[str]
+) -> Customer:
+    def part(field: str) -> str:
+        return row.get(field) or row.get(f"mailing_address_{field}") or ""
+
+    born = row.get("date_of_birth") or ""
+    if len(born) == 8 and born.isdigit():
+        born = f"{born[:4]}-{born[4:6]}-{born[6:]}"
+    return customer(
+        name,
+        str(number),
+        given=row["first_name"],
+        middle=row.get("middle_initial") or row.get("middle_name") or "",
+        family=row["last_name"],
+        born=born,
+        line1=" ".join(filter(None, (part("street_number"), part("street_name")))),
+        line2=part("unit_number"),
+        city=part("city"),
+        region=part("state"),
+        postcode=part("zipcode"),
+        emails=emails,
+        phones=phones,
+        identifiers=[("ssn", row.get("ssn") or "")],
     )
 
 

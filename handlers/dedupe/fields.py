@@ -8,26 +8,32 @@ from typing import Final
 from rapidfuzz.distance import OSA, JaroWinkler
 
 from handlers.dedupe.comparand import Profile
-from handlers.dedupe.nicknames import related
+from handlers.dedupe.nicknames import KNOWN, related
 from handlers.dedupe.profile import near
 from handlers.dedupe.settings import Vetoes, Weights
 
 _SIMILAR: Final = 0.9
 # One edit in a longer name is a typing error more often than another name.
 _SHORT: Final = 3
+_BOTH: Final = 2
 
 _similarity = JaroWinkler.similarity
 _edits = OSA.distance
 
 
 class Alike(IntEnum):
-    """How much two given names are alike: `SAME` are also short forms, and two letters the wrong way round."""
+    """How much two given names are alike.
+
+    `OTHER` and `DIFFERENT` names are two, the latter with letters in common; `SIMILAR` ones are spelt much alike, and of
+    `MISTYPED` ones only one is a name that people have; short forms are the `SAME`.
+    """
 
     OTHER = 0
     DIFFERENT = 1
     MISSING = 2
     SIMILAR = 3
-    SAME = 4
+    MISTYPED = 4
+    SAME = 5
 
 
 def names(a: Profile, b: Profile, weights: Weights, vetoes: Vetoes) -> tuple[float, float, Alike]:
@@ -51,19 +57,26 @@ def likeness(a: str, b: str, given_below: float) -> Alike:
         return Alike.SAME if a else Alike.MISSING
     if not a or not b or (a[0] == b[0] and 1 in {len(a), len(b)}):
         return Alike.MISSING
-    if related(a, b) or a.partition(" ")[0] == b.partition(" ")[0] or _misspelt(a, b):
+    if related(a, b) or a.partition(" ")[0] == b.partition(" ")[0]:
         return Alike.SAME
     similarity = _similarity(a, b)
-    if similarity >= _SIMILAR or (min(len(a), len(b)) > _SHORT and _edits(a, b) == 1):
-        return Alike.SIMILAR
+    if _spelled_alike(a, b):
+        return Alike.SAME
+    known = (a in KNOWN) + (b in KNOWN)
+    if known < _BOTH and _swapped_letters(a, b):
+        return Alike.SAME
+    if known < _BOTH and (similarity >= _SIMILAR or (min(len(a), len(b)) > _SHORT and _edits(a, b) == 1)):
+        return Alike.MISTYPED if known else Alike.SIMILAR
     return Alike.DIFFERENT if similarity >= given_below else Alike.OTHER
 
 
-def _misspelt(a: str, b: str) -> bool:
-    """Return whether only doubled letters differ (Phillip, Philip) or two letters are the wrong way round."""
-    if len(a) == len(b):
-        return len(a) > _SHORT and _edits(a, b) == 1 and sorted(a) == sorted(b)
-    return [letter for letter, _ in groupby(a)] == [letter for letter, _ in groupby(b)]
+def _spelled_alike(a: str, b: str) -> bool:
+    """Return whether only doubled letters differ: Phillip and Philip."""
+    return a[0] == b[0] and [letter for letter, _ in groupby(a)] == [letter for letter, _ in groupby(b)]
+
+
+def _swapped_letters(a: str, b: str) -> bool:
+    return len(a) == len(b) > _SHORT and _edits(a, b) == 1 and sorted(a) == sorted(b)
 
 
 def _given(a: str, b: str, alike: Alike, weights: Weights) -> float:

@@ -149,7 +149,8 @@ class Scorer:
         if veto == "given_name":
             return edits == 0 and min(a.seen, b.seen) - int(a.born[:4]) >= self._vetoes.grown_up
         apart = abs(int(a.born[:4]) - int(b.born[:4])) if edits > 0 else 0
-        return veto == "birth_date" and alike == Alike.SAME and apart < self._vetoes.generation
+        shortest, longest = self._vetoes.generation
+        return veto == "birth_date" and alike >= Alike.MISTYPED and not shortest <= apart <= longest
 
     def _need(self, a: Profile, b: Profile, alike: Alike, edits: int, place: _Place) -> Need:
         """Return what a pair without a veto needs; `alike` says how much the given names are."""
@@ -158,8 +159,10 @@ class Scorer:
             if namesakes:
                 return Need.STRONG
             return Need.NOTHING if edits == 0 or (edits == 1 and place.near) or place.perhaps else Need.VALUE
-        if alike == Alike.SIMILAR and (edits == 0 or (edits == 1 and place.near)):
+        if alike >= Alike.SIMILAR and (edits == 0 or (edits == 1 and place.near)):
             return Need.NOTHING
+        if alike == Alike.MISTYPED:
+            return Need.NOTHING if place.perhaps else Need.VALUE
         if edits == 0:
             grown_up = min(a.seen, b.seen) - int(a.born[:4]) >= self._vetoes.grown_up
             return Need.NOTHING if place.perhaps and (alike == Alike.MISSING or grown_up) else Need.VALUE

@@ -67,8 +67,9 @@ class Vetoes(Model):
     grown_up: int = Field(
         default=30, ge=0, description="Age from which two birth dates alike in one home are not taken for twins"
     )
-    generation: int = Field(
-        default=14, ge=0, description="Years from which namesakes in one home are taken for parent and child"
+    generation: tuple[int, int] = Field(
+        default=(14, 50),
+        description="Years between namesakes in one home who are taken for parent and child, from and to",
     )
     unique: tuple[str, ...] = Field(
         default=("ssn", "national_id", "organization_number"),
