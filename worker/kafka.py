@@ -10,9 +10,10 @@ Guarantees that aiokafka does not give by itself, each beside the code that give
 
 import asyncio
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar, Final, cast
+from itertools import chain
+from typing import Any, Final, cast
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -30,14 +31,13 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.producer.sender import EndTxnHandler
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
 from aiokafka.structs import OffsetAndMetadata
 
 from worker.errors import FencedError, KafkaUnavailableError, TopicError, TransactionError
 from worker.events import Headers
 from worker.settings import KafkaSettings
 from worker.topics import Found, Plan, Topics, TopicSpec, partition_of, plan
+from worker.wire import TopicsRequest
 
 log = structlog.get_logger()
 
@@ -192,6 +192,12 @@ def _fenced(transactional_id: str) -> FencedError:
     return FencedError(f"the producer {transactional_id} was fenced: another worker owns its partition now")
 
 
+def _seen(future: "asyncio.Future[Any]") -> None:
+    """Take a future's exception: after an earlier failure nobody awaits it, and Python would complain of that."""
+    if not future.cancelled():
+        future.exception()
+
+
 class _EndTxnOnce(EndTxnHandler):  # type: ignore[misc]  # aiokafka has no types
     """EndTxn that is never sent again after an answer was lost."""
 
@@ -264,7 +270,9 @@ class TransactionalProducer:
             for where, batches in list(queues.items()):
                 batch = batches.pop(0)
                 count = batch.record_count()
-                sent.append((where, count, await self._client.send_batch(batch, where[0], partition=where[1])))
+                future = await self._client.send_batch(batch, where[0], partition=where[1])
+                future.add_done_callback(_seen)
+                sent.append((where, count, future))
                 if not batches:
                     del queues[where]
         answers = await asyncio.gather(*(future for _, _, future in sent))
@@ -291,11 +299,23 @@ class TransactionalProducer:
 
     async def close(self) -> None:
         """Close, without waiting for what cannot end."""
-        waiter = self._client._txn_manager._transaction_waiter  # ruff: ignore[private-member-access] - nobody else would take its exception
-        if waiter is not None and waiter.done() and not waiter.cancelled():
-            waiter.exception()
-        await bounded_stop(self._client.stop(), f"producer {self._id}")
-        await bounded_stop(self._client.client.close(), f"connection of {self._id}")
+        await bounded_stop(self._stop(), f"producer {self._id}")
+        for future in self._unwatched():
+            if future.done():
+                _seen(future)
+
+    def _unwatched(self) -> Iterator["asyncio.Future[Any]"]:
+        """Yield aiokafka's own futures that may have failed without anybody awaiting them."""
+        accumulator = self._client._message_accumulator  # ruff: ignore[private-member-access]
+        yield from filter(None, [self._client._txn_manager._transaction_waiter])  # ruff: ignore[private-member-access]
+        for batch in chain(*accumulator._batches.values(), accumulator._pending_batches):  # ruff: ignore[private-member-access]
+            yield batch._drain_waiter  # ruff: ignore[private-member-access]
+
+    async def _stop(self) -> None:
+        try:
+            await self._client.stop()
+        finally:
+            await self._client.client.close()
 
 
 class Admin:
@@ -371,7 +391,7 @@ class Admin:
     async def topic_ids(self, names: Sequence[str]) -> tuple[str, dict[str, str]]:
         """Return the cluster's id and, by name, the ids of topics; raises TopicError for one that does not exist."""
         client = cast("AIOKafkaClient", self._client._client)  # ruff: ignore[private-member-access]
-        response = await client.send(client.get_random_node(), _TopicIdsRequest(names))
+        response = await client.send(client.get_random_node(), TopicsRequest(names))
         ids = {}
         for code, name, topic_id, *_ in response.topics:
             if code:
@@ -398,90 +418,3 @@ async def apply_topics(settings: KafkaSettings, topics: Topics) -> Plan:
 
 
 _NOT_ALLOWED: Final = TopicAuthorizationFailedError
-
-
-class _Uuid:
-    """Kafka's UUID on the wire: sixteen bytes."""
-
-    @classmethod
-    def decode(cls, data: Any) -> bytes:
-        return cast("bytes", data.read(16))
-
-    @classmethod
-    def encode(cls, value: bytes) -> bytes:
-        return value
-
-    @classmethod
-    def repr(cls, value: bytes) -> str:
-        return value.hex()
-
-
-_NAME: Final = CompactString("utf-8")
-
-
-class _TopicIdsResponse(Response):  # type: ignore[misc]
-    """Metadata v10: the first version that names a topic's id (KIP-516); aiokafka stops at v5."""
-
-    API_KEY = 3
-    API_VERSION = 10
-    SCHEMA: ClassVar[Schema] = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "brokers",
-            CompactArray(("node_id", Int32), ("host", _NAME), ("port", Int32), ("rack", _NAME), ("tags", TaggedFields)),
-        ),
-        ("cluster_id", _NAME),
-        ("controller_id", Int32),
-        (
-            "topics",
-            CompactArray(
-                ("error_code", Int16),
-                ("topic", _NAME),
-                ("topic_id", _Uuid),
-                ("is_internal", Boolean),
-                (
-                    "partitions",
-                    CompactArray(
-                        ("error_code", Int16),
-                        ("partition", Int32),
-                        ("leader", Int32),
-                        ("leader_epoch", Int32),
-                        ("replicas", CompactArray(Int32)),
-                        ("isr", CompactArray(Int32)),
-                        ("offline_replicas", CompactArray(Int32)),
-                        ("tags", TaggedFields),
-                    ),
-                ),
-                ("authorized_operations", Int32),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("cluster_authorized_operations", Int32),
-        ("tags", TaggedFields),
-    )
-
-
-class _TopicIdsRequestV10(RequestStruct):  # type: ignore[misc]
-    API_KEY = 3
-    API_VERSION = 10
-    FLEXIBLE_VERSION = True
-    RESPONSE_TYPE = _TopicIdsResponse
-    SCHEMA = Schema(
-        ("topics", CompactArray(("topic_id", _Uuid), ("name", _NAME), ("tags", TaggedFields))),
-        ("allow_auto_topic_creation", Boolean),
-        ("include_cluster_authorized_operations", Boolean),
-        ("include_topic_authorized_operations", Boolean),
-        ("tags", TaggedFields),
-    )
-
-
-class _TopicIdsRequest(Request[_TopicIdsRequestV10]):  # type: ignore[misc]
-    API_KEY = 3
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-
-    def build(self, request_struct_class: type[_TopicIdsRequestV10]) -> _TopicIdsRequestV10:
-        no_id = bytes(16)
-        topics: list[tuple[bytes, str, dict[int, bytes]]] = [(no_id, name, {}) for name in self._names]
-        return request_struct_class(topics, False, False, False, {})

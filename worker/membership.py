@@ -3,15 +3,20 @@
 The member is used for assignment only. A partition given to us starts a task, one kept over a rebalance is
 put on hold meanwhile, one taken away ends. Guarantees:
 
-- a task initialises its producer only while a heartbeat of the current generation has just been answered;
+- a task initialises its producer only while a heartbeat of the current generation has just been answered; until then,
+  and while the group decides anew, its start is put off;
 - a fenced task is dropped and the group joined anew; no second producer with its id is started before that;
+- a partition has one task at a time, and a worker that is stopping takes none up any more;
 - a task that ended by itself is started again, with a growing pause; an error that no retry can help stops the worker;
 - stopping takes no longer than the grace period, and what it had to cut is said.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import structlog
@@ -21,27 +26,38 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import KafkaError
 
 from worker import telemetry
-from worker.errors import ConfigError, FencedError, RollcallError, StateError, TopicError
+from worker.errors import ConfigError, FencedError, KafkaUnavailableError, RollcallError, StateError, TopicError
 from worker.kafka import Connection, bounded_stop
 from worker.task import Task
 
 log = structlog.get_logger()
 
 _POLL_MS: Final = 500
-_PAUSES: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_PAUSES: Final = (0.2, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # by the failures in a row
+_PUT_OFF_SECONDS: Final = 0.5
 # A task that ran this long had recovered: its next failure is a new one.
 _STEADY_SECONDS: Final = 60.0
+# For a task that was cancelled to close its clients: longer than each of them is given (kafka.CLOSE_TIMEOUT).
+_CLOSE_SECONDS: Final = 12.0
 
 Run = Callable[[Task], Awaitable[None]]
 
 
+class _PutOffError(RollcallError):
+    """The group does not confirm just now that a partition is ours: its task cannot start yet."""
+
+
 @dataclass
 class _Owned:
-    """A partition that is ours: the coroutine that works on it and, while it runs, its task."""
+    """A partition that is ours: the coroutine that works on it and, while it runs, its task.
+
+    `granted` is set while the group has given it to us and does not decide anew.
+    """
 
     work: asyncio.Task[None] | None = None
     task: Task | None = None
     failures: int = 0
+    granted: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -75,6 +91,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self._consumer: AIOKafkaConsumer | None = None
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rejoin = asyncio.Event()
+        self._stopping = False
         self.joined = asyncio.Event()
         self.log = log.bind(group=group)
 
@@ -95,16 +112,40 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         return self.joined.is_set() and all(task is not None and task.working for task in tasks)
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Be a member until `stop`; raises what no retry can help."""
+        """Be a member until `stop`; raises what no retry can help.
+
+        After `stop` it takes the grace period at most, and a little for closing what had to be cut.
+        """
+        stopped = asyncio.ensure_future(stop.wait())
+        member = asyncio.ensure_future(self._be_member())
         try:
-            while not stop.is_set():
-                await self._leave()  # where it has to be joined anew
-                await self._join()
-                await self._poll(stop)
+            await asyncio.wait([member, stopped], return_when=asyncio.FIRST_COMPLETED)
+            if member.done():
+                member.result()
         finally:
-            await asyncio.gather(*(self._end(partition, drain=True) for partition in list(self._owned)))
-            await asyncio.gather(*self._closing.values())
-            await self._leave()
+            stopped.cancel()
+            await self._wind_up(member)
+
+    async def _be_member(self) -> None:
+        while True:
+            await self._leave()  # where it has to be joined anew
+            try:
+                await self._join()
+            except KafkaUnavailableError as error:  # it was there when the worker started, and will be again
+                self.log.warning("group_not_joined", reason=error.message)
+                await asyncio.sleep(_PAUSES[-2])
+            else:
+                await self._poll()
+
+    async def _wind_up(self, member: "asyncio.Future[None]") -> None:
+        """Drain the tasks as a member still, then leave."""
+        self._stopping = True
+        await asyncio.gather(*(self._end(partition, drain=True) for partition in list(self._owned)))
+        if self._closing:
+            await asyncio.wait(self._closing.values(), timeout=_CLOSE_SECONDS)
+        member.cancel()
+        await asyncio.wait([member], timeout=_CLOSE_SECONDS)
+        await self._leave()
 
     async def _join(self) -> None:
         settings = self._connection.settings
@@ -126,9 +167,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             await self.on_partitions_revoked(())  # aiokafka does not call it on stop()
             await bounded_stop(consumer.stop(), f"member of {self._group}")
 
-    async def _poll(self, stop: asyncio.Event) -> None:
-        """Keep the membership alive until `stop`, or until it has to be made anew."""
-        while not (stop.is_set() or self._rejoin.is_set()):
+    async def _poll(self) -> None:
+        """Keep the membership alive until it has to be made anew."""
+        while not self._rejoin.is_set():
             if self._fatal.done():
                 self._fatal.result()
             consumer = self._consumer
@@ -145,6 +186,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:  # ruff: ignore[unused-method-argument] - aiokafka's contract
         """Put every task on hold: the group decides anew."""
         self._assigned = set()
+        for owned in self._owned.values():
+            owned.granted.clear()
         timeout = self._connection.settings.commit_timeout
         await asyncio.gather(*(task.hold(timeout) for task in self.tasks.values()))
 
@@ -157,26 +200,33 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         gone = [partition for partition in self._owned if partition not in mine]
         self.log.info("partitions_assigned", partitions=sorted(mine), gone=sorted(gone))
         for partition in gone:
-            self._closing[partition] = asyncio.ensure_future(self._end(partition, drain=False))
-        for partition in mine:
+            closing = self._closing[partition] = asyncio.ensure_future(self._end(partition, drain=False))
+            closing.add_done_callback(partial(self._closed, partition))
+        for partition in () if self._stopping else mine:
             owned = self._owned.get(partition)
             if owned is None or owned.work is None or owned.work.done():
-                self._start(partition)
-            elif owned.task is not None:
+                owned = self._start(partition)
+            owned.granted.set()
+            if owned.task is not None:
                 owned.task.resume()
         self.joined.set()
+
+    def _closed(self, partition: int, done: "asyncio.Future[None]") -> None:
+        if self._closing.get(partition) is done:
+            del self._closing[partition]
 
     def _note(self, done: "asyncio.Future[None]") -> None:
         if not done.cancelled() and (error := done.exception()) is not None and not self._fatal.done():
             self._fatal.set_exception(error)
 
-    def _start(self, partition: int) -> None:
+    def _start(self, partition: int) -> _Owned:
         owned = self._owned[partition] = _Owned()
         owned.work = asyncio.ensure_future(self._own(partition, owned))
         owned.work.add_done_callback(self._note)
+        return owned
 
     async def confirm(self, partition: int) -> None:
-        """Raise FencedError unless the group, asked just now, counts us as the owner of `partition`."""
+        """Raise _PutOffError unless the group, asked just now, counts us as the owner of `partition`."""
         consumer = self._consumer
         answered = False
         if consumer is not None and partition in self._assigned:
@@ -186,65 +236,77 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             except TimeoutError:
                 answered = False
         if not (answered and consumer is self._consumer and partition in self._assigned):
-            message = f"partition {partition} of {self._topic} is not ours any more"
-            raise FencedError(message)
+            message = f"the group does not confirm just now that partition {partition} of {self._topic} is ours"
+            raise _PutOffError(message)
 
     async def _own(self, partition: int, owned: _Owned) -> None:
         """Work on a partition for as long as it is ours, starting its task again when it fails."""
-        loop = asyncio.get_running_loop()
-        if (closing := self._closing.pop(partition, None)) is not None:
-            await closing  # it was ours a moment ago: its store is still open
-        while not owned.stopping.is_set():
-            started = loop.time()
+        if (closing := self._closing.get(partition)) is not None:
+            await asyncio.wait([closing])  # it was ours a moment ago: its store is still open
+        while await self._granted(owned):
+            started = time.monotonic()
             task = self._make(partition)
             try:
-                await task.start(lambda: self.confirm(partition))
-                owned.task = task
-                telemetry.TASKS.labels(task.stage).inc()
-                if partition not in self._assigned:
-                    await task.hold(0)
-                await self._run(task)
+                await self._work(partition, owned, task)
             except FencedError as error:
                 task.log.warning("task_fenced", reason=error.message)
                 telemetry.TASK_STARTS.labels(task.stage, "fenced").inc()
                 self._rejoin.set()
                 return
+            except _PutOffError as error:
+                task.log.info("task_start_put_off", reason=error.message)
+                await self._pause(owned, _PUT_OFF_SECONDS)
+                continue
             except (ConfigError, TopicError, StateError):
                 raise
             except RollcallError as error:
                 task.log.warning("task_failed", error=type(error).__name__, reason=error.message)
             except (KafkaError, OSError, TimeoutError) as error:
                 task.log.warning("task_failed", error=type(error).__name__)
-            finally:
-                if owned.task is not None:
-                    owned.task = None
-                    telemetry.TASKS.labels(task.stage).dec()
-                await task.close()
-            if owned.stopping.is_set():
-                return
-            owned.failures = 0 if loop.time() - started > _STEADY_SECONDS else owned.failures + 1
-            telemetry.TASK_STARTS.labels(task.stage, "failed").inc()
-            await self._pause(owned)
+            owned.failures = 0 if time.monotonic() - started > _STEADY_SECONDS else owned.failures + 1
+            if not owned.stopping.is_set():
+                telemetry.TASK_STARTS.labels(task.stage, "failed").inc()
+                await self._pause(owned, _PAUSES[min(owned.failures, len(_PAUSES) - 1)])
 
-    async def _pause(self, owned: _Owned) -> None:
-        seconds = _PAUSES[min(owned.failures, len(_PAUSES)) - 1]
+    async def _granted(self, owned: _Owned) -> bool:
+        """Wait while the group decides anew; return whether to work on the partition."""
+        await owned.granted.wait()
+        return not owned.stopping.is_set()
+
+    async def _work(self, partition: int, owned: _Owned, task: Task) -> None:
+        """Start a task, work on it, and close it in any case."""
         try:
+            await task.start(lambda: self.confirm(partition))
+            owned.task = task
+            telemetry.TASKS.labels(task.stage).inc()
+            if not owned.granted.is_set():
+                await task.hold(0)
+            await self._run(task)
+        finally:
+            if owned.task is not None:
+                owned.task = None
+                telemetry.TASKS.labels(task.stage).dec()
+            await task.close()
+
+    async def _pause(self, owned: _Owned, seconds: float) -> None:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await owned.stopping.wait()
-        except TimeoutError:
-            return
 
     async def _end(self, partition: int, *, drain: bool) -> None:
         """End the work on a partition; with `drain` it may finish what it has begun, within the grace period."""
         owned = self._owned.pop(partition)
         owned.stopping.set()
+        owned.granted.set()
         if owned.work is None or owned.work.done():
             return
         if drain and owned.task is not None:
             owned.task.stopping.set()
             await asyncio.wait([owned.work], timeout=self._grace)
-        if not owned.work.done():
-            if drain:
+            if not owned.work.done():
                 self.log.warning("task_cut_short", partition=partition, after_seconds=self._grace)
+        if not owned.work.done():
             owned.work.cancel()
-            await asyncio.wait([owned.work], timeout=self._grace)
+            await asyncio.wait([owned.work], timeout=_CLOSE_SECONDS)
+        if not owned.work.done():
+            self.log.error("task_abandoned", partition=partition, after_seconds=_CLOSE_SECONDS)

@@ -5,11 +5,13 @@ grace period, saying what it had to cut.
 """
 
 import asyncio
+import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiohttp import web
@@ -19,11 +21,12 @@ import handlers
 from worker import state, telemetry
 from worker.config import Config
 from worker.consumer import HandlerLoop, Lanes
+from worker.control import Control
 from worker.detection import Detector
 from worker.errors import ConfigError, TopicError
 from worker.handling import Handler
 from worker.http import Lane
-from worker.kafka import Connection, plan_topics
+from worker.kafka import CLOSE_TIMEOUT, Connection, plan_topics
 from worker.membership import Membership
 from worker.poller import Source
 from worker.privacy import Hasher
@@ -34,6 +37,11 @@ log = structlog.get_logger()
 
 POLL: Final = "poll"
 POLL_VERSION: Final = 1
+# Beyond the grace period: for closing what had to be cut.
+_OVERDUE_SECONDS: Final = 15.0
+
+Result = TypeVar("Result")
+Ids = tuple[str, dict[str, str]]  # of the cluster, and of the topics by name
 
 
 class Probes:
@@ -52,7 +60,7 @@ class Probes:
         app.router.add_get("/livez", self._live)
         app.router.add_get("/readyz", self._ready)
         app.router.add_get("/metrics", self._metrics)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self._host, self._port)
         try:
@@ -92,20 +100,58 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
     if sys.flags.optimize:
         raise ConfigError(["Python runs with -O, which removes checks that aiokafka's transactions rest on"])
     stopping = stop or asyncio.Event()
+
+    def asked_to_stop() -> None:
+        if not stopping.is_set():
+            log.info("stopping", grace_seconds=config.file.grace)
+            _leave_after(config.file.grace + _OVERDUE_SECONDS)
+        stopping.set()
+
     for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, stopping.set)
+        asyncio.get_running_loop().add_signal_handler(name, asked_to_stop)
     hasher = config.hasher()
     connection = Connection(config.file.kafka)
-    cluster_id, topic_ids = await _topics_in_order(config, connection, stages)
+    ids = await _unless(stopping, _topics_in_order(config, connection, stages))
+    if ids is not None:
+        await _serve(config, stages, (connection, hasher, ids), stopping)
+    log.info("stopped")
+
+
+def _leave_after(seconds: float) -> None:
+    """End the process by then in any case: the last resort, where something that is not ours does not end."""
+
+    def leave() -> None:
+        log.error("stop_overdue", after_seconds=seconds)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()
+
+
+async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result | None:
+    """Return the result of `work`, or None where the worker is asked to stop before that."""
+    working, stopped = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        for one in (working, stopped):
+            one.cancel()
+        await asyncio.wait([working, stopped], timeout=CLOSE_TIMEOUT)
+
+
+async def _serve(
+    config: Config, stages: Sequence[str], given: tuple[Connection, Hasher, Ids], stopping: asyncio.Event
+) -> None:
+    connection, hasher, ids = given
     folder, lock = state.claim(config.file.state_dir)
     log.info("starting", stages=list(stages), prefix=config.file.prefix, state=str(folder))
     ways = handlers.lanes(config.file.handlers) if "executor" in stages else {}
     lanes = {name: Lane(name, target, authorize) for name, (target, authorize) in ways.items()}
     try:
         memberships = [
-            _membership(
-                config, connection, stage, _spec(config, stage, folder, (cluster_id, topic_ids), hasher), hasher, lanes
-            )
+            _membership(config, connection, stage, _spec(config, stage, folder, ids, hasher), hasher, lanes)
             for stage in stages
         ]
         await _run(config, memberships, stopping)
@@ -113,7 +159,6 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
         for lane in lanes.values():
             await lane.close()
         lock.close()
-    log.info("stopped")
 
 
 async def _run(config: Config, memberships: Sequence[Membership], stopping: asyncio.Event) -> None:
@@ -130,7 +175,7 @@ async def _run(config: Config, memberships: Sequence[Membership], stopping: asyn
         await probes.stop()
 
 
-async def _topics_in_order(config: Config, connection: Connection, stages: Sequence[str]) -> tuple[str, dict[str, str]]:
+async def _topics_in_order(config: Config, connection: Connection, stages: Sequence[str]) -> Ids:
     """Return the cluster's id and the ids of the state topics; raises TopicError unless every topic is as declared."""
     wanted = await plan_topics(config.file.kafka, config.topics)
     if not wanted.empty:
@@ -141,7 +186,7 @@ async def _topics_in_order(config: Config, connection: Connection, stages: Seque
         return await admin.topic_ids([config.topics.state(stage) for stage in stages])
 
 
-def _spec(config: Config, stage: str, folder: Path, ids: tuple[str, dict[str, str]], hasher: Hasher) -> TaskSpec:
+def _spec(config: Config, stage: str, folder: Path, ids: Ids, hasher: Hasher) -> TaskSpec:
     version = POLL_VERSION if stage == POLL else handlers.version(stage, config.file.handlers, config.topics, hasher)
     cluster_id, topic_ids = ids
     return TaskSpec(stage, version, folder, cluster_id, topic_ids[config.topics.state(stage)])
@@ -169,27 +214,28 @@ def _membership(
 def _poll(config: Config, hasher: Hasher) -> Callable[[Task], Awaitable[None]]:
     async def run(task: Task) -> None:
         task.working = True
-        mine = [
-            name
+        sources = {
+            name: _source(name, config, hasher, task)
             for name in config.sources
             if partition_of(name.encode(), config.file.kafka.partitions) == task.partition
-        ]
-        sources = []
-        for name in mine:
-            source = config.sources[name]
-            detector = Detector(name, source.adapter, source.settings, hasher, config.topics)
-            sources.append(asyncio.ensure_future(Source(name, source.adapter, source.settings, detector, task).run()))
-        if not sources:
-            await task.stopping.wait()
-            return
+        }
+        control = Control(task, sources)
+        await control.prepare()
+        running = [asyncio.ensure_future(work) for work in (control.run(), *(one.run() for one in sources.values()))]
         try:
-            await asyncio.gather(*sources)
+            await asyncio.gather(*running)
         finally:
-            for one in sources:
+            for one in running:
                 one.cancel()
-            await asyncio.gather(*sources, return_exceptions=True)
+            await asyncio.gather(*running, return_exceptions=True)
 
     return run
+
+
+def _source(name: str, config: Config, hasher: Hasher, task: Task) -> Source:
+    source = config.sources[name]
+    detector = Detector(name, source.adapter, source.settings, hasher, config.topics)
+    return Source(name, source.adapter, source.settings, detector, task)
 
 
 def _handle(make: Callable[[], Handler], lanes: Lanes) -> Callable[[Task], Awaitable[None]]:

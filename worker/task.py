@@ -143,9 +143,9 @@ class Task:
         return self._store
 
     async def start(self, confirm: Callable[[], Awaitable[None]]) -> None:
-        """Fence, then restore. `confirm` raises FencedError unless the group counts us as the owner right now.
+        """Fence, then restore. `confirm` raises a RollcallError unless the group counts us as the owner right now.
 
-        Raises FencedError, KafkaUnavailableError, StateError.
+        Raises that, FencedError, KafkaUnavailableError, StateError.
         """
         await confirm()
         self._producer = await self.connection.producer(self.topics.transactional_id(self.stage, self.partition))
@@ -300,7 +300,9 @@ class Task:
     async def close(self) -> None:
         """Close the producer (an open transaction is left to the successor, who ends it) and the store."""
         self.end(TransactionError("the task was closed"))
-        if self._producer is not None:
-            await self._producer.close()
-        if self._store is not None:
-            self._store.close()
+        try:
+            if self._producer is not None:
+                await self._producer.close()
+        finally:  # also where this is cut short: a store is open once, or the next task finds it taken
+            if self._store is not None:
+                self._store.close()

@@ -1,0 +1,139 @@
+"""What a membership guarantees over rebalances and on the way down, on a real broker."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.integration.conftest import PARTITIONS, Deployment, owner
+from worker.membership import Membership
+from worker.task import Task
+
+SECONDS = 40.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+
+
+@dataclass
+class Worker:
+    """A member of the group of pollers, as a worker process has it."""
+
+    deployment: Deployment
+    name: str
+    made: list[Task] = field(default_factory=list)
+    release: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        """Make the member."""
+        topics = self.deployment.topics
+        args = self.deployment.connection, topics.group("poll"), topics.state("poll"), self._make, self._run
+        self.member = Membership(*args, grace=SECONDS)
+        self.serving: asyncio.Future[None] | None = None
+
+    def _make(self, partition: int) -> Task:
+        task = self.deployment.task("poll", partition, folder=self.name)
+        self.made.append(task)
+        return task
+
+    async def _run(self, task: Task) -> None:
+        task.working = True
+        await task.stopping.wait()
+        await self.release.wait()
+
+    @property
+    def partitions(self) -> set[int]:
+        """Return the partitions that it works on."""
+        return {partition for partition, task in self.member.tasks.items() if task.working}
+
+    def start(self) -> None:
+        """Begin to serve."""
+        self.serving = asyncio.ensure_future(self.member.serve(self.stop))
+
+    async def end(self) -> None:
+        """Stop, and wait until it has ended."""
+        self.stop.set()
+        self.release.set()
+        if self.serving is not None:
+            await self.serving
+
+
+@asynccontextmanager
+async def workers(deployment: Deployment, *names: str) -> AsyncIterator[list[Worker]]:
+    """Run members until all partitions are worked on."""
+    running = [Worker(deployment, name) for name in names]
+    for worker in running:
+        worker.start()
+    try:
+        await until(lambda: sum(len(worker.partitions) for worker in running) == PARTITIONS)
+        await until(lambda: all(worker.partitions for worker in running))
+        yield running
+    finally:
+        await asyncio.gather(*(worker.end() for worker in running))
+
+
+async def test_a_worker_that_drains_takes_nothing_up_any_more(deployment: Deployment) -> None:
+    """The group gives it the partitions of a worker that left; they stay with nobody until it has left too."""
+    async with workers(deployment, "first", "second") as (first, second):
+        first.stop.set()
+        assigned = first.member._assigned
+        await second.end()
+        await until(lambda: first.member._assigned not in (assigned, set()))
+        assert len(first.member._assigned) == PARTITIONS
+        made = len(first.made)
+        await first.end()
+        assert len(first.made) == made
+        assert first.member.tasks == {}
+
+
+async def test_an_unanswered_heartbeat_puts_a_start_off(deployment: Deployment) -> None:
+    """A coordinator that is away for a moment does not make the worker leave the group and all its partitions."""
+    worker = Worker(deployment, "only")
+    worker.start()
+    try:
+        await until(lambda: worker.member._consumer is not None)
+        consumer = worker.member._consumer
+        coordinator = consumer._coordinator
+        beat, silent = coordinator._do_heartbeat, [False] * 3
+
+        async def heartbeat() -> bool:
+            return silent.pop() if silent else await beat()
+
+        coordinator._do_heartbeat = heartbeat
+        await until(lambda: worker.partitions == set(range(PARTITIONS)))
+        assert worker.member._consumer is consumer
+    finally:
+        await worker.end()
+
+
+async def test_a_close_that_is_cut_short_closes_the_store(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task cancelled while its producer closes leaves no open store behind: the next one could not open it."""
+
+    async def never() -> None:
+        await asyncio.Event().wait()
+
+    task = deployment.task("poll")
+    await task.start(owner)
+    await task.transact(lambda tx: tx.put(b"a", b"1"))
+    with monkeypatch.context() as patch:
+        patch.setattr(task._producer, "close", never)
+        closing = asyncio.ensure_future(task.close())
+        await asyncio.wait([closing], timeout=0.1)
+        closing.cancel()
+        await asyncio.wait([closing])
+    again = deployment.task("poll")
+    await again.start(owner)
+    assert again.store.wiped is None
+    await again.close()
+    await task._producer.close()
