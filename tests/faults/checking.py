@@ -146,7 +146,9 @@ def check_positions(verdict: Verdict, log: Log, topics: Topics) -> None:
         for record in records:
             if record.key.startswith("\x00p/") and record.value is not None:
                 if int(record.value) < last.get(record.key, 0):
-                    verdict.say(FENCED, f"{where.topic}/{where.partition}: {record.key[1:]} back from {last[record.key]}")
+                    verdict.say(
+                        FENCED, f"{where.topic}/{where.partition}: {record.key[1:]} back from {last[record.key]}"
+                    )
                 last[record.key] = int(record.value)
             elif record.key.startswith("s/") and record.value is not None:
                 scans = sum(orjson.loads(record.value)["scans"].values())
@@ -160,7 +162,9 @@ def check_readers(verdict: Verdict, along: Mapping[TopicPartition, list[tuple[in
     for where, records in log.items():
         seen = along.get(where)
         if seen is not None and seen != [(record.offset, record.digest) for record in records]:
-            verdict.say(READERS, f"{where.topic}/{where.partition}: {len(seen)} records along, {len(records)} at the end")
+            verdict.say(
+                READERS, f"{where.topic}/{where.partition}: {len(seen)} records along, {len(records)} at the end"
+            )
 
 
 def check_clusters(verdict: Verdict, latest: Mapping[str, Any], clusters: Mapping[str, Any], pepper: str) -> None:

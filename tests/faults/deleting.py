@@ -101,7 +101,11 @@ def _check_delete(
     world: World,
 ) -> None:
     what = f"DELETE of {delete.customer}"
-    looks = [at for at, customer, status in world.shop.looks if customer == delete.customer and status == 200 and at < delete.at]
+    looks = [
+        at
+        for at, customer, status in world.shop.looks
+        if customer == delete.customer and status == 200 and at < delete.at
+    ]
     covering = [receipt for receipt in receipts if _seconds(receipt["requested_at"]) - _skew() / 1000 <= delete.at]
     if not covering:
         verdict.say(DELETES, f"{what}: no receipt speaks of it")

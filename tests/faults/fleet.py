@@ -83,7 +83,9 @@ class Fleet:
     def running(self, role: str | None = None) -> list[Worker]:
         """Return the workers that run and that no fault is at work on."""
         return [
-            worker for worker in self.workers.values() if worker.runs and not worker.busy and role in {None, worker.role}
+            worker
+            for worker in self.workers.values()
+            if worker.runs and not worker.busy and role in {None, worker.role}
         ]
 
     async def start(self, name: str) -> Worker:

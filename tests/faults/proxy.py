@@ -62,7 +62,7 @@ class Network:
             if (trap.key, trap.side) == (key, side) and not trap.caught.done():
                 self.traps.remove(trap)
                 trap.caught.set_result(port)
-                return await trap.verdict
+                return await asyncio.shield(trap.verdict)  # the client may go before
         return True
 
 

@@ -50,10 +50,21 @@ def lines(run: "Run", rows: list[Row]) -> list[str]:
         *((kind, "0") for kind in KINDS if kind not in verdict.counts()),
         ("recovery after a spaced fault: faults, median, longest", _times(times)),
         ("until all was right after the last write", f"{run.settled:.0f} s"),
-        *((f"RssAnon of a {row.role}: early, late, most", f"{row.early:.0f}, {row.late:.0f}, {row.most:.0f} MB") for row in rows),
+        *(
+            (f"RssAnon of a {row.role}: early, late, most", f"{row.early:.0f}, {row.late:.0f}, {row.most:.0f} MB")
+            for row in rows
+        ),
     ]
     faults = [f"| {kind} | {count} |" for kind, count in sorted(run.faults.items())]
-    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in shown), "", "| fault | times |", "|---|---|", *faults]
+    return [
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in shown),
+        "",
+        "| fault | times |",
+        "|---|---|",
+        *faults,
+    ]
 
 
 def _times(times: list[float]) -> str:
@@ -65,7 +76,12 @@ def show(run: "Run", rows: list[Row]) -> None:
     print("\n".join(lines(run, rows)))
     for kind, took in sorted(run.recoveries, key=lambda one: -one[1])[:5]:
         print(f"slow: {kind}: {took:.1f} s")
-    for name, found in [("stuck", run.stuck), ("dead", run.dead), ("faults that failed", run.failed), ("raw lines", run.complaints)]:
+    for name, found in [
+        ("stuck", run.stuck),
+        ("dead", run.dead),
+        ("faults that failed", run.failed),
+        ("raw lines", run.complaints),
+    ]:
         for text in found[:20]:
             print(f"{name}: {text}")
     for kind, found in run.verdict.wrong.items():

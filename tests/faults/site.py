@@ -204,12 +204,17 @@ async def site(folder: Path, *, seed: int, customers: int, workers: Mapping[str,
         fleet = Fleet(folder, content, ROOT)
         stack.push_async_callback(fleet.stop_all)
         follower = Follower(inside, [], events=topics.events)
-        running = Site(folder, checked, world, kafka, network, relays, fleet, follower, inside, _NODES - 1 if small else None)
+        running = Site(
+            folder, checked, world, kafka, network, relays, fleet, follower, inside, _NODES - 1 if small else None
+        )
         read = (topics.events, topics.latest, topics.receipts, topics.keys, topics.links, topics.requests)
         follower.where = running.where(*read)
         following = asyncio.ensure_future(follower.run())
         stack.push_async_callback(_cancelled, following)
-        for role in ("handler", "poller"):  # handlers first: what was deleted before they came is none of their business
+        for role in (
+            "handler",
+            "poller",
+        ):  # handlers first: what was deleted before they came is none of their business
             for number in range(1, workers[role] + 1):
                 await fleet.start(f"{role}-{number}")
             await _ready(fleet, role)
@@ -225,8 +230,14 @@ async def _ready(fleet: Fleet, role: str) -> None:
     """Wait until every task of a role has been taken up."""
     wanted = PARTITIONS * (1 if role == "poller" else 5)
     async with asyncio.timeout(120):
-        while len({(event["stage"], event["partition"]) for name, event in fleet.events()
-                   if event["event"] == "task_restored" and name.startswith(role)}) < wanted:
+        while (
+            len({
+                (event["stage"], event["partition"])
+                for name, event in fleet.events()
+                if event["event"] == "task_restored" and name.startswith(role)
+            })
+            < wanted
+        ):
             if dead := fleet.dead():
                 raise AssertionError(dead)
             await asyncio.sleep(0.3)

@@ -191,9 +191,7 @@ def main() -> int:
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # our readers live through the faults too
     with tempfile.TemporaryDirectory(prefix="rollcall-soak-", ignore_cleanup_errors=True) as temporary:
         folder = given.keep or Path(temporary)
-        run, memory = asyncio.run(
-            soak(folder, seed=given.seed, seconds=given.seconds, rate=given.rate, verbose=True)
-        )
+        run, memory = asyncio.run(soak(folder, seed=given.seed, seconds=given.seconds, rate=given.rate, verbose=True))
     report.show(run, memory)
     return 0 if run.well else 1
 

@@ -265,7 +265,13 @@ class World:
         sim, mark = self.upstreams[name].sim, f"{self._notes:06d}"
         match sim.kind:
             case "drivly":
-                sim.update(row.id, {"consumerStatus": self.random.choice(("NEW", "ACTIVE", "SOLD", "LOST")), "companyServiceOrders": mark})
+                sim.update(
+                    row.id,
+                    {
+                        "consumerStatus": self.random.choice(("NEW", "ACTIVE", "SOLD", "LOST")),
+                        "companyServiceOrders": mark,
+                    },
+                )
             case "dintero":
                 sim.update(row.id, {"favorite_store": f"store-{mark}"})
             case _:
