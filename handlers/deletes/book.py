@@ -46,7 +46,7 @@ def number(value: int) -> bytes:
 class Runtime:
     """A target as it is at present. Times are milliseconds since the epoch."""
 
-    calls: int = 0  # under way
+    slots: int = 0  # deletions with a call under way, or waiting for a canary
     asked: int = 0  # checks under way or vouched for
     wait_until: int = 0
     laters: int = 0  # answers 'later' in a row
@@ -196,8 +196,8 @@ class Book:
 
     def _count(self, target: str, queue: str, by: int) -> None:
         runtime = self.runtime(target)
-        if queue == "a":
-            runtime.calls += by
+        if queue in {"a", "e"}:
+            runtime.slots += by
         elif queue in {"k", "y"}:
             runtime.asked += by
 

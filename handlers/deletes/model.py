@@ -104,6 +104,7 @@ class Deletion:
     tries: int = 0  # of looking, since the last DELETE
     failures: int = 0  # for the back-off
     published: str | None = None
+    doubt: str | None = None  # why a person has to decide once the canary is found; None: the customer is gone then
     undo: str | None = None
     verified: int | None = None  # when a look-up showed that it is gone
     attempts: list[Attempt] = field(default_factory=list)

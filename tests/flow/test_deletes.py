@@ -346,6 +346,21 @@ def test_an_echo_is_known_after_a_crash_in_the_middle_of_the_call() -> None:
     assert world.systems["erp"].calls == []
 
 
+def test_an_echo_that_nobody_remembers_is_held() -> None:
+    """The executor's state was lost between our DELETE and its echo: a person decides."""
+    world = World(chain())
+    world.systems["crm"].add("1")
+    world.systems["erp"].add("1")
+    world.deleted("shop", "1")
+    world.settle()
+    world.harness.forget("executor")
+    world.deleted("crm", "1", "gone")
+    world.settle()
+    assert world.states()["erp/1"] == "HELD"
+    assert "echo" in world.ledger()["erp/1"]["reason"]
+    assert world.systems["erp"].calls == []
+
+
 def test_a_deletion_of_the_same_customer_later_on_is_no_echo() -> None:
     """Deleted by us, created anew there, deleted by somebody else: that deletion is carried on."""
     world = World(chain())
@@ -490,7 +505,8 @@ def test_a_change_at_the_target_that_was_published_calls_it_off_where_there_is_n
 def test_a_look_up_of_somebody_else_is_not_taken_for_the_customer() -> None:
     """An answer with another id blocks the request."""
     world = World(simple())
-    world.systems["crm"].fault = lambda call: Reply(200, body=orjson.dumps({"id": "2"}))
+    other = Reply(200, body=orjson.dumps({"id": "2"}))
+    world.systems["crm"].fault = lambda call: other if call.path == "/customers/1" else None
     world.deleted("shop", "1")
     world.settle()
     assert world.outcomes() == {"crm/1": "BLOCKED"}

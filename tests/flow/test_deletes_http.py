@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import orjson
 import pytest
 
 from tests.flow.deletes_world import World, drivly, http, route, simple, with_lookup
@@ -560,9 +559,44 @@ def test_a_configured_target_is_spoken_to_as_configured() -> None:
 
 
 def test_an_answer_that_is_no_json_blocks_rather_than_guesses() -> None:
-    """A look-up that cannot be read shows neither the customer nor its absence."""
+    """A look-up that cannot be read shows neither the customer nor its absence: a person has to look."""
     world = one()
-    world.systems["crm"].fault = always(Reply(200, body=b"<html>"), "GET")
+    page = Reply(200, body=b"<html>")
+    world.systems["crm"].fault = lambda call: page if call.path == "/customers/1" else None
     world.settle()
     assert world.outcomes() == {"crm/1": "BLOCKED"}
-    assert orjson.loads(world.harness.records(world.topics.receipts)[0].value or b"")["attempts"] == []
+    assert world.receipt("1")["attempts"] == []
+
+
+def test_a_page_that_stands_before_the_whole_target_pauses_it() -> None:
+    """Where the canary cannot be read either, it is not this one customer that a person has to look at."""
+    world = one()
+    world.systems["crm"].fault = always(Reply(200, body=b"<html>"))
+    world.settle(10)
+    assert world.receipts() == []
+    assert world.status("target/crm")["state"] == "paused"
+    world.systems["crm"].fault = lambda _: None
+    world.settle(10)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+
+
+def test_an_accepted_deletion_is_not_believed_while_everything_is_404() -> None:
+    """The canary counts for it as well."""
+    world = one(with_lookup())
+    world.systems["crm"].fault = once(Reply(202))
+    world.settle(1.05)
+    world.systems["crm"].fault = always(Reply(404))
+    world.settle(10)
+    assert world.states() == {"crm/1": "ACCEPTED"}
+    world.systems["crm"].fault = lambda _: None
+    del world.systems["crm"].rows["1"]
+    world.settle(20)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+
+
+def test_retry_after_nothing_is_no_busy_loop() -> None:
+    """A target that says 0 is asked once a second at most."""
+    world = one()
+    world.systems["crm"].fault = always(Reply(429, {"retry-after": "0"}), "DELETE")
+    world.settle(3)
+    assert 40 < len(world.systems["crm"].deletes()) < 130

@@ -1,0 +1,142 @@
+"""What the executor asks of others: the requests stage's word, look-ups, the DELETE itself, canaries.
+
+Every call moves its deletion, or its target's canary, first: whatever is sent was committed before.
+"""
+
+from typing import Final
+
+import orjson
+
+from handlers.deletes.health import Health
+from handlers.deletes.life import Life
+from handlers.deletes.machine import Event, State
+from handlers.deletes.model import Deletion, Role, person, send_check
+from handlers.deletes.targets.contract import Ask, Found, Target
+from worker.handling import Call
+
+CANARY: Final = "canary:"
+UNKNOWN: Final = "it is not known whether it was done, and the target has no look-up"
+_UNDO_BYTES: Final = 256 * 1024
+
+
+class Calls:
+    """The calls of one executor, within one transaction, at one moment."""
+
+    def __init__(self, life: Life, health: Health) -> None:
+        """Work on the deletions of `life`."""
+        self._life = life
+        self._book = life.book
+        self._health = health
+        self._settings = life.kit.settings
+
+    def check(self, deletion: Deletion) -> None:
+        """Ask the requests stage whether a deletion is still wanted, in view of every customer it is about."""
+        request, sources = deletion.request, self._life.kit.sources
+        hops: list[tuple[Role, str]] = [("origin", f"{request['source']}/{request['origin']}")]
+        if sources is None or request["target"] in sources:
+            hops.append(("subject", f"{request['target']}/{request['customer']}"))
+        if request["winner"] is not None:
+            hops.append(("winner", f"{request['target']}/{request['winner']}"))
+        deletion.serial += 1
+        self._book.put(deletion, "k", self._life.now)
+        send_check(self._life.tx, self._life.kit.topics.requests, request, hops, deletion.serial)
+
+    def take_up(self, target: Target, deletion: Deletion) -> None:
+        """Look a customer up, before the DELETE or after one; where there is no look-up, do what that leaves."""
+        if deletion.state == State.CHECKING:
+            self._life.must(deletion, Event.VOUCH)
+        customer = deletion.request["customer"]
+        if customer is None or not target.valid(customer):
+            self.block(deletion, "the id is not one that this target gives out")
+            return
+        ask = target.lookup(customer)
+        if ask is not None:
+            self._call(deletion, ask)
+        elif deletion.state != State.LOOKING:
+            self.block(deletion, UNKNOWN)
+        elif deletion.request["authority"] == "duplicate":
+            self.block(deletion, "the target has no look-up: a duplicate's relations cannot be seen")
+        else:
+            self.execute(target, deletion, None)
+
+    def execute(self, target: Target, deletion: Deletion, found: Found | None) -> None:
+        """Commit to the DELETE; it is sent once this transaction is committed."""
+        request, life = deletion.request, self._life
+        if request["dry_run"]:
+            life.must(deletion, Event.REHEARSE)
+            life.end(deletion)
+            return
+        if not self._copy(deletion, found):
+            self.block(deletion, "the record is too large for an undo copy")
+            return
+        life.must(deletion, Event.EXECUTE)
+        deletion.sent, deletion.tries = life.now, 0
+        own = {"request": request["id"], "done": None, "echo": None}
+        life.tx.put(own_key(deletion), orjson.dumps(own))
+        self._call(deletion, target.delete(request["customer"] or ""))
+
+    def _copy(self, deletion: Deletion, found: Found | None) -> bool:
+        """Keep an undo copy where one is wanted; return whether that could be done."""
+        request, undo = deletion.request, self._life.kit.undo
+        wanted = self._settings.targets[request["target"]].undo and request["authority"] != "erasure"
+        if undo is None or found is None or not wanted:
+            return True
+        if len(found.body) > _UNDO_BYTES:
+            return False
+        deletion.undo = undo.encrypt(request["id"], f"{request['target']}/{request['customer']}", found.body)
+        return True
+
+    def _call(self, deletion: Deletion, ask: Ask) -> None:
+        deletion.serial += 1
+        self._book.put(deletion, "a", self._life.now)
+        id_ = f"{deletion.request['id']}:{deletion.serial}"
+        self._life.tx.call(Call(id_, deletion.request["target"], ask.method, ask.path, ask.query, ask.json))
+
+    def look_later(self, deletion: Deletion) -> None:
+        """Look again after a while; where no DELETE is out, from the start."""
+        when = self._life.now + self._health.backoff(deletion.failures)
+        if deletion.state == State.LOOKING:
+            self._life.must(deletion, Event.POSTPONE)
+            self._book.put(deletion, "q", when)
+        else:
+            if deletion.state == State.EXECUTING:
+                self._life.must(deletion, Event.LOSE)
+            self._book.put(deletion, "v", when)
+
+    def block(self, deletion: Deletion, why: str) -> None:
+        """Leave a deletion to a person."""
+        self._life.must(deletion, Event.BLOCK, why)
+        self._life.end(deletion)
+
+    # The canary
+
+    def wait_for_canary(self, target: Target, deletion: Deletion, doubt: str | None, otherwise: str) -> None:
+        """Have an answer wait for a canary that is sent after it, and shows whether the target answers rightly at all.
+
+        `doubt`: why a person has to decide if it does, None if the customer is gone then. `otherwise`: why one has to
+        where the target has no canary.
+        """
+        name, ask = deletion.request["target"], target.canary()
+        if ask is None:
+            self.block(deletion, otherwise)
+            return
+        runtime = self._health.runtime(name)
+        deletion.doubt = doubt
+        self._book.put(deletion, "e", runtime.canaries + 1)
+        self.canary(name, target)
+
+    def canary(self, name: str, target: Target) -> bool:
+        """Send a target's canary, if it has one and none is under way; return whether it was sent."""
+        runtime, ask = self._health.runtime(name), target.canary()
+        if ask is None or runtime.canary:
+            return False
+        runtime.canaries += 1
+        runtime.canary, runtime.canary_at = runtime.canaries, self._life.now
+        id_ = f"{CANARY}{name}:{runtime.canary}"
+        self._life.tx.call(Call(id_, name, ask.method, ask.path, ask.query, ask.json))
+        return True
+
+
+def own_key(deletion: Deletion) -> bytes:
+    """Return the state's key of our own DELETE of a customer."""
+    return b"d/" + person(deletion.request["target"], deletion.request["customer"] or "")

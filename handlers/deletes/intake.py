@@ -1,0 +1,123 @@
+"""What the executor does with what it is told: requests taken in once, called off, vouched for, passed on or not.
+
+Our own DELETE, coming back as an event of a system that is also a source, is recognised here: the request that would
+follow from it passes through the executor of that system first, whose state has noted every DELETE before it was sent.
+"""
+
+from typing import Final
+
+import orjson
+
+from handlers.deletes.dispatch import Dispatch
+from handlers.deletes.guard import Guard
+from handlers.deletes.life import Kit, Life
+from handlers.deletes.machine import Event, State
+from handlers.deletes.model import Deletion, Request, person, send_request
+from handlers.deletes.targets.contract import Target
+from worker.handling import Done, Outcome, Skip, Tx
+
+ECHO_DOUBT: Final = "it may be the echo of our own deletion: its customer was published as live after that"
+FORGOTTEN: Final = "it may be the echo of our own deletion: the executor has lost its memory of those"
+BAD_ID: Final = "the id is not one that this target gives out"
+
+
+class Work:
+    """The executor's parts, within one transaction, at one moment."""
+
+    def __init__(self, kit: Kit, tx: Tx, now: int) -> None:
+        """`now`: milliseconds since the epoch."""
+        self.kit = kit
+        self.life = Life(kit, tx, now)
+        self.guard = Guard(self.life)
+        self.dispatch = Dispatch(self.life)
+
+    def take(self, request: Request, *, recovered: bool = False) -> Outcome:
+        """Take a request in, once. `recovered`: it is from before the executor's memory."""
+        life, id_ = self.life, request["id"]
+        ended = life.book.ended(id_)
+        if life.book.deletion(id_) is not None or (ended is not None and "cancelled" not in ended):
+            return Skip("seen")
+        deletion = Deletion(request, State.REQUESTED, life.book.arrive(), life.now)
+        life.book.runtime(request["target"])
+        life.book.enlist(deletion)
+        life.book.change(deletion)
+        if ended is not None:
+            life.must(deletion, Event.SUPERSEDE, ended["cancelled"])
+            life.end(deletion)
+        elif not _can_be_meant(self.kit.targets.get(request["target"]), request["customer"]):
+            life.must(deletion, Event.BLOCK, BAD_ID)
+            life.end(deletion)
+        else:
+            self._judge(deletion, recovered=recovered)
+        return Done()
+
+    def _judge(self, deletion: Deletion, *, recovered: bool) -> None:
+        """Hold a request, let it run, or gather it with others, to be judged together."""
+        request = deletion.request
+        if request["held"] is not None and not recovered:
+            self.life.must(deletion, Event.HOLD, request["held"])
+        elif not recovered and (request["authority"] == "erasure" or request["retry_of"] is not None):
+            self.guard.release(deletion)
+            self.dispatch.pump(request["target"])
+        else:
+            self.guard.gather(deletion, recovered=recovered)
+
+    def cancel(self, id_: str, reason: str) -> Outcome:
+        """Call a request off, as far as that is possible; one that has not come yet is called off when it comes."""
+        book = self.life.book
+        deletion = book.deletion(id_)
+        if deletion is None:
+            if book.ended(id_) is None:
+                book.shrink(id_, {"cancelled": reason})
+            return Skip("ended")
+        if self.life.move(deletion, Event.SUPERSEDE, reason) is not None:
+            return Skip("late")
+        self.guard.leave(deletion)
+        self.life.end(deletion)
+        self.dispatch.pump(deletion.request["target"])
+        return Done()
+
+    def vouch(self, id_: str, serial: int) -> Outcome:
+        """Take the word of the requests stage that a request is still wanted, if it was asked for just that."""
+        deletion = self.life.book.deletion(id_)
+        if deletion is None or deletion.state != State.CHECKING or deletion.serial != serial:
+            return Skip("late")
+        self.life.book.put(deletion, "y", self.life.now)
+        self.dispatch.pump(deletion.request["target"])
+        return Done()
+
+    def clear(self, request: Request, *, forgetful: bool) -> Outcome:
+        """Pass a request on to its target, unless the deletion it follows from is our own.
+
+        `forgetful`: this executor has lost its memory lately, so a DELETE of ours may not be known.
+        """
+        tx, topic = self.life.tx, self.kit.topics.requests
+        key = b"d/" + person(request["source"], request["origin"])
+        own = orjson.loads(tx.get(key) or b"null")
+        if own is None or own["echo"] not in {None, request["sequence"]}:
+            if own is None and forgetful and request["source"] in self.kit.targets:
+                request["held"] = FORGOTTEN
+            send_request(tx, topic, request)
+            return Done()
+        done, live = own["done"], request["seen_live"]
+        if own["echo"] is None and done is not None and live is not None and live > done:
+            request["held"] = ECHO_DOUBT
+            send_request(tx, topic, request)
+            return Done()
+        tx.put(key, orjson.dumps({**own, "echo": request["sequence"]}))
+        self._tell_echo(request, own["request"])
+        return Skip("echo")
+
+    def _tell_echo(self, request: Request, own: str) -> None:
+        """Report an echo on the status topic."""
+        tx, key = self.life.tx, f"echo/{request['source']}".encode()
+        count = int(tx.get(key) or b"0") + 1
+        tx.put(key, b"%d" % count)
+        last = {"origin": request["origin"], "sequence": request["sequence"], "deletion": own, "at": self.life.now}
+        value = {"kind": "echo", "target": request["source"], "count": count, "last": last}
+        tx.send(self.kit.topics.status, key, orjson.dumps(value))
+
+
+def _can_be_meant(target: Target | None, customer: str | None) -> bool:
+    """Return whether an id is one that the target gives out, as far as either is known."""
+    return target is None or customer is None or target.valid(customer)

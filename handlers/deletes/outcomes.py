@@ -1,0 +1,269 @@
+"""What the answers of a target lead to.
+
+An answer that leaves open whether the DELETE was done is never followed by another one before a look-up; what cannot
+be looked up goes to a person. 404, and what cannot be read, count only if a canary that was sent after it is found.
+"""
+
+from typing import Final, assert_never
+
+import orjson
+
+from handlers.deletes.calls import CANARY, UNKNOWN, Calls, own_key
+from handlers.deletes.health import Health
+from handlers.deletes.life import Life
+from handlers.deletes.machine import Event, State
+from handlers.deletes.model import Deletion
+from handlers.deletes.targets.contract import Answer, Fault, Found, Missing, Sight, Target, Unread
+from worker.handling import Call, Reply
+
+_LOOKS: Final = 5  # after a DELETE that the target says was done
+_POLLS: Final = 30  # after a DELETE that it says will be
+_MANY: Final = 1 << 20
+_NOT_TRIED: Final = frozenset({401, 403, 429, 503})  # statuses that say that nothing was done
+NO_CANARY: Final = "there is none such, or the base URL is wrong: the target has no canary to tell"
+CHANGED: Final = "the customer has changed at the target since"
+ANEW: Final = "a new customer has the id since"
+
+
+class Outcomes:
+    """The answers to one executor, within one transaction, at one moment."""
+
+    def __init__(self, life: Life, health: Health, calls: Calls) -> None:
+        """Work on the deletions of `life`."""
+        self._life = life
+        self._book = life.book
+        self._now = life.now
+        self._health = health
+        self._calls = calls
+        self._settings = life.kit.settings
+
+    def on_reply(self, call: Call, reply: Reply) -> None:
+        """Take the answer to a call; one to an older call than the newest is late, and was given up."""
+        target = self._life.kit.targets.get(call.lane)
+        if call.id.startswith(CANARY):
+            if target is not None:
+                self._on_canary(target, call, reply)
+            return
+        request, _, serial = call.id.rpartition(":")
+        deletion = self._book.deletion(request)
+        if deletion is None or str(deletion.serial) != serial or deletion.place is None or deletion.place[0] != "a":
+            return
+        self._health.count(call.lane, reply)
+        self._book.put(deletion, None)
+        if target is None:
+            self.interrupted(deletion, "the target is not configured any more")
+        elif deletion.state == State.EXECUTING:
+            self._answered(target, deletion, target.read_delete(reply), reply)
+        else:
+            self._seen(target, deletion, target.read_lookup(deletion.request["customer"] or "", reply), reply)
+
+    def interrupted(self, deletion: Deletion, why: str) -> None:
+        """Take it that a call will not be answered any more."""
+        if deletion.state != State.EXECUTING or (deletion.attempts and deletion.attempts[-1]["at"] == deletion.sent):
+            self._calls.look_later(deletion)  # a look-up, or a DELETE that was answered and waits for a canary
+            return
+        self._book.put(deletion, None)
+        deletion.attempts.append({"at": deletion.sent or 0, "status": None, "error": why})
+        self._lost(deletion)
+
+    # The answer to a DELETE
+
+    def _answered(self, target: Target, deletion: Deletion, answer: Answer, reply: Reply) -> None:
+        deletion.attempts.append({"at": deletion.sent or 0, "status": reply.status, "error": reply.error})
+        match answer:
+            case Answer.DONE | Answer.ACCEPTED:
+                self._said_done(deletion, answer)
+            case Answer.GONE:
+                self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
+            case Answer.DENIED:
+                self._life.must(deletion, Event.POSTPONE)
+                self._book.put(deletion, "q", self._now)
+                self._denied(deletion, reply)
+            case Answer.LATER:
+                self._later(deletion, reply)
+            case Answer.CONFLICT:
+                self._again(deletion, f"the target sees a conflict ({reply.status})")
+            case Answer.REFUSED:
+                self._calls.block(deletion, f"the target refuses ({reply.status})")
+            case Answer.UNKNOWN:
+                self._lost(deletion)
+            case _:
+                assert_never(answer)
+
+    def _said_done(self, deletion: Deletion, answer: Answer) -> None:
+        """Take the target's word, and look whether it is so."""
+        looks = self._has_lookup(deletion)
+        if answer == Answer.ACCEPTED and not looks:
+            self._calls.block(deletion, "the target has accepted it for later, and has no look-up to see it done")
+            return
+        self._life.must(deletion, Event.DONE if answer == Answer.DONE else Event.ACCEPT)
+        self._note_done(deletion)
+        if looks:
+            self._book.put(deletion, "v", self._now + (0 if answer == Answer.DONE else self._health.backoff(1)))
+        else:
+            self._life.end(deletion)
+
+    def _lost(self, deletion: Deletion) -> None:
+        self._life.must(deletion, Event.LOSE)
+        if self._has_lookup(deletion):
+            self._book.put(deletion, "v", self._now)
+        else:
+            self._calls.block(deletion, UNKNOWN)
+
+    def _denied(self, deletion: Deletion, reply: Reply) -> None:
+        self._health.pause(deletion.request["target"], f"it refuses the credential ({reply.status})")
+
+    def _later(self, deletion: Deletion, reply: Reply) -> None:
+        """Come back when the target may be asked again."""
+        when = self._now + self._health.leave_alone(deletion.request["target"], reply)
+        if deletion.state in {State.LOOKING, State.EXECUTING}:
+            self._life.must(deletion, Event.POSTPONE)
+            self._book.put(deletion, "q", when)
+        else:
+            self._book.put(deletion, "v", when)
+
+    def _again(self, deletion: Deletion, why: str) -> None:
+        """Try again after a while, with a new look first, unless the attempts are used up."""
+        if not self._has_lookup(deletion):
+            self._calls.block(deletion, why)
+            return
+        used = sum(1 for attempt in deletion.attempts if attempt["status"] not in _NOT_TRIED)
+        if used >= self._settings.targets[deletion.request["target"]].max_attempts:
+            self._life.must(deletion, Event.EXHAUST, f"{why}, after {used} attempts")
+            self._life.end(deletion)
+            return
+        deletion.failures += 1
+        self._life.must(deletion, Event.POSTPONE)
+        self._book.put(deletion, "q", self._now + self._health.backoff(deletion.failures))
+
+    # What a look-up shows
+
+    def _seen(self, target: Target, deletion: Deletion, sight: Sight, reply: Reply) -> None:
+        match sight:
+            case Missing():
+                # After a DELETE that was done, the target's own word stands beside the 404.
+                if deletion.state == State.DELETED or (deletion.state == State.ACCEPTED and target.canary() is None):
+                    self._gone(deletion)
+                else:
+                    self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
+            case Found():
+                self._still_there(target, deletion, sight)
+            case Unread(reason):
+                self._calls.wait_for_canary(target, deletion, reason, reason)
+            case Fault(answer):
+                self._look_failed(deletion, answer, reply)
+            case _:
+                assert_never(sight)
+
+    def _still_there(self, target: Target, deletion: Deletion, found: Found) -> None:
+        changed = found.changed is not None and found.changed > deletion.request["as_of"]
+        anew = found.created is not None and deletion.sent is not None and found.created > deletion.sent
+        if deletion.state == State.LOOKING:
+            self._before(target, deletion, found, changed=changed)
+        elif anew:
+            self._gone(deletion, ANEW)
+        elif deletion.state != State.UNKNOWN:
+            self._not_yet(deletion)
+        elif changed:
+            self._changed(deletion)
+        else:
+            self._again(deletion, "the DELETE was not carried out")
+
+    def _before(self, target: Target, deletion: Deletion, found: Found, *, changed: bool) -> None:
+        """Go on to the DELETE, unless what the look-up shows speaks against it."""
+        if changed:
+            self._changed(deletion)
+        elif found.related and deletion.request["authority"] == "duplicate":
+            self._calls.block(deletion, f"it still has {', '.join(found.related)}")
+        else:
+            self._calls.execute(target, deletion, found)
+
+    def _changed(self, deletion: Deletion) -> None:
+        self._life.must(deletion, Event.CHANGE, CHANGED)
+        self._life.end(deletion)
+
+    def _not_yet(self, deletion: Deletion) -> None:
+        """Look again some times at a customer that is said to be deleted, and is still there."""
+        deletion.tries += 1
+        if deletion.tries >= (_POLLS if deletion.state == State.ACCEPTED else _LOOKS):
+            self._calls.block(deletion, "the target says that it is deleted, and still shows it")
+        else:
+            self._book.put(deletion, "v", self._now + self._health.backoff(deletion.tries))
+
+    def _look_failed(self, deletion: Deletion, answer: Answer, reply: Reply) -> None:
+        if answer == Answer.LATER and reply.status is not None:
+            self._later(deletion, reply)
+            return
+        if answer == Answer.DENIED:
+            self._denied(deletion, reply)
+        else:
+            deletion.failures += 1
+        self._calls.look_later(deletion)
+
+    def _gone(self, deletion: Deletion, reason: str | None = None) -> None:
+        if deletion.state == State.EXECUTING and len(deletion.attempts) == 1:
+            # It was not ours that deleted it: what its system says of it later is no echo.
+            self._life.tx.delete(own_key(deletion))
+        self._life.must(deletion, Event.GONE, reason)
+        deletion.verified = self._now
+        if deletion.state == State.VERIFIED:
+            self._note_done(deletion)
+        self._life.end(deletion)
+
+    def _note_done(self, deletion: Deletion) -> None:
+        key = own_key(deletion)
+        own = orjson.loads(self._life.tx.get(key) or b"{}")
+        self._life.tx.put(key, orjson.dumps({**own, "done": own.get("done") or self._now}))
+
+    def _has_lookup(self, deletion: Deletion) -> bool:
+        target = self._life.kit.targets.get(deletion.request["target"])
+        return target is not None and target.lookup(deletion.request["customer"] or "") is not None
+
+    # What a canary shows
+
+    def _on_canary(self, target: Target, call: Call, reply: Reply) -> None:
+        name = call.lane
+        runtime = self._health.runtime(name)
+        if call.id != f"{CANARY}{name}:{runtime.canary}":
+            return
+        self._health.count(name, reply)
+        asked, runtime.canary = runtime.canary, 0
+        sight = target.read_canary(reply)
+        if isinstance(sight, Found):
+            self._health.resume(name)
+            self._told(name, asked)
+        else:
+            self._doubt(name, sight, reply)
+            self.not_told(name, asked)
+        if runtime.paused is None and self._book.next_order("e", name) is not None:
+            self._calls.canary(name, target)
+
+    def _doubt(self, name: str, sight: Missing | Unread | Fault, reply: Reply) -> None:
+        """Pause a target whose canary shows that it cannot be trusted."""
+        match sight:
+            case Missing():
+                why = "its canary is not found either: is the base URL right, and the canary still there?"
+                self._health.pause(name, why)
+            case Unread(reason):
+                self._health.pause(name, f"its canary cannot be read: {reason}")
+            case Fault(Answer.DENIED):
+                self._health.pause(name, f"it refuses the credential ({reply.status})")
+            case Fault():
+                pass  # no answer: the breaker has counted it
+            case _:
+                assert_never(sight)
+
+    def _told(self, name: str, asked: int) -> None:
+        """Believe the answers that this canary was sent after."""
+        for waiting in self._book.queued("e", name, asked, _MANY):
+            self._book.put(waiting, None)
+            if waiting.doubt is None:
+                self._gone(waiting)
+            else:
+                self._calls.block(waiting, waiting.doubt)
+
+    def not_told(self, name: str, asked: int) -> None:
+        """Put back what the canary could not vouch for."""
+        for waiting in self._book.queued("e", name, asked, _MANY):
+            waiting.failures += 1
+            self._calls.look_later(waiting)
