@@ -40,7 +40,8 @@ class Enumeration:
     """An enumeration under way; it may prove absence as long as there is no `flaw`.
 
     `mark` starts its marks: they stand by whom it has shown or, where it asks for customers one by one (`by_lookup`),
-    by whom it did not find; `shown` counts those it has found then. `canary`: a customer that is there.
+    by whom it did not find; `shown` counts those it has found then. `canary`: a customer that is there. `ended`: it was
+    read to its end; `counted`: its misses are counted, and what is left are look-ups, which may have to be repeated.
     """
 
     mark: bytes
@@ -50,6 +51,8 @@ class Enumeration:
     canary: str | None = None
     shown: int = 0
     bad: bool = False
+    ended: bool = False
+    counted: bool = False
     flaw: str | None = None
 
     def spoil(self, flaw: str) -> None:
@@ -128,26 +131,22 @@ class Absence:
         if problem is not None:
             self._condition.raise_alarm("listing", problem)
             return
-        self._checkpoint.scans[feed] = self._checkpoint.scans.get(feed, 0) + 1
-        held = self._held(scan, missing)
+        held, adopted = self._held(scan, missing), self._unobserved(missing)
         self._condition.clear_alarm("listing", *(() if held else ("held",)))
         telemetry.HELD.labels(self._detector.source).set(missing.ours if held else 0)
-        adopted = self._unobserved(missing)
-        if not missing.ours and not adopted:
+        if not scan.counted:
+            await self._count(scan, adopted=adopted)
+            self._checkpoint.scans[feed] = self._checkpoint.scans.get(feed, 0) + 1
+            scan.counted = True
+        if not held and await self._confirm_all(scan):
             self._condition.clear_alarm("canary")
-            return
-        async for chunk in self._absent(scan, adopted=adopted):
-            again = await self._committer.done(lambda tx, ids=chunk: self._miss(tx, ids, adopted=adopted), len(chunk))  # type: ignore[misc]
-            for start in range(0, 0 if held else len(again), _LOOKUPS_A_TRANSACTION):
-                if not await self._confirm(again[start : start + _LOOKUPS_A_TRANSACTION], scan):
-                    return
-        if missing.ours and not held:
-            self._checkpoint.approved = None  # it is done
+            if missing.ours:
+                self._checkpoint.approved = None  # it is done
 
     def _ended(self, tx: Transaction, scan: Enumeration) -> None:
         if scan.flaw is None and not scan.by_lookup:
             self._detector.forget_set_aside(tx, scan.mark)
-            self._detector.save(tx)
+            self._save(tx)
 
     async def _incomplete(
         self, scan: Enumeration, missing: _Missing, recount: Callable[[], Awaitable[int | None]]
@@ -199,24 +198,34 @@ class Absence:
                 yield one
             await self._committer.done(lambda _: None)
 
-    async def _absent(self, scan: Enumeration, *, adopted: bool) -> AsyncIterator[list[bytes]]:
-        """Yield those whose miss counts, many at a time; `adopted`: also those last seen under another scope."""
-        chunk: list[bytes] = []
-        async for identity, same_scope in self._unshown(scan):
-            if same_scope or adopted:
-                chunk.append(identity)
-            if len(chunk) == _CHUNK:
-                yield chunk
-                chunk = []
-        if chunk:
-            yield chunk
+    async def _count(self, scan: Enumeration, *, adopted: bool) -> None:
+        """Count the misses; `adopted`: also of those last seen under another scope."""
+        async for chunk in _chunks(self._unshown(scan), adopted=adopted):
+            await self._committer.done(lambda tx, ids=chunk: self._miss(tx, ids, adopted=adopted), len(chunk))  # type: ignore[misc]
 
-    def _miss(self, tx: Transaction, identities: list[bytes], *, adopted: bool) -> list[str]:
-        """Count the miss; return who was missed for the second time in a row, or more."""
-        missed = self._detector.missed
-        again = [one.decode() for one in identities if missed(tx, one, adopt=adopted) >= _TWICE]
-        self._detector.save(tx)
-        return again
+    async def _confirm_all(self, scan: Enumeration) -> bool:
+        """Have everyone confirmed who was missed twice or more; return whether that could be done."""
+        async for chunk in _chunks(self._unshown(scan), adopted=False):
+            again = self._missed_again(chunk)
+            for start in range(0, len(again), _LOOKUPS_A_TRANSACTION):
+                if not await self._confirm(again[start : start + _LOOKUPS_A_TRANSACTION], scan):
+                    return False
+        return True
+
+    def _missed_again(self, identities: list[bytes]) -> list[str]:
+        with self._task.store.reading() as state:
+            known = [(one, state.get(self._detector.prefix + one)) for one in identities]
+        return [one.decode() for one, raw in known if raw is not None and Entry.unpack(raw).missed >= _TWICE]
+
+    def _save(self, tx: Transaction) -> None:
+        """Write the checkpoint with what is written anyway; alone it is worth no transaction."""
+        if tx.changes or tx.outputs:
+            self._detector.save(tx)
+
+    def _miss(self, tx: Transaction, identities: list[bytes], *, adopted: bool) -> None:
+        for one in identities:
+            self._detector.missed(tx, one, adopt=adopted)
+        self._save(tx)
 
     def _held(self, scan: Enumeration, missing: _Missing) -> bool:
         """Return whether so many are missing that a person has to approve it, and say so."""
@@ -284,4 +293,17 @@ class Absence:
                     self._detector.row(tx, row, now, None)
                 case Unsure():
                     pass  # it stays missed, and is asked for again after the next enumeration
-        self._detector.save(tx)
+        self._save(tx)
+
+
+async def _chunks(found: AsyncIterator[tuple[bytes, bool]], *, adopted: bool) -> AsyncIterator[list[bytes]]:
+    """Yield ids many at a time: of those last seen under the present scope or, with `adopted`, of all."""
+    chunk: list[bytes] = []
+    async for identity, same_scope in found:
+        if same_scope or adopted:
+            chunk.append(identity)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

@@ -12,7 +12,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -46,7 +45,7 @@ Result = TypeVar("Result")
 _SAVE_SECONDS: Final = 30.0
 _STATUS_SECONDS: Final = 60.0
 _COUNTS_SECONDS: Final = 2.0
-_COUNTS: Final = ("live", "scans", "watched", "not_looked_up")
+_COUNTS: Final = ("live", "watched", "not_looked_up")
 _CREDENTIAL_PAUSE: Final = 30.0
 _IDLE: Final = 60.0
 _LONGEST_WAIT: Final = 3_600.0
@@ -95,15 +94,14 @@ class Source:
             await asyncio.wait([committing, asking], return_when=asyncio.FIRST_COMPLETED)
             if asking.done() and not committing.done():
                 asking.result()
-                await self._committer.done(self._last_words)
-            elif not asking.done():
+                asking = asyncio.ensure_future(self._committer.done(self._last_words))
+                await asyncio.wait([committing, asking], return_when=asyncio.FIRST_COMPLETED)
+            if committing.done():
                 committing.result()
         finally:
             for one in (asking, committing):
                 one.cancel()
-            for one in (asking, committing):
-                with suppress(asyncio.CancelledError, RollcallError):
-                    await one
+            await asyncio.gather(asking, committing, return_exceptions=True)
             self.condition.hide()
             await self._upstream.close()
 
@@ -203,14 +201,11 @@ class Source:
         except UpstreamUnavailableError as error:
             await self._back_off(error)
         except UpstreamError as error:
-            for scan in self._scans.values():
-                scan.spoil("a page of it could not be read")
-            condition.begin("failing", error, about=feed)
-            if not feed:
-                await self._back_off(error)
-            else:
-                self._failures[feed] += 1
-                self._due[feed] = time.monotonic() + backoff(self._failures[feed], _chance())
+            await self._fail(feed, error)
+        except RollcallError:
+            raise
+        except Exception as error:  # ruff: ignore[blind-except] - an adapter's bug; its text may quote a record
+            await self._fail(feed, RollcallError(f"{self.name}: its adapter failed ({type(error).__name__})"))
         else:
             if feed:
                 self._failures[feed] = 0
@@ -220,7 +215,18 @@ class Source:
             return True
         return False
 
-    async def _back_off(self, error: UpstreamError) -> None:
+    async def _fail(self, feed: str, error: RollcallError) -> None:
+        """Leave a feed alone for a while that was answered with something of no use."""
+        self.condition.begin("failing", error, about=feed)
+        if not feed:
+            await self._back_off(error)
+            return
+        if feed in self._scans:
+            self._scans[feed].spoil("a page of it could not be read")
+        self._failures[feed] += 1
+        self._due[feed] = time.monotonic() + backoff(self._failures[feed], _chance())
+
+    async def _back_off(self, error: RollcallError) -> None:
         """Wait before the upstream is asked anything again: as long as it asks for, but not for ever."""
         pause = self._breaker.failed(_chance())
         wanted = error.retry_after if isinstance(error, UpstreamUnavailableError) else None
@@ -256,6 +262,9 @@ class Source:
             return
         cursor = self._cursors.get(feed.name)
         scan = await self._enumeration(feed, cursor) if feed.enumerates else None
+        if scan is not None and scan.ended:
+            await self._conclude(feed, scan)
+            return
         moment = self._upstream.moment()
         request = self.adapter.request(feed.name, cursor, moment)
         if request is None:
@@ -295,11 +304,18 @@ class Source:
         self._due[feed.name] = time.monotonic() + self._pace(size)
         if page.more:
             return
-        if scan is not None:
-            await self._absence.conclude(feed.name, scan, lambda: self._count(feed))
-            await self._committer.done(lambda _: self.detector.checkpoint.cursors.pop(feed.name, None))
-            self._cursors.pop(feed.name, None)
-            self._scans.pop(feed.name, None)
+        if scan is None:
+            self._ended(feed)
+            return
+        scan.ended = True
+        await self._conclude(feed, scan)
+
+    async def _conclude(self, feed: Feed, scan: Enumeration) -> None:
+        """Conclude from an enumeration that was read to its end; what it takes may have to be tried again."""
+        await self._absence.conclude(feed.name, scan, lambda: self._count(feed))
+        await self._committer.done(lambda _: self.detector.checkpoint.cursors.pop(feed.name, None))
+        self._cursors.pop(feed.name, None)
+        self._scans.pop(feed.name, None)
         self._ended(feed)
 
     def _pace(self, size: int) -> float:
@@ -424,7 +440,7 @@ class Source:
     def _news(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what of the status is published as soon as it changes, and what a little later."""
         record = self._record(0)
-        del record["polled_at"]
+        del record["polled_at"], record["scans"]
         return record, {name: record.pop(name) for name in _COUNTS if name in record}
 
     def _record(self, now: int) -> dict[str, Any]:

@@ -58,11 +58,13 @@ class Rounds:
             await self._look(fresh, None)
             return False
         scan = await self._round()
-        with self._task.store.reading() as state:
-            ids = self._watch.after(state, self._last, _TOGETHER)
-        if ids:
-            await self._look(ids, scan)
-            return False
+        if not scan.ended:
+            with self._task.store.reading() as state:
+                ids = self._watch.after(state, self._last, _TOGETHER)
+            if ids:
+                await self._look(ids, scan)
+                return False
+            scan.ended = True
         await self._absence.conclude(FEED, scan, self._uncounted)
         self._scan = self._last = None
         await self._committer.put(self._over)
