@@ -92,9 +92,9 @@ class Calls:
         id_ = f"{deletion.request['id']}:{deletion.serial}"
         self._life.tx.call(Call(id_, deletion.request["target"], ask.method, ask.path, ask.query, ask.json))
 
-    def look_later(self, deletion: Deletion) -> None:
-        """Look again after a while; where no DELETE is out, from the start."""
-        when = self._life.now + self._health.backoff(deletion.failures)
+    def look_later(self, deletion: Deletion, *, after: int | None = None) -> None:
+        """Look again after a while (`after` milliseconds where given); where no DELETE is out, from the start."""
+        when = self._life.now + (self._health.backoff(deletion.failures) if after is None else after)
         if deletion.state == State.LOOKING:
             self._life.must(deletion, Event.POSTPONE)
             self._book.put(deletion, "q", when)

@@ -142,11 +142,13 @@ class Outcomes:
         match sight:
             case Missing():
                 # After a DELETE that was done, the target's own word stands beside the 404.
-                if deletion.state == State.DELETED or (deletion.state == State.ACCEPTED and target.canary() is None):
+                said = deletion.state == State.DELETED or (deletion.state == State.ACCEPTED and target.canary() is None)
+                if said or deletion.vouched:
                     self._gone(deletion)
                 else:
                     self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
             case Found():
+                deletion.vouched = False
                 self._still_there(target, deletion, sight)
             case Unread(reason):
                 self._calls.wait_for_canary(target, deletion, reason, reason)
@@ -191,6 +193,7 @@ class Outcomes:
             self._book.put(deletion, "v", self._now + self._health.backoff(deletion.tries))
 
     def _look_failed(self, deletion: Deletion, answer: Answer, reply: Reply) -> None:
+        deletion.vouched = False
         if answer == Answer.LATER and reply.status is not None:
             self._later(deletion, reply)
             return
@@ -254,13 +257,19 @@ class Outcomes:
                 assert_never(sight)
 
     def _told(self, name: str, asked: int) -> None:
-        """Believe the answers that this canary was sent after."""
+        """Believe the answers that this canary was sent after.
+
+        A look-up's 404 is asked for once more, now that the canary is there: it may have been the end of an outage.
+        """
         for waiting in self._book.queued("e", name, asked, _MANY):
             self._book.put(waiting, None)
-            if waiting.doubt is None:
-                self._gone(waiting)
-            else:
+            if waiting.doubt is not None:
                 self._calls.block(waiting, waiting.doubt)
+            elif waiting.state in {State.LOOKING, State.UNKNOWN}:
+                waiting.vouched = True
+                self._calls.look_later(waiting, after=0)
+            else:
+                self._gone(waiting)
 
     def not_told(self, name: str, asked: int) -> None:
         """Put back what the canary could not vouch for."""

@@ -106,8 +106,17 @@ def test_a_customer_that_is_gone_already_is_done_if_the_canary_is_there() -> Non
     world.deleted("shop", "1")
     world.settle()
     assert world.outcomes() == {"crm/1": "ALREADY_ABSENT"}
-    assert world.systems["crm"].lookups() == ["1", "customers"]
+    assert world.systems["crm"].lookups() == ["1", "customers", "1"]  # and once more, now that the canary is there
     assert world.systems["crm"].deletes() == []
+
+
+def test_a_404_at_the_end_of_an_outage_is_not_believed() -> None:
+    """The look-up still gets the outage's 404, the canary does not: the customer is looked up again, and deleted."""
+    world = one()
+    world.systems["crm"].fault = once(Reply(404), method="GET")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.systems["crm"].deletes() == ["1"]
 
 
 @pytest.mark.parametrize("status", [404, 410])
