@@ -11,8 +11,9 @@ Nobody is taken for deleted unless:
 What is withheld is said: as an alarm, and as a plan that `rollcall sources approve` lets pass.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -33,6 +34,7 @@ log = structlog.get_logger()
 _CHUNK: Final = 5_000
 _LOOKUPS_A_TRANSACTION: Final = 50
 _TWICE: Final = 2
+_CANARIES: Final = 3
 
 
 @dataclass
@@ -40,15 +42,15 @@ class Enumeration:
     """An enumeration under way; it may prove absence as long as there is no `flaw`.
 
     `mark` starts its marks: they stand by whom it has shown or, where it asks for customers one by one (`by_lookup`),
-    by whom it did not find; `shown` counts those it has found then. `canary`: a customer that is there. `ended`: it was
-    read to its end; `counted`: its misses are counted, and what is left are look-ups, which may have to be repeated.
+    by whom it did not find; `shown` counts those it has found then. `canaries`: some customers that are there. `ended`:
+    it was read to its end; `counted`: its misses are counted, and what is left are look-ups, which may be repeated.
     """
 
     mark: bytes
     moved: int
     by_lookup: bool = False
     total: int | None = None
-    canary: str | None = None
+    canaries: deque[str] = field(default_factory=lambda: deque(maxlen=_CANARIES))
     shown: int = 0
     bad: bool = False
     ended: bool = False
@@ -67,7 +69,7 @@ class Enumeration:
             if isinstance(item, Bad):
                 self.bad = True
             elif not isinstance(item, Tombstone):
-                self.canary = item.id
+                self.canaries.appendleft(item.id)
 
 
 @dataclass
@@ -160,8 +162,10 @@ class Absence:
         if changes.complete(marked=shown, total=scan.total, moved=moved):
             return None
         now = await recount()
-        if now is not None and scan.total is not None and now - moved <= shown <= scan.total + moved:
-            return None  # customers came or went while it was read
+        if now is not None and scan.total is not None:
+            low, high = sorted((now, scan.total))
+            if low - moved <= shown <= high + moved:
+                return None  # customers came or went while it was read
         return f"the listing showed {shown} customers, though the upstream counts {scan.total}"
 
     async def _compare(self, scan: Enumeration) -> _Missing:
@@ -260,12 +264,12 @@ class Absence:
     async def _confirm(self, ids: list[str], scan: Enumeration) -> bool:
         """Look the missing up, one by one, between two looks at a customer that is known to be there.
 
-        Returns False, having published nothing, if that canary is not found: then nothing is proved.
+        Returns False, having published nothing, if no such canary is found: then nothing is proved.
         """
-        if not await self._sound(scan.canary):
+        if not await self._sound(scan):
             return False
         verdicts = [(customer_id, await self._verdict(customer_id)) for customer_id in ids]
-        if not await self._sound(scan.canary):
+        if not await self._sound(scan):
             return False
         self._condition.clear_alarm("canary")
         now = now_ms()
@@ -277,11 +281,13 @@ class Absence:
             return Missing(conclusive=False)
         return await self._upstream.lookup(customer_id)
 
-    async def _sound(self, canary: str | None) -> bool:
-        blind = canary is not None and not self._upstream.looks_up(canary)
-        if blind or (canary is not None and isinstance(await self._upstream.lookup(canary), Exists)):
-            return True
-        self._condition.raise_alarm("canary", "a customer of the listing is not found by look-up: nobody is gone")
+    async def _sound(self, scan: Enumeration) -> bool:
+        """Return whether look-ups find who is there; a single canary may have been deleted a moment ago."""
+        for canary in tuple(scan.canaries):
+            if not self._upstream.looks_up(canary) or isinstance(await self._upstream.lookup(canary), Exists):
+                return True
+            scan.canaries.remove(canary)
+        self._condition.raise_alarm("canary", "customers of the listing are not found by look-up: nobody is gone")
         return False
 
     def _bury(self, tx: Transaction, verdicts: list[tuple[str, Verdict]], now: int) -> None:

@@ -295,7 +295,7 @@ class Source:
             scan.follow(page)
         now, mark, size = now_ms(), None if scan is None else scan.mark, len(page.items)
         if any(isinstance(item, Stub) for item in page.items):
-            for customer_id in await self._committer.done(lambda tx: self._apply(tx, page, now, mark), size):
+            for customer_id in await self._committer.done(lambda tx: self._named(tx, page, now, mark), size):
                 await self._look_up(customer_id, mark)
             await self._committer.put(lambda tx: self._move(tx, feed, page.cursor))
         else:
@@ -359,6 +359,12 @@ class Source:
                     detector.bad(tx, item, mark)
         return wanted
 
+    def _named(self, tx: Transaction, page: Page, now: int, mark: bytes | None) -> list[str]:
+        """Write what a page changes, its counts with it, but not that it was read; return whom else to read."""
+        wanted = self._apply(tx, page, now, mark)
+        self._save(tx)
+        return wanted
+
     def _whole(self, tx: Transaction, feed: Feed, page: Page, now: int, mark: bytes | None) -> None:
         self._apply(tx, page, now, mark)
         self._move(tx, feed, page.cursor)
@@ -387,12 +393,16 @@ class Source:
                 await self._committer.put(lambda tx: self._one(tx, row, now, mark))
             case Unsure(reason):
                 bad = Bad(customer_id, reason, 0)
-                await self._committer.put(lambda tx: self.detector.bad(tx, bad, mark))
+                await self._committer.put(lambda tx: self._bad(tx, bad, mark))
             case Missing():
                 return  # gone in between: the next enumeration tells
 
     def _one(self, tx: Transaction, row: Row, now: int, mark: bytes | None) -> None:
         self.detector.row(tx, row, now, mark)
+        self._save(tx)
+
+    def _bad(self, tx: Transaction, bad: Bad, mark: bytes | None) -> None:
+        self.detector.bad(tx, bad, mark)
         self._save(tx)
 
     # What an operator asked for

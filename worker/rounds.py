@@ -129,7 +129,7 @@ class Rounds:
         self._detector.row(tx, row, now, None)
         if scan is not None:
             scan.shown += 1
-            scan.canary = row.id
+            scan.canaries.appendleft(row.id)
         adapter = self._detector.adapter
         if hasattr(adapter, "related"):
             related = cast("Following", adapter).related(row)

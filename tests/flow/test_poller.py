@@ -1,0 +1,608 @@
+"""The poll loop against a real API: nothing is lost, nothing comes twice, and nobody is taken for deleted wrongly."""
+
+from collections.abc import AsyncGenerator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flow.poll_world import KEY, World, until, world
+from worker.events import CREATED, DELETED, UPDATED
+from worker.simulator.drivly import Drivly as Upstream
+from worker.sources import Cursor, Moment, Page, Response
+from worker.sources.drivly import Drivly
+
+SWEEP = "select"
+SWEEP_LATER = "select.*greater_than"
+CHANGES = "sort=updatedAt"
+LOOKUP = r"/customers/\d+"
+PAYLOAD_404 = '{"errors":[{"message":"Not Found"}]}'
+
+
+PAUSES: dict[str, dict[str, Any]] = {
+    "worker.poller": {"_BACKOFF": (0.02, 0.1), "_CREDENTIAL_PAUSE": 0.05, "_SECRETS_SECONDS": 0.02},
+    "worker.breaker": {"_BACKOFF": (0.02, 0.1), "_PAUSE": (0.1, 0.2)},
+    "worker.upstream": {"_SECRETS_SECONDS": 0.02},
+}
+
+
+pytestmark = pytest.mark.usefixtures("hurry")
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pauses that a test can wait for."""
+    for name, pauses in PAUSES.items():
+        if find_spec(name):
+            module = import_module(name)
+            for pause, seconds in pauses.items():
+                if hasattr(module, pause):
+                    monkeypatch.setattr(module, pause, seconds)
+
+
+def churned(crm: Upstream) -> bool:
+    """Change something upstream; return False."""
+    crm.churn(1)
+    return False
+
+
+@pytest.fixture
+async def here(tmp_path: Path) -> AsyncGenerator[World]:
+    """Give an empty world."""
+    async with world(tmp_path) as made:
+        yield made
+
+
+# What changes
+
+
+async def test_what_is_there_at_the_start_is_published_once(here: World) -> None:
+    """Page by page, as created."""
+    await here.add(customers=10)
+    here.start()
+    await here.settled()
+    assert sorted(here.log.events()) == sorted((f"crm/{number}", CREATED, 1) for number in range(1, 11))
+
+
+async def test_an_unchanged_upstream_writes_nothing_to_kafka(here: World) -> None:
+    """However often it is asked: pages, sweeps and status are not worth a transaction."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    await here.state("running")
+    await here.swept(2)
+    before, asked = here.log.transactions, sum(crm.counts.values())
+    await here.swept(5)
+    assert sum(crm.counts.values()) >= asked + 20
+    assert here.log.transactions == before
+
+
+async def test_whatever_happens_upstream_is_published(here: World) -> None:
+    """Creations, updates and deletions, mixed, until the table is what the upstream has."""
+    crm = await here.add(customers=12)
+    here.start()
+    await here.settled()
+    for _ in range(8):
+        crm.churn(5)
+        await here.swept(1)
+    await here.settled()
+    assert {type_ for _, type_, _ in here.log.events()} == {CREATED, UPDATED, DELETED}
+
+
+async def test_a_bulk_update_with_one_stamp_is_read_across_pages(here: World) -> None:
+    """Ten rows share a time, a page holds three."""
+    crm = await here.add(customers=12)
+    here.start()
+    await here.settled()
+    crm.bulk_update(range(2, 12), {"consumerStatus": "SOLD"})
+    await here.settled()
+    assert [type_ for _, type_, _ in here.log.events()].count(UPDATED) == 10
+
+
+async def test_a_row_that_becomes_visible_late_is_found(here: World) -> None:
+    """Though the head has passed its stamp, and no sweep looks."""
+    crm = await here.add(scan_interval=3600)
+    here.start()
+    await here.settled()
+    late = crm.create(visible_after=0.4)
+    crm.update(3)
+    await until(lambda: f"crm/{late}" not in here.latest() and here.log.events()[-1][1] == UPDATED, "the head to pass")
+    await until(lambda: str(late) in crm.customers(), "it to become visible")
+    await here.settled()
+
+
+async def test_a_row_that_is_written_with_a_time_in_the_past_is_found(here: World) -> None:
+    """By the sweep: neither head nor tail looks there again."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    await here.followed()
+    number = crm.create(at=crm.now() - 86_400)
+    await here.settled()
+    assert here.lookups(number)
+
+
+async def test_a_re_created_customer_goes_on_with_its_sequence(here: World) -> None:
+    """The id is the same, and so is the count."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    crm.delete(3)
+    await here.settled()
+    crm.create(id=3)
+    await here.settled()
+    mine = [(type_, sequence) for key, type_, sequence in here.log.events() if key == "crm/3"]
+    assert mine == [(CREATED, 1), (DELETED, 2), (CREATED, 3)]
+
+
+# Who is gone
+
+
+async def test_a_deletion_needs_two_sweeps_and_a_look_up_between_two_canaries(here: World) -> None:
+    """And is published as `gone`."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    await here.swept(1)
+    before = len(crm.requests)
+    crm.delete(3)
+    await until(here.deleted, "the deletion")
+    assert here.deleted() == ["3"]
+    asked = list(crm.requests)[before:]
+    assert here.sweeps(since=before) >= 2
+    found = [(request.path.rpartition("/")[2], request.status) for request in asked if request.path.count("/") == 3]
+    place = found.index(("3", 404))
+    assert found[place - 1][1] == found[place + 1][1] == 200
+    assert found[place - 1][0] != "3"
+
+
+async def test_an_empty_listing_deletes_nobody(here: World) -> None:
+    """A revoked key may show nothing, with a 200: this is an alarm, and over when the key is good again."""
+    crm = await here.add(auth="filter")
+    here.start()
+    await here.settled()
+    crm.authorization = "another"
+    await here.alarm("the listing is empty")
+    await here.swept(4)
+    assert here.deleted() == []
+    crm.authorization = KEY
+    await until(lambda: here.status().get("alarm") is None, "the alarm to be over")
+    assert len(here.log.events()) == 7
+
+
+async def test_a_short_listing_deletes_nobody(here: World) -> None:
+    """Whoever it leaves out is found by look-up."""
+    crm = await here.add(customers=9)
+    here.start()
+    await here.settled()
+    crm.fault("short", keep=4, path=SWEEP)
+    await until(lambda: len(here.lookups(9)) > 2, "those who are missing to be looked up")
+    assert here.deleted() == []
+
+
+async def test_a_listing_that_ends_before_its_total_concludes_nothing(here: World) -> None:
+    """The upstream counts nine and shows four."""
+    crm = await here.add(customers=9)
+    here.start()
+    await here.settled()
+    await here.swept(1)
+    crm.fault("empty", path=SWEEP_LATER)
+    await here.alarm("though the upstream counts 9")
+    await here.swept(3)
+    assert here.deleted() == []
+    assert not here.lookups(9)
+    crm.clear_faults()
+    await until(lambda: here.status().get("alarm") is None, "the alarm to be over")
+
+
+async def test_a_mass_deletion_is_held_as_one_plan(here: World) -> None:
+    """The same customers are the same plan, sweep after sweep, and over a restart; others are another one."""
+    crm = await here.add(customers=9, absence_guard_count=3, absence_guard_fraction=0.1)
+    here.start()
+    await here.settled()
+    for number in range(1, 5):
+        crm.delete(number)
+    await here.alarm("4 of 9 customers are missing")
+    plan = here.status()["held"]["plan"]
+    await here.swept(3)
+    await here.stop()
+    here.start()
+    await here.swept(3)
+    assert here.status()["held"] == {"plan": plan, "missing": 4, "live": 9}
+    assert here.deleted() == []
+    crm.delete(5)
+    await here.alarm("5 of 9 customers are missing")
+    assert here.status()["held"]["plan"] != plan
+    assert here.deleted() == []
+
+
+async def test_a_mass_deletion_that_was_approved_is_carried_out_once(here: World) -> None:
+    """The approval is for these customers, this time: when they return and go again, it is asked for again."""
+    crm = await here.add(customers=9, absence_guard_count=3, absence_guard_fraction=0.1)
+    here.start()
+    await here.settled()
+    for _ in range(2):
+        for number in range(1, 5):
+            crm.delete(number)
+        await until(lambda: (here.status().get("held") or {}).get("missing") == 4, "the plan")
+        assert here.status()["live"] == 9
+        here.detectors["crm"].checkpoint.approved = here.status()["held"]["plan"]
+        await here.settled()
+        for number in range(1, 5):
+            crm.create(id=number)
+        await here.settled()
+
+
+async def test_look_ups_that_find_nobody_prove_nothing(here: World) -> None:
+    """Where even a customer of the listing is not found, the look-up is what is broken."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    crm.fault("status", status=404, path=LOOKUP)
+    crm.delete(3)
+    await here.alarm("not found by look-up")
+    await here.swept(3)
+    assert here.deleted() == []
+    crm.clear_faults()
+    await until(lambda: here.deleted() == ["3"], "the deletion")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"kind": "status", "status": 404, "body": "<html>not found</html>"},
+        {"kind": "status", "status": 500},
+        {"kind": "html"},
+        {"kind": "redirect"},
+        {"kind": "cut"},
+    ],
+    ids=lambda fault: f"{fault['kind']} {fault.get('status', '')}",
+)
+async def test_only_the_apis_own_404_says_that_somebody_is_gone(here: World, fault: dict[str, Any]) -> None:
+    """Anything else leaves the customer missing, until the look-up works again."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    settings = {name: value for name, value in fault.items() if name != "kind"}
+    crm.fault(fault["kind"], path="/customers/3", **settings)
+    crm.delete(3)
+    await until(lambda: len(here.lookups(3)) >= 4, "four look-ups")
+    assert here.deleted() == []
+    crm.clear_faults()
+    await until(lambda: here.deleted() == ["3"], "the deletion")
+
+
+async def test_a_look_up_that_fails_does_not_count_a_miss_twice(here: World) -> None:
+    """However often the look-ups after a sweep are repeated, it is one sweep."""
+    crm = await here.add(scan_interval=0.3)
+    here.start()
+    await here.settled()
+    failing = crm.fault("status", status=503, path="/customers/5")
+    crm.delete(5)
+    await until(lambda: here.missed(5) == 1, "the first to be missed once")
+    before = len(crm.requests)
+    crm.delete(2)
+    await until(lambda: failing.hits >= 3, "look-ups of the first")
+    crm.clear_faults()
+    await until(lambda: "2" in here.deleted(), "the deletion of the second")
+    assert here.sweeps(since=before) >= 2
+
+
+async def test_deletions_while_the_listing_is_read_are_found(here: World) -> None:
+    """They are in its total and not on its pages: no alarm, and no waiting for a quiet hour."""
+    crm = await here.add(customers=24)
+    here.start()
+    await here.settled()
+    await here.swept(1)
+    for number in range(24, 14, -1):
+        before = len(crm.requests)
+        await until(lambda before=before: here.sweeping(since=before), "a sweep under way")  # type: ignore[misc]
+        crm.delete(number)
+        await here.swept(1)
+    await here.settled()
+    assert here.alarms() == {None}
+
+
+# Trouble
+
+
+@pytest.mark.parametrize("kind", ["html", "truncated", "missing_ids", "nan", "redirect", "deep"])
+async def test_a_page_that_cannot_be_read_never_moves_the_checkpoint(here: World, kind: str) -> None:
+    """The source says that it is failing, and goes on where it was when the page is good again."""
+    crm = await here.add(scan_interval=3600)
+    here.start()
+    await here.settled()
+    crm.fault(kind, path=CHANGES)
+    await here.state("failing")
+    ids = [crm.create() for _ in range(5)]
+    asked = len(crm.requests)
+    await until(lambda: len(crm.requests) > asked + 3, "more tries")
+    assert not [key for key in here.latest() if key in {f"crm/{number}" for number in ids}]
+    crm.clear_faults()
+    await here.settled()
+    await here.state("running")
+
+
+@pytest.mark.parametrize("kind", ["status", "cut", "drop"])
+async def test_a_page_that_fails_in_the_middle_of_a_sweep_is_asked_for_again(here: World, kind: str) -> None:
+    """Nobody is taken for missing because of it, and who is gone is found."""
+    crm = await here.add(customers=12)
+    here.start()
+    await here.settled()
+    crm.fault(kind, path=SWEEP_LATER, probability=0.5)
+    crm.delete(11)
+    await here.settled()
+    crm.clear_faults()
+    await here.settled()
+    assert here.deleted() == ["11"]
+
+
+async def test_a_sweep_with_a_page_that_could_not_be_read_proves_nothing(here: World) -> None:
+    """It is read to its end, and the next two have to be whole."""
+    crm = await here.add(customers=12)
+    here.start()
+    await here.settled()
+    crm.fault("html", path=SWEEP_LATER, skip=1, times=1)
+    await until(lambda: crm.faults.hits.get("html"), "the page")
+    crm.delete(11)
+    before = len(crm.requests)
+    await here.settled()
+    assert here.sweeps(since=before) >= 2
+
+
+async def test_a_failing_sweep_does_not_hold_up_changes(here: World) -> None:
+    """Its pages are asked for at their own pace."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    crm.fault("html", path=SWEEP)
+    await here.state("failing")
+    crm.create()
+    await here.settled()
+    assert here.status()["state"] == "failing"
+    crm.clear_faults()
+    await here.state("running")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("date", [True, False], ids=["date", "seconds"])
+async def test_an_api_that_asks_to_wait_is_left_alone(
+    here: World,
+    status: int,
+    date: bool,  # ruff: ignore[boolean-type-hint-positional-argument]
+) -> None:
+    """For as long as it asks, by whichever feed it was told."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    crm.fault("retry_later", status=status, seconds=2 if date else 1, date=date, times=1)
+    await here.state("backing off")
+    told = next(place for place, request in enumerate(crm.requests) if request.status == status)
+    await until(lambda: len(crm.requests) > told + 1, "the next request")
+    waited = crm.requests[told + 1].time - crm.requests[told].time
+    assert waited >= 0.9
+    await here.state("running")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_credential_pauses_the_source_until_it_is_mended(here: World, status: int) -> None:
+    """It says so, and takes a rotated secret up by itself."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    crm.authorization = "users API-Key two"
+    if status == 401:
+        crm.fault("status", status=401)
+    await here.state("paused: credentials")
+    assert str(status) in here.status()["message"]
+    crm.create()
+    crm.clear_faults()
+    here.key_file().write_text("users API-Key two\n")
+    await here.settled()
+    await here.state("running")
+    assert here.deleted() == []
+
+
+async def test_a_secret_that_is_not_there_pauses_the_source(here: World) -> None:
+    """Until it is."""
+    await here.add()
+    here.key_file().unlink()
+    here.start()
+    await here.state("paused: credentials")
+    assert str(here.key_file()) in here.status()["message"]
+    here.key_file().write_text(KEY)
+    await here.settled()
+
+
+async def test_after_a_credential_has_changed_nobody_is_missed_before_he_was_seen(here: World) -> None:
+    """Who is not seen under the new one is unobserved; who was seen and goes is found as ever."""
+    crm = await here.add(customers=9)
+    here.start()
+    await here.settled()
+    crm.authorization = "users API-Key two"
+    crm.fault("short", keep=6, path="customers")
+    here.key_file().write_text("users API-Key two")
+    await here.state("running")
+    await here.swept(4)
+    assert here.deleted() == []
+    crm.clear_faults()
+    await here.swept(2)
+    crm.delete(9)
+    await until(lambda: here.deleted() == ["9"], "the deletion")
+
+
+async def test_one_sources_trouble_is_its_own(here: World) -> None:
+    """Whatever happens to one, the other is polled as ever."""
+    crm = await here.add("crm")
+    shop = await here.add("shop")
+    here.start()
+    await here.settled("crm")
+    await here.settled("shop")
+    crm.fault("never")
+    shop.create()
+    shop.delete(2)
+    await here.settled("shop")
+    await crm.stop()
+    shop.create()
+    await here.settled("shop")
+    await here.state("backing off", "crm")
+    assert here.status("shop")["state"] == "running"
+
+
+async def test_an_adapter_that_stumbles_fails_its_source_alone(here: World) -> None:
+    """A bug is said by its class; the worker and the other sources go on."""
+
+    class Stumbling(Drivly):
+        def read(self, feed: str, cursor: Cursor | None, moment: Moment, response: Response) -> Page:
+            return {"canary": super().read(feed, cursor, moment, response)}["page"]
+
+    await here.add("crm", adapter=Stumbling)
+    await here.add("shop")
+    here.start()
+    await here.settled("shop")
+    await here.state("failing", "crm")
+    assert "KeyError" in here.status("crm")["message"]
+    assert not here.ended
+
+
+async def test_a_private_address_fails_its_source_alone(here: World) -> None:
+    """The other is polled."""
+    await here.add("crm", allow_private_addresses=False)
+    await here.add("shop")
+    here.start()
+    await here.settled("shop")
+    await here.state("failing", "crm")
+    assert "private address" in here.status("crm")["message"]
+
+
+async def test_a_record_that_cannot_be_used_is_set_aside_and_the_others_go_on(here: World) -> None:
+    """The source is degraded until the record is mended."""
+    crm = await here.add()
+    crm.fault("deep", levels=300, path=CHANGES)
+    here.start()
+    await here.state("degraded")
+    crm.clear_faults()
+    for number in range(1, 8):
+        crm.update(number)
+    await here.settled()
+    await here.state("running")
+    assert here.status()["set_aside"] == 0
+
+
+async def test_a_record_that_was_set_aside_and_is_deleted_is_forgotten(here: World) -> None:
+    """No event tells of a customer that was never published, and the source is well again."""
+    crm = await here.add()
+    here.start(max_bytes=60_000)
+    await here.settled()
+    large = crm.create({"companyServiceOrders": "x" * 70_000})
+    await here.state("degraded")
+    assert here.status()["set_aside"] == 1
+    crm.delete(large)
+    await here.state("running")
+    assert f"crm/{large}" not in {key for key, _, _ in here.log.events()}
+
+
+async def test_a_look_up_that_proves_nothing_sets_the_customer_aside(here: World) -> None:
+    """He is there, but cannot be read: the source is degraded until he can, also for a new owner."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    await here.followed()
+    crm.fault("status", status=400, path=LOOKUP)
+    crm.create(at=crm.now() - 86_400)
+    await here.state("degraded")
+    await here.kill()
+    here.start()
+    await here.swept(1)
+    assert here.detectors["crm"].checkpoint.set_aside == 1
+    crm.clear_faults()
+    await here.settled()
+    await until(lambda: here.detectors["crm"].checkpoint.set_aside == 0, "it to be forgotten")
+    assert here.alarms() == {None}
+
+
+# Restarts
+
+
+async def test_a_restart_goes_on_where_it_was(here: World) -> None:
+    """Nothing comes twice; what happened meanwhile is found."""
+    crm = await here.add(customers=10)
+    here.start()
+    await here.settled()
+    await here.stop()
+    events = len(here.log.events())
+    crm.update(4)
+    here.start()
+    await here.settled()
+    assert here.log.events()[events:] == [("crm/4", UPDATED, 2)]
+
+
+async def test_a_sweep_that_an_earlier_owner_began_proves_nothing(here: World) -> None:
+    """The new owner reads it to its end, and then two of its own."""
+    crm = await here.add(customers=12)
+    here.start()
+    await here.settled()
+    await here.swept(1)
+    stuck = crm.fault("never", path=SWEEP_LATER, skip=1)
+    await until(lambda: stuck.hits, "the sweep to be stuck")
+    crm.delete(12)
+    crm.delete(1)
+    crm.create(at=crm.now() - 86_400, id=2000)
+    await here.kill()
+    crm.clear_faults()
+    here.start()
+    before = len(crm.requests)
+    await here.settled()
+    assert here.sweeps(since=before) >= 2
+    assert sorted(here.deleted()) == ["1", "12"]
+
+
+@pytest.mark.parametrize("place", range(1, 9))
+async def test_the_checkpoint_is_never_ahead_of_what_was_published(here: World, place: int) -> None:
+    """Kafka fails at one commit after the other, and each time a new owner begins; in the end nothing is missing."""
+    crm = await here.add(customers=10)
+    for commits in (place, 2, 1):
+        here.start(fail_at=here.log.attempts + commits)
+        await until(lambda: here.ended or churned(crm), "Kafka to fail")
+        await here.failed()
+    here.start()
+    await here.settled()
+
+
+async def test_a_kill_at_any_moment_loses_nothing(here: World) -> None:
+    """In the middle of pages, sweeps and look-ups."""
+    crm = await here.add(customers=10)
+    for number in range(8):
+        here.start()
+        asked = len(crm.requests) + number * 3
+        await until(lambda asked=asked: len(crm.requests) > asked, "some requests")  # type: ignore[misc]
+        await here.kill()
+        crm.churn(4)
+    here.start()
+    await here.settled()
+
+
+async def test_the_count_of_the_living_is_right_after_any_restart(here: World) -> None:
+    """It is written with the events that change it."""
+    crm = await here.add(customers=10)
+    for commits in range(1, 6):
+        here.start(fail_at=here.log.attempts + commits)
+        await until(lambda: here.ended or churned(crm), "Kafka to fail")
+        await here.failed()
+    here.start()
+    await here.settled()
+    await until(lambda: here.detectors["crm"].checkpoint.live == len(here.truth()), "the count")
+    await here.stop()
+    assert here.status()["live"] == len(here.truth())
+
+
+async def test_stopping_while_kafka_fails_does_not_hang(here: World) -> None:
+    """The last words cannot be said; the task ends all the same."""
+    await here.add()
+    here.start()
+    await here.settled()
+    assert here.task is not None
+    here.task.fail_at = 0
+    await here.stop()
