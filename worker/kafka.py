@@ -9,23 +9,25 @@ Guarantees that aiokafka does not give by itself, each beside the code that give
 """
 
 import asyncio
+import random
 import ssl
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import chain
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import (
     AuthenticationFailedError,
     InvalidProducerEpoch,
     KafkaConnectionError,
     KafkaError,
+    NodeNotReadyError,
     ProducerFenced,
+    RequestTimedOutError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
     for_code,
@@ -123,11 +125,11 @@ class Connection:
     @asynccontextmanager
     async def admin(self) -> AsyncGenerator["Admin"]:
         """Open an admin client; raises KafkaUnavailableError."""
-        client = AIOKafkaAdminClient(**self._common())
+        client = _AnyBroker(**self._common())
         await self._start(client, "admin")
         try:
             yield Admin(client, self.settings)
-        except (KafkaConnectionError, TimeoutError) as error:
+        except (KafkaError, TimeoutError) as error:
             raise self._explain(error) from error
         finally:
             await bounded_stop(client.close(), "admin")
@@ -318,6 +320,18 @@ class TransactionalProducer:
             await self._client.client.close()
 
 
+class _AnyBroker(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka has no types
+    """An admin client that asks the next broker where one is away; everything asked may be asked twice."""
+
+    async def _send_request(self, request: Any, node_id: int | None = None) -> Any:
+        known = [broker.nodeId for broker in self._client.cluster.brokers()]
+        nodes = [node_id] if node_id is not None else random.sample(known, len(known))
+        for node in nodes[:-1]:
+            with suppress(NodeNotReadyError, KafkaConnectionError, RequestTimedOutError):
+                return await self._client.send(node, request)
+        return await self._client.send(nodes[-1], request)
+
+
 class Admin:
     """What Rollcall asks of a cluster."""
 
@@ -390,8 +404,7 @@ class Admin:
 
     async def topic_ids(self, names: Sequence[str]) -> tuple[str, dict[str, str]]:
         """Return the cluster's id and, by name, the ids of topics; raises TopicError for one that does not exist."""
-        client = cast("AIOKafkaClient", self._client._client)  # ruff: ignore[private-member-access]
-        response = await client.send(client.get_random_node(), TopicsRequest(names))
+        response = await self._client._send_request(TopicsRequest(names))  # ruff: ignore[private-member-access]
         ids = {}
         for code, name, topic_id, *_ in response.topics:
             if code:
