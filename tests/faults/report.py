@@ -49,6 +49,7 @@ def lines(run: "Run", rows: list[Row]) -> list[str]:
         *((kind, str(count)) for kind, count in verdict.counts().items()),
         *((kind, "0") for kind in KINDS if kind not in verdict.counts()),
         ("recovery after a spaced fault: faults, median, longest", _times(times)),
+        ("workers that found no Kafka when they started", str(run.unavailable)),
         ("until all was right after the last write", f"{run.settled:.0f} s"),
         *(
             (f"RssAnon of a {row.role}: early, late, most", f"{row.early:.0f}, {row.late:.0f}, {row.most:.0f} MB")

@@ -19,9 +19,11 @@ from typing import Final
 
 from tests.faults import report
 from tests.faults.checking import Verdict
+from tests.faults.fleet import Worker, tail
 from tests.faults.kinds import KILLS, OTHERS, Hand, Kind, NothingToHurtError
 from tests.faults.recovery import recovery
 from tests.faults.site import Site, site
+from worker.errors import KafkaUnavailableError
 
 WORKERS: Final[Mapping[str, int]] = {"handler": 2, "poller": 2}
 SETTLE: Final = 240.0
@@ -41,6 +43,8 @@ class Run:
     recoveries: list[tuple[str, float]] = field(default_factory=list)
     stuck: list[str] = field(default_factory=list)
     dead: list[str] = field(default_factory=list)
+    unavailable: int = 0
+    """Workers that ended because Kafka could not be reached when they started."""
     complaints: list[str] = field(default_factory=list)
     writes: int = 0
     kills: int = 0
@@ -93,11 +97,18 @@ class Soak:
         while True:
             for worker in [worker for worker in workers.workers.values() if worker.process and not worker.runs]:
                 if not worker.busy:
-                    self._run.dead += workers.dead()[:1]
-                    self.say(self._run.dead[-1])
+                    self._note_end(worker)
                     await workers.start(worker.name)
             workers.sample()
             await asyncio.sleep(_SAMPLE_SECONDS)
+
+    def _note_end(self, worker: Worker) -> None:
+        code = worker.process.returncode if worker.process is not None else None
+        if code == KafkaUnavailableError.exit_code:
+            self._run.unavailable += 1
+        else:
+            self._run.dead.append(f"{worker.name} ended with {code}: {tail(worker.log)}")
+            self.say(self._run.dead[-1])
 
     def _bag(self) -> list[Kind]:
         """Return every kind once, and kills twice more, in a random order."""
