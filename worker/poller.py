@@ -90,18 +90,22 @@ class Source:
             self.log.warning("source_republished", reason="its adapter, normalization or privacy policy has changed")
         committing = asyncio.ensure_future(self._committer.run())
         asking = asyncio.ensure_future(self._ask_on())
+        stopping = asyncio.ensure_future(self._task.stopping.wait())
         try:
-            await asyncio.wait([committing, asking], return_when=asyncio.FIRST_COMPLETED)
-            if asking.done() and not committing.done():
+            await asyncio.wait([committing, asking, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
                 asking.result()
+            if not committing.done():
+                asking.cancel()  # what it waits for was not read, and will be read again
+                await asyncio.wait([asking])
                 asking = asyncio.ensure_future(self._committer.done(self._last_words))
                 await asyncio.wait([committing, asking], return_when=asyncio.FIRST_COMPLETED)
             if committing.done():
                 committing.result()
         finally:
-            for one in (asking, committing):
+            for one in (asking, committing, stopping):
                 one.cancel()
-            await asyncio.gather(asking, committing, return_exceptions=True)
+            await asyncio.gather(asking, committing, stopping, return_exceptions=True)
             self.condition.hide()
             await self._upstream.close()
 

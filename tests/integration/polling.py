@@ -1,0 +1,116 @@
+"""A poller as production runs it, in this process: the real worker over a real broker and simulated upstreams."""
+
+import asyncio
+import itertools
+import os
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+
+from worker import config as configuration
+from worker import inspect, service
+from worker.config import Config
+from worker.kafka import apply_topics
+from worker.settings import KafkaSettings
+
+PATIENCE = 60.0
+QUICK = {"allow_private_addresses": True, "rate": 5_000, "burst": 1_000, "interval": "100ms", "scan_interval": "300ms"}
+_numbers = itertools.count()
+
+
+class Poller:
+    """A deployment of its own, whose configuration may change between two runs of its worker."""
+
+    def __init__(self, kafka: KafkaSettings, folder: Path) -> None:
+        """Keep everything in `folder`, under a prefix of its own."""
+        os.environ["ROLLCALL_PEPPER"] = "pepper"
+        self.folder = folder
+        self.path = folder / "rollcall.yaml"
+        self._kafka = {"bootstrap": kafka.bootstrap, "partitions": kafka.partitions, "session_timeout": "6s"}
+        self._prefix = f"poller{next(_numbers)}"
+        self.config: Config
+
+    async def configure(self, sources: dict[str, Any]) -> None:
+        """Write the configuration, with these sources, and make the topics."""
+        quick = {name: {**QUICK, **settings} for name, settings in sources.items()}
+        content = {
+            "prefix": self._prefix,
+            "kafka": self._kafka,
+            "state_dir": str(self.folder / "state"),
+            "sources": quick,
+            "log": {"level": "warning"},
+        }
+        self.path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        self.config = configuration.load(self.path)
+        await apply_topics(self.config.file.kafka, self.config.topics)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncGenerator[None]:
+        """Poll for as long as the context lasts."""
+        stop = asyncio.Event()
+        serving = asyncio.ensure_future(service.serve(self.config, ["poll"], stop=stop))
+        try:
+            yield
+        finally:
+            stop.set()
+            await serving
+
+    async def until(self, condition: Callable[[], Awaitable[Any]]) -> Any:
+        """Wait until a condition gives something, and return it."""
+        async with asyncio.timeout(PATIENCE):
+            while not (found := await condition()):
+                await asyncio.sleep(0.1)
+        return found
+
+    async def latest(self, source: str) -> dict[str, Any]:
+        """Return the live customers of a source by id, from `customers.latest`."""
+        newest: dict[str, Any] = {}
+        async for record in inspect.read_all(self.config, self.config.topics.latest):
+            name, _, id_ = record.key.decode().partition("/")
+            if name == source:
+                newest[id_] = record.value
+        return {id_: orjson.loads(value) for id_, value in newest.items() if value is not None}
+
+    async def events(self, source: str) -> list[tuple[str, dict[str, str], Any]]:
+        """Return (id, headers, data) of a source's events; each customer's sequences are 1, 2, 3, ..., each once."""
+        found: list[tuple[str, dict[str, str], Any]] = []
+        last: dict[str, int] = {}
+        async for record in inspect.read_all(self.config, self.config.topics.events):
+            name, _, id_ = record.key.decode().partition("/")
+            if name == source:
+                headers = {header: raw.decode() for header, raw in record.headers}
+                assert int(headers["ce_sequence"]) == last.get(id_, 0) + 1, f"{source}/{id_}"
+                last[id_] = int(headers["ce_sequence"])
+                found.append((id_, headers, orjson.loads(record.value)))
+        return found
+
+    async def status(self, source: str) -> dict[str, Any]:
+        """Return the newest status of a source."""
+        rows = await inspect.statuses(self.config)
+        return next((row for row in rows if row.get("kind") == "source" and row["source"] == source), {})
+
+    async def state(self, source: str, state: str) -> dict[str, Any]:
+        """Wait until a source says that it is in a state, and return its status."""
+
+        async def reached() -> dict[str, Any]:
+            row = await self.status(source)
+            return row if row.get("state") == state else {}
+
+        found: dict[str, Any] = await self.until(reached)
+        return found
+
+    async def rollcall(self, *arguments: str) -> tuple[int, str, str]:
+        """Run the command line; return exit code, output and errors."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "worker.cli", "--config", str(self.path), *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        output, errors = await process.communicate()
+        assert process.returncode is not None
+        return process.returncode, output.decode(), errors.decode()

@@ -1,0 +1,306 @@
+"""What operators order of sources, on a real broker: given once, carried out once, answered."""
+
+import os
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from tests.integration.polling import Poller
+from worker import ordering
+from worker.errors import UnavailableError, UsageError
+from worker.settings import KafkaSettings
+from worker.simulator import Connect, Drivly, MyKaarma
+
+KEY = "users API-Key x"
+os.environ |= {"T_KEY": KEY, "T_API": "connect-test-key", "T_USER": "rollcall", "T_PASSWORD": "mykaarma-test-password"}
+
+
+@pytest.fixture
+def poller(kafka: KafkaSettings, tmp_path: Path) -> Poller:
+    """Return a deployment that is not configured yet."""
+    return Poller(kafka, tmp_path)
+
+
+def crm(simulator: Drivly) -> dict[str, object]:
+    """Return the settings of a drivly source."""
+    return {"kind": "drivly", "url": f"{simulator.url}/api", "key": {"env": "T_KEY"}, "lookback": "1s"}
+
+
+def dealer(simulator: MyKaarma) -> dict[str, object]:
+    """Return the settings of a mykaarma source."""
+    return {
+        "kind": "mykaarma",
+        "url": simulator.url,
+        "username": {"env": "T_USER"},
+        "password": {"env": "T_PASSWORD"},
+        "requester_user_uuid": str(UUID(int=7)),
+        "dealer_uuids": simulator.dealers,
+    }
+
+
+async def test_a_watch_list_is_filled_from_the_command_line(poller: Poller) -> None:
+    """Who is on it is looked up and published; the list shows what is known of each."""
+    async with MyKaarma(seed=1, customers=20) as simulator:
+        await poller.configure({"dealer": dealer(simulator)})
+        ids = sorted(simulator.customers())
+        unknown = str(UUID(int=99))
+        file = poller.folder / "ids.txt"
+        file.write_text("\n".join(["# some of them", *ids[:10], "", unknown]))
+        async with poller.running():
+            code, output, errors = await poller.rollcall("watch", "add", "dealer", ids[10], "--file", str(file))
+            assert (code, errors) == (0, "")
+            assert output == "done: 12 added, 0 were watched already; 12 are watched\n"
+
+            async def published() -> bool:
+                return sorted(await poller.latest("dealer")) == ids[:11]
+
+            await poller.until(published)
+            code, output, _ = await poller.rollcall("watch", "remove", "dealer", ids[0], ids[19])
+            assert output == "done: 1 removed, 1 were not watched; 11 are watched\n"
+            code, output, _ = await poller.rollcall("watch", "list", "dealer")
+            shown = dict(line.split("  ") for line in output.splitlines())
+            assert shown == dict.fromkeys(ids[1:11], "live") | {unknown: "not found"}
+            assert sorted(await poller.latest("dealer")) == ids[:11]
+        assert len(await poller.events("dealer")) == 11
+
+
+async def test_bad_ids_are_refused_by_name_and_nothing_is_done(poller: Poller) -> None:
+    """Before anything is written: no poller has to run for that."""
+    async with MyKaarma(seed=1, customers=1) as simulator:
+        await poller.configure({"dealer": dealer(simulator)})
+        good = str(UUID(int=1))
+        code, output, errors = await poller.rollcall("watch", "add", "dealer", good, "12abc", "../users")
+        assert (code, output) == (2, "")
+        assert "2 of 3 are no ids of dealer: '12abc', '../users'" in errors
+        assert await ordering.watched(poller.config, "dealer") == []
+
+
+async def test_an_order_waits_for_the_poller(poller: Poller) -> None:
+    """Given while none runs, it is not answered in time; the next one carries it out."""
+    async with MyKaarma(seed=1, customers=3) as simulator:
+        await poller.configure({"dealer": dealer(simulator)})
+        ids = sorted(simulator.customers())
+        wanted = ordering.given("watch", "dealer", ids=ids)
+        with pytest.raises(UnavailableError, match="not answered within"):
+            await ordering.carry_out(poller.config, wanted, 0.5)
+        async with poller.running():
+
+            async def published() -> bool:
+                return sorted(await poller.latest("dealer")) == ids
+
+            await poller.until(published)
+        assert [known for _, known in await ordering.watched(poller.config, "dealer")] == ["live"] * 3
+
+
+async def test_a_long_list_is_taken_whole(poller: Poller) -> None:
+    """Many thousands of ids take several records, which are given in one transaction and answered once."""
+    async with MyKaarma(seed=1, customers=0) as simulator:
+        await poller.configure({"dealer": {**dealer(simulator), "rate": 0.01, "burst": 1}})
+        ids = [str(UUID(int=number)) for number in range(100_000)]
+        async with poller.running():
+            wanted = ordering.given("watch", "dealer", ids=ordering.watchable(poller.config, "dealer", ids))
+            answer = await ordering.carry_out(poller.config, wanted, 60)
+            assert answer["message"] == "100000 added, 0 were watched already; 100000 are watched"
+        assert len(await ordering.watched(poller.config, "dealer")) == 100_000
+
+
+async def test_a_paused_source_is_asked_nothing_until_it_is_resumed(poller: Poller) -> None:
+    """Also by the next owner."""
+    async with Drivly(seed=1, customers=5, authorization=KEY) as simulator:
+        await poller.configure({"crm": crm(simulator)})
+        async with poller.running():
+            await poller.state("crm", "running")
+            assert (await poller.rollcall("pause", "crm", "--who", "ann"))[:2] == (
+                0,
+                "done: crm is paused: it is asked nothing until it is resumed\n",
+            )
+            assert (await poller.rollcall("pause", "crm"))[:2] == (1, "refused: crm is paused already, by ann\n")
+            await poller.state("crm", "paused")
+        asked = len(simulator.requests)
+        simulator.create()
+        async with poller.running():
+            row = await poller.state("crm", "paused")
+            assert row["message"].startswith("paused by ann at ")
+            assert len(simulator.requests) == asked
+            assert (await poller.rollcall("resume", "crm"))[0] == 0
+
+            async def caught_up() -> bool:
+                return len(await poller.latest("crm")) == 6
+
+            await poller.until(caught_up)
+
+
+async def test_a_resync_reads_everything_and_publishes_what_differs(poller: Poller) -> None:
+    """A row written with a time in the past is found although no sweep is due; the others are not published again."""
+    async with Drivly(seed=1, customers=30, authorization=KEY) as simulator:
+        await poller.configure({"crm": {**crm(simulator), "scan_interval": "1h"}})
+        async with poller.running():
+
+            async def count(wanted: int) -> bool:
+                return len(await poller.latest("crm")) == wanted
+
+            await poller.until(lambda: count(30))
+            await poller.state("crm", "running")
+            simulator.create(at=1_000_000_000)
+            assert (await poller.rollcall("resync", "crm"))[0] == 0
+            await poller.until(lambda: count(31))
+        assert len(await poller.events("crm")) == 31
+
+
+async def test_one_customer_is_looked_up_on_request(poller: Poller) -> None:
+    """What it came to is the answer; one that is not found is not taken for deleted."""
+    async with Drivly(seed=1, customers=30, authorization=KEY) as simulator:
+        await poller.configure({"crm": {**crm(simulator), "scan_interval": "1h"}})
+        async with poller.running():
+            await poller.state("crm", "running")
+            answers = {}
+            simulator.delete(7)
+            for customer_id in ("5", "7", "12abc"):
+                code, output, errors = await poller.rollcall("resync", "crm", "--id", customer_id)
+                answers[customer_id] = code, output or errors
+        assert answers["5"] == (0, "done: crm/5 is there, as it was published\n")
+        assert answers["7"][1].startswith("done: crm/7 is not found")
+        assert answers["12abc"][0] == 2
+        assert len(await poller.latest("crm")) == 30
+
+
+async def test_a_plan_of_absences_passes_when_it_is_approved(poller: Poller) -> None:
+    """As it was shown, and no other."""
+    async with Connect(seed=1, customers=60, api_key="connect-test-key") as simulator:
+        settings = {"kind": "connect", "url": simulator.url, "key": {"env": "T_API"}}
+        await poller.configure({"telco": settings})
+        async with poller.running():
+            await poller.state("telco", "running")
+
+            async def count(wanted: int) -> bool:
+                return len(await poller.latest("telco")) == wanted
+
+            await poller.until(lambda: count(60))
+            for customer_id in list(simulator.customers())[:20]:
+                simulator.delete(customer_id)
+
+            async def held() -> dict[str, object]:
+                return (await poller.status("telco")).get("held") or {}
+
+            plan = await poller.until(held)
+            assert (plan["missing"], plan["live"]) == (20, 60)
+            code, output, _ = await poller.rollcall("sources", "approve", "telco", "0123456789ab")
+            assert (code, output) == (1, f"refused: telco has no plan 0123456789ab: held are {plan['plan']}\n")
+            assert (await poller.rollcall("sources", "approve", "telco", plan["plan"]))[0] == 0
+            await poller.until(lambda: count(40))
+
+            async def calm() -> bool:
+                row = await poller.status("telco")
+                return row["held"] is None and row["alarm"] is None
+
+            await poller.until(calm)
+        gone = [headers["ce_reason"] for _, headers, _ in await poller.events("telco") if "ce_reason" in headers]
+        assert gone == ["gone"] * 20
+
+
+async def leave(poller: Poller, simulator: Drivly, *command: str) -> str:
+    """Poll a source, take it out of the configuration, and give a command; return the answer."""
+    await poller.configure({"crm": crm(simulator)})
+    async with poller.running():
+
+        async def full() -> bool:
+            return len(await poller.latest("crm")) == 8
+
+        await poller.until(full)
+        code, _, errors = await poller.rollcall(*command)
+        assert code == 2
+        assert "is configured" in errors
+    await poller.configure({})
+    async with poller.running():
+        row = await poller.state("crm", "not configured")
+        assert row["live"] == 8
+        assert len(await poller.latest("crm")) == 8
+        code, output, errors = await poller.rollcall(*command)
+        assert (code, errors) == (0, "")
+
+        async def unsaid() -> bool:
+            return not await poller.status("crm")
+
+        await poller.until(unsaid)
+        assert (await poller.rollcall(*command))[0] == 1
+    return output
+
+
+async def test_a_source_that_is_forgotten_leaves_its_customers_on_the_topics(poller: Poller) -> None:
+    """And goes on with their sequences where it comes back."""
+    async with Drivly(seed=1, customers=8, authorization=KEY) as simulator:
+        output = await leave(poller, simulator, "sources", "forget", "crm")
+        assert output == "done: 8 customers are forgotten; they stay on the topics as they are\n"
+        assert len(await poller.latest("crm")) == 8
+        assert len(await poller.events("crm")) == 8
+        await poller.configure({"crm": crm(simulator)})
+        async with poller.running():
+
+            async def again() -> bool:
+                return len(await poller.events("crm")) == 16
+
+            await poller.until(again)
+        types = {(headers["ce_type"], headers["ce_sequence"]) for _, headers, _ in await poller.events("crm")}
+        assert types == {("customer.created", "1"), ("customer.created", "2")}
+
+
+async def test_a_source_that_is_deleted_has_its_customers_published_as_deleted(poller: Poller) -> None:
+    """By the weakest reason, and only when it is said twice that it is meant."""
+    async with Drivly(seed=1, customers=8, authorization=KEY) as simulator:
+        output = await leave(poller, simulator, "sources", "delete", "crm", "--yes")
+        assert output == "done: 8 customers were published as deleted\n"
+        assert await poller.latest("crm") == {}
+        ends = [event for event in await poller.events("crm") if event[1]["ce_sequence"] == "2"]
+        assert [headers["ce_reason"] for _, headers, _ in ends] == ["absent"] * 8
+        assert sorted(data["live"] for _, _, data in ends) == list(range(8))
+        assert (await poller.rollcall("sources", "delete", "crm"))[0] == 2
+
+
+@pytest.mark.parametrize("name", ["shop", "store"])
+async def test_a_source_that_is_renamed_goes_on_under_its_new_name(poller: Poller, name: str) -> None:
+    """Its customers were first seen when they were, whichever partition the new name leads to."""
+    async with Drivly(seed=1, customers=8, authorization=KEY) as simulator:
+        await leave(poller, simulator, "sources", "rename", "crm", name)
+        before = {id_: data["first_seen"] for id_, _, data in await poller.events("crm")}
+        await poller.configure({name: crm(simulator)})
+        async with poller.running():
+
+            async def there() -> bool:
+                return len(await poller.latest(name)) == 8
+
+            await poller.until(there)
+        assert await poller.latest("crm") == {}
+        events = await poller.events(name)
+        assert {id_: data["first_seen"] for id_, _, data in events} == before
+        assert {headers["ce_type"] for _, headers, _ in events} == {"customer.created"}
+
+
+async def test_a_renamed_watch_list_is_watched_under_its_new_name(poller: Poller) -> None:
+    """Nobody has to fill it again."""
+    async with MyKaarma(seed=1, customers=5) as simulator:
+        await poller.configure({"dealer": dealer(simulator)})
+        ids = sorted(simulator.customers())
+        async with poller.running():
+            await ordering.carry_out(poller.config, ordering.given("watch", "dealer", ids=ids), 30)
+        await poller.configure({})
+        async with poller.running():
+            answer = await ordering.carry_out(poller.config, ordering.given("rename", "dealer", name="garage"), 30)
+            assert answer["outcome"] == "done"
+        await poller.configure({"garage": dealer(simulator)})
+        async with poller.running():
+
+            async def there() -> bool:
+                return sorted(await poller.latest("garage")) == ids
+
+            await poller.until(there)
+
+
+async def test_what_cannot_be_ordered_is_refused_at_the_terminal(poller: Poller) -> None:
+    """A source that is not configured, or that has no watch list."""
+    async with Drivly(seed=1, authorization=KEY) as simulator:
+        await poller.configure({"crm": crm(simulator)})
+        with pytest.raises(UsageError, match="there is no source 'shop'; there are crm"):
+            ordering.configured(poller.config, "shop")
+        with pytest.raises(UsageError, match="nothing to watch"):
+            ordering.watchable(poller.config, "crm", ["1"])
