@@ -31,7 +31,7 @@ from worker.errors import (
     UpstreamUnavailableError,
 )
 from worker.handling import Call, Dead, Done, Handler, Input, Outcome, Record, Reply, Retry, Skip
-from worker.http import Lane, PrivateAddressError
+from worker.http import CalledOffError, Lane, PrivateAddressError
 from worker.kafka import bounded_stop
 from worker.task import Task, Transaction, now_ms
 
@@ -293,15 +293,24 @@ class HandlerLoop:
             return
         try:
             answer = await lane.send(
-                call.method, call.path, query=call.query, json=call.json, headers=dict(call.headers)
+                call.method,
+                call.path,
+                query=call.query,
+                json=call.json,
+                headers=dict(call.headers),
+                wanted=self._may_call,
             )
         except UpstreamUnavailableError as error:
             self.log.warning("call_unanswered", lane=call.lane, reason=error.message)
             reply = Reply(None, error=type(error.__cause__ or error).__name__)
         except UpstreamError as error:
             self.log.warning("call_failed", lane=call.lane, reason=error.message)
-            never_left = isinstance(error, CredentialError | PrivateAddressError)
+            never_left = isinstance(error, CredentialError | PrivateAddressError | CalledOffError)
             reply = Reply(None, error=type(error).__name__, sent=not never_left)
         else:
             reply = Reply(answer.status, answer.headers, answer.body)
         await self._replies.put((call, reply))
+    def _may_call(self) -> bool:
+        """Return whether the partition is ours, as far as can be known: a halted owner wakes up and calls nobody."""
+        return self._task.dead is None and self._task.ours()
+

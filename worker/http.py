@@ -37,6 +37,10 @@ class TooLargeError(UpstreamError):
     """An answer is larger than the configuration allows; `sent` requests may have been carried out."""
 
 
+class CalledOffError(UpstreamError):
+    """Whoever asked for a request did not want it any more when its turn came; nothing was sent."""
+
+
 class PrivateAddressError(UpstreamError):
     """The name resolves to an address that the configuration does not allow."""
 
@@ -192,14 +196,18 @@ class Lane:
         query: tuple[tuple[str, str], ...] = (),
         json: object | None = None,
         headers: Mapping[str, str] | None = None,
+        wanted: Callable[[], bool] = lambda: True,
     ) -> Answer:
         """Make one attempt and return the whole answer, whatever its status.
 
-        `path` is already encoded, `query` is not. Raises UpstreamUnavailableError where there is no (whole) answer,
-        TooLargeError, PrivateAddressError (nothing was sent), CredentialError (likewise).
+        `path` is already encoded, `query` is not. `wanted` is asked when the rate limit has let the request through,
+        last thing before it is sent. Raises UpstreamUnavailableError where there is no (whole) answer, TooLargeError;
+        PrivateAddressError, CredentialError and CalledOffError where nothing was sent.
         """
         sent = {**(headers or {}), **self._credential()}
         await self._limit.take()
+        if not wanted():
+            raise CalledOffError(f"{self.name}: {method} {path} was called off before it was sent")
         url = URL(self._base + path, encoded=True)
         if query:
             url = url.with_query(list(query))

@@ -88,6 +88,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self._owned: dict[int, _Owned] = {}
         self._closing: dict[int, asyncio.Future[None]] = {}
         self._assigned: set[int] = set()
+        self._heard = 0.0  # when the newest heartbeat that was answered well was sent
         self._consumer: AIOKafkaConsumer | None = None
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rejoin = asyncio.Event()
@@ -158,7 +159,27 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             rebalance_timeout_ms=int(settings.rebalance_timeout * 1000),
         )
         self._rejoin.clear()
+        self._listen(self._consumer)
         self._consumer.subscribe([self._topic], listener=self)
+
+    def _listen(self, consumer: AIOKafkaConsumer) -> None:
+        """Note when heartbeats are answered: a worker that was halted knows by that, before it hears of it."""
+        coordinator = consumer._coordinator  # ruff: ignore[private-member-access] - no public way to know
+        beat = coordinator._do_heartbeat  # ruff: ignore[private-member-access]
+
+        async def heartbeat() -> bool:
+            sent = time.monotonic()
+            answered = bool(await beat())
+            if answered:
+                self._heard = sent
+            return answered
+
+        coordinator._do_heartbeat = heartbeat  # ruff: ignore[private-member-access]
+
+    def _is_ours(self, partition: int) -> bool:
+        """Return whether, as far as can be known without asking, the group still counts us as the owner."""
+        fresh = time.monotonic() - self._heard < self._connection.settings.session_timeout
+        return fresh and partition in self._assigned
 
     async def _leave(self) -> None:
         consumer, self._consumer = self._consumer, None
@@ -196,7 +217,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         mine = {where.partition for where in assigned}
         if self._consumer is not None:
             self._consumer.pause(*assigned)
-        self._assigned = mine
+        self._assigned, self._heard = mine, time.monotonic()
         gone = [partition for partition in self._owned if partition not in mine]
         self.log.info("partitions_assigned", partitions=sorted(mine), gone=sorted(gone))
         for partition in gone:
@@ -275,6 +296,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
 
     async def _work(self, partition: int, owned: _Owned, task: Task) -> None:
         """Start a task, work on it, and close it in any case."""
+        task.ours = partial(self._is_ours, partition)
         try:
             await task.start(lambda: self.confirm(partition))
             owned.task = task

@@ -136,6 +136,7 @@ class Task:
 
     @property
     def store(self) -> Store:
+        self.ours: Callable[[], bool] = lambda: True  # whether the group counts us as the owner, as far as is known
         """Return the store of a started task."""
         if self._store is None:
             message = "the task has not been started"
