@@ -70,7 +70,7 @@ class Calls:
             self.block(deletion, "the record is too large for an undo copy")
             return
         life.must(deletion, Event.EXECUTE)
-        deletion.sent, deletion.tries = life.now, 0
+        deletion.sent, deletion.tries, deletion.absent = life.now, 0, False
         own = {"request": request["id"], "done": None, "echo": None}
         life.tx.put(own_key(deletion), orjson.dumps(own))
         self._call(deletion, target.delete(request["customer"] or ""))

@@ -20,6 +20,7 @@ from worker.topics import DAY_MS, Topics
 # States that pass in moments are published as the one they belong to.
 _PUBLISHED_AS: Final[Mapping[State, State]] = {State.CHECKING: State.COOLING, State.LOOKING: State.COOLING}
 _HISTORY: Final = 200
+_GONE: Final = frozenset({State.VERIFIED, State.DELETED, State.ALREADY_ABSENT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,7 @@ class Life:
         request, book = deletion.request, self.book
         book.put(deletion, None)
         self.publish(deletion)
+        others = book.others(deletion) if deletion.state in _GONE else []
         book.delist(deletion)
         key, value, headers = receipt(deletion, self.now)
         self.tx.send(self.kit.topics.receipts, key, value, headers)
@@ -83,6 +85,10 @@ class Life:
             kept = {"key": ledger_key(request).decode(), "value": ledger(deletion, undo=None)}
             until = self.now + int(self.kit.settings.undo_days * DAY_MS)
             self.tx.put(b"u/" + number(until) + number(deletion.n), orjson.dumps(kept))
+        for other in others:
+            if other.state == State.HELD and other.group is None:
+                self.must(other, Event.SUPERSEDE, f"{request['id']} has done it")
+                self.end(other)
 
     def publish(self, deletion: Deletion) -> None:
         """Publish the newest state of the newest deletion of a customer, if it is another than before."""

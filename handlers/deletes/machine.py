@@ -51,6 +51,7 @@ class Event(StrEnum):
     ACCEPT = "accept"  # 202
     LOSE = "lose"  # no answer, or one that leaves it open whether it was done
     GONE = "gone"  # there is none such, and the canary is there
+    ABSENT = "absent"  # the same, and the DELETE had found none either
     POSTPONE = "postpone"  # not now; it was not done
     BLOCK = "block"  # only a person can go on
     EXHAUST = "exhaust"  # every attempt is used up
@@ -98,7 +99,6 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     _S.EXECUTING: {
         _E.DONE: _S.DELETED,
         _E.ACCEPT: _S.ACCEPTED,
-        _E.GONE: _S.ALREADY_ABSENT,
         _E.LOSE: _S.UNKNOWN,
         _E.POSTPONE: _S.COOLING,
         _E.BLOCK: _S.BLOCKED,
@@ -107,6 +107,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     _S.ACCEPTED: {_E.GONE: _S.VERIFIED, _E.BLOCK: _S.BLOCKED},
     _S.UNKNOWN: {
         _E.GONE: _S.VERIFIED,
+        _E.ABSENT: _S.ALREADY_ABSENT,
         _E.CHANGE: _S.SUPERSEDED,
         _E.POSTPONE: _S.COOLING,
         _E.BLOCK: _S.BLOCKED,

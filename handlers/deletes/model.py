@@ -103,7 +103,8 @@ class Deletion:
     sent: int | None = None  # when the newest DELETE was committed to
     tries: int = 0  # of looking, since the last DELETE
     failures: int = 0  # for the back-off
-    vouched: bool = False  # the canary was found after a 404: a look-up that says so again is believed
+    vouched: int = 0  # when the canary was found after a 404: for a while, a look-up that says so again is believed
+    absent: bool = False  # the newest DELETE was answered with 404
     published: str | None = None
     doubt: str | None = None  # why a person has to decide once the canary is found; None: the customer is gone then
     undo: str | None = None

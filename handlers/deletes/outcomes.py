@@ -18,6 +18,7 @@ from worker.handling import Call, Reply
 
 _LOOKS: Final = 5  # after a DELETE that the target says was done
 _POLLS: Final = 30  # after a DELETE that it says will be
+_BELIEVED_MS: Final = 30_000
 _MANY: Final = 1 << 20
 _NOT_TRIED: Final = frozenset({401, 403, 429, 503})  # statuses that say that nothing was done
 NO_CANARY: Final = "there is none such, or the base URL is wrong: the target has no canary to tell"
@@ -74,6 +75,7 @@ class Outcomes:
             case Answer.DONE | Answer.ACCEPTED:
                 self._said_done(deletion, answer)
             case Answer.GONE:
+                deletion.absent = True
                 self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
             case Answer.DENIED:
                 self._life.must(deletion, Event.POSTPONE)
@@ -143,12 +145,12 @@ class Outcomes:
             case Missing():
                 # After a DELETE that was done, the target's own word stands beside the 404.
                 said = deletion.state == State.DELETED or (deletion.state == State.ACCEPTED and target.canary() is None)
-                if said or deletion.vouched:
+                if said or self._now < deletion.vouched + _BELIEVED_MS:
                     self._gone(deletion)
                 else:
                     self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
             case Found():
-                deletion.vouched = False
+                deletion.vouched = 0
                 self._still_there(target, deletion, sight)
             case Unread(reason):
                 self._calls.wait_for_canary(target, deletion, reason, reason)
@@ -193,7 +195,7 @@ class Outcomes:
             self._book.put(deletion, "v", self._now + self._health.backoff(deletion.tries))
 
     def _look_failed(self, deletion: Deletion, answer: Answer, reply: Reply) -> None:
-        deletion.vouched = False
+        deletion.vouched = 0
         if answer == Answer.LATER and reply.status is not None:
             self._later(deletion, reply)
             return
@@ -204,10 +206,11 @@ class Outcomes:
         self._calls.look_later(deletion)
 
     def _gone(self, deletion: Deletion, reason: str | None = None) -> None:
-        if deletion.state == State.EXECUTING and len(deletion.attempts) == 1:
+        if deletion.absent and len(deletion.attempts) == 1:
             # It was not ours that deleted it: what its system says of it later is no echo.
             self._life.tx.delete(own_key(deletion))
-        self._life.must(deletion, Event.GONE, reason)
+        absent = deletion.absent and deletion.state == State.UNKNOWN
+        self._life.must(deletion, Event.ABSENT if absent else Event.GONE, reason)
         deletion.verified = self._now
         if deletion.state == State.VERIFIED:
             self._note_done(deletion)
@@ -259,17 +262,15 @@ class Outcomes:
     def _told(self, name: str, asked: int) -> None:
         """Believe the answers that this canary was sent after.
 
-        A look-up's 404 is asked for once more, now that the canary is there: it may have been the end of an outage.
+        A 404 is asked for once more, now that the canary is there: it may have been the end of an outage.
         """
         for waiting in self._book.queued("e", name, asked, _MANY):
             self._book.put(waiting, None)
             if waiting.doubt is not None:
                 self._calls.block(waiting, waiting.doubt)
-            elif waiting.state in {State.LOOKING, State.UNKNOWN}:
-                waiting.vouched = True
-                self._calls.look_later(waiting, after=0)
             else:
-                self._gone(waiting)
+                waiting.vouched = self._now
+                self._calls.look_later(waiting, after=0)
 
     def not_told(self, name: str, asked: int) -> None:
         """Put back what the canary could not vouch for."""

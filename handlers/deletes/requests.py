@@ -1,12 +1,13 @@
 """The first stage, by customer: turns deletions, departures and an operator's erasures into requests by target.
 
-It remembers every customer of the sources that matter as it was last published, and so guarantees:
+It remembers every customer as it was last published, and so guarantees:
 
 - nothing below a route's horizon (the inputs' ends when the route was first active, or when no state was found) makes
   a request; nor does a replay, unless it says so;
 - a customer that is back calls off what its deletion had asked for;
 - it vouches for a request, when the executor asks just before the call, only in view of everything it has read, and
-  not while it lags behind: an executor that outruns this stage waits for it.
+  not while it lags behind: an executor that outruns this stage waits for it;
+- what was asked for over a route that is no longer configured waits.
 """
 
 import hashlib
@@ -78,7 +79,7 @@ class Requests:
             source: [route for route in settings.routes if route.source == source]
             for source in {route.source for route in settings.routes}
         }
-        self._tracked = frozenset(self._routes) | frozenset(settings.targets)
+        self._standing = {route.name: route for route in settings.routes}
         self._handle: Mapping[str, Callable[[Tx, Record, int], Outcome]] = {
             topics.latest: self._published,
             topics.departures: self._departed,
@@ -100,10 +101,8 @@ class Requests:
         """Take up a partition: set the horizon of every route that was not active before."""
         self._ends, self._checks = ends, []
         self._behind_until = now + _ms(self._settings.catch_up) if any(ends.values()) else now
-        active = {_HORIZON + _digest(route.name.encode()) for route in self._settings.routes}
-        for key in [key for key, _ in tx.scan(_HORIZON) if key not in active]:
-            tx.delete(key)
-        for key in sorted(active):
+        for route in self._settings.routes:
+            key = _HORIZON + _digest(route.name.encode())
             if tx.get(key) is None:
                 tx.put(key, orjson.dumps(dict(ends)))
         return now + _ms(self._settings.tick)
@@ -135,7 +134,7 @@ class Requests:
         self._note_lag(record, now)
         key = record.key or b""
         source, customer = customer_of(key)
-        if source not in self._tracked:
+        if not self._settings.targets:
             return Skip("unrouted")
         replay = header(record.headers, REPLAY)
         if replay is not None and not replay.endswith(WITH_DELETES):
@@ -156,7 +155,7 @@ class Requests:
         return Done()
 
     def _is_live(self, tx: Tx, entry: Entry, record: Record, sequence: int, moment: int) -> None:
-        references = references_of(record.value or b"") if self._needs_references(record) else []
+        references = references_of(record.value or b"")
         for request, target in entry.requested:
             send_cancel(tx, self._requests, request, target, "a newer version of the customer was published")
         entry.sequence, entry.live, entry.changed, entry.seen_live = sequence, True, moment, record.timestamp
@@ -204,10 +203,6 @@ class Requests:
                 found.append(route)
         return found
 
-    def _needs_references(self, record: Record) -> bool:
-        source, _ = customer_of(record.key or b"")
-        return any(route.link == "reference" for route in self._routes.get(source, []))
-
     # What left a cluster
 
     def _departed(self, tx: Tx, record: Record, now: int) -> Outcome:
@@ -250,7 +245,7 @@ class Requests:
         self._note_lag(record, now)
         key = record.key or b""
         source, customer = customer_of(key)
-        if source not in self._tracked:
+        if not self._settings.targets:
             return Skip("unrouted")
         if header(record.headers, REPLAY) is not None:
             return Skip("replay")
@@ -324,6 +319,8 @@ class Requests:
     def _vouch(self, tx: Tx, check: Message) -> None:
         """Object to a request, pass the question on to the next customer it is about, or vouch for it."""
         topic, request = self._requests, check["request"]
+        if not self._stands(request):
+            return
         (role, key), *rest = check["hops"]
         why = objection(role, Entry.load(tx, key.encode()), request)
         forget(tx, topic, f"{request['id']}:check".encode(), key)  # first: the next one may lie in the same partition
@@ -333,6 +330,13 @@ class Requests:
             send_check(tx, topic, request, rest, check["serial"])
         else:
             send_vouch(tx, topic, request, check["serial"])
+
+    def _stands(self, request: Request) -> bool:
+        """Return whether a request's route is still there, and on; if not, it waits for it, or for a person's no."""
+        if request["route"] is None:
+            return True
+        route = self._standing.get(request["route"])
+        return route is not None and route.mode(request["authority"]) != "off" and route.dry_run <= request["dry_run"]
 
     def _note_lag(self, record: Record, now: int) -> None:
         """Remember that there is more to read before anything can be vouched for."""

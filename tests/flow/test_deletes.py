@@ -276,6 +276,37 @@ def test_what_was_open_when_the_executor_lost_its_state_is_held_for_a_person() -
     assert world.outcomes() == {"crm/1": "VERIFIED", "crm/2": "VERIFIED"}
 
 
+def test_a_route_that_is_added_later_knows_the_references_of_those_who_live_already() -> None:
+    """They are remembered of every customer, whether or not a route asks for them yet."""
+    world = World(simple())
+    world.systems["crm"].add("77")
+    world.live("shop", "a", references={"customerKey": "77"})
+    world.settle()
+    world.settings = world.settings.model_validate(referring())
+    world.harness.crash("requests")
+    world.deleted("shop", "a")
+    world.settle()
+    assert world.outcomes() == {"crm/77": "VERIFIED"}
+
+
+@pytest.mark.parametrize("routes", [[], [route(dry_run=True)], [route(classes={"gone": "off"})]])
+def test_what_was_asked_for_over_a_route_that_is_taken_away_waits(routes: list[Any]) -> None:
+    """A route is taken back by its configuration: nothing more is done over it, unless it comes back."""
+    world = World(simple())
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1", "gone")
+    world.settle(0.5)
+    world.settings = world.settings.model_validate({**simple(), "routes": routes})
+    world.harness.crash("requests")
+    world.settle(10)
+    assert world.states() == {"crm/1": "COOLING"}
+    assert world.systems["crm"].calls == []
+    world.settings = world.settings.model_validate(simple())
+    world.harness.crash("requests")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+
+
 # Replays
 
 
@@ -406,7 +437,9 @@ def test_a_customer_that_somebody_else_deleted_first_is_no_echo_of_ours() -> Non
     world.systems["crm"].add("1")
 
     def vanish(call: Call) -> Reply | None:
-        return Reply(404) if call.method == "DELETE" else None
+        if call.method == "DELETE":
+            world.systems["crm"].rows.pop("1", None)
+        return None
 
     world.systems["crm"].fault = vanish
     world.deleted("shop", "1")
@@ -756,6 +789,21 @@ def test_no_undo_copy_is_kept_where_none_is_wanted_and_never_of_an_erasure(targe
     world.settle()
     assert world.outcomes() == {"crm/1": "VERIFIED"}
     assert world.ledger()["crm/1"]["undo"] is None
+
+
+def test_a_request_that_waits_for_a_person_ends_when_another_one_has_done_it() -> None:
+    """What is left of it is a receipt that names the other."""
+    world = World({"targets": {"crm": drivly()}, "routes": [route(link="cluster")]})
+    world.systems["crm"].add("5")
+    world.live("shop", "a")
+    world.deleted("shop", "a")
+    world.departed("shop/a", ["crm/5"], doubt=["late"])
+    world.settle()
+    assert world.states() == {"crm/5": "HELD"}
+    world.decide("erase", customer="crm/5")
+    world.settle()
+    assert sorted(receipt["outcome"] for receipt in world.receipts()) == ["SUPERSEDED", "VERIFIED"]
+    assert world.states() == {"crm/5": "VERIFIED"}
 
 
 # Personal data

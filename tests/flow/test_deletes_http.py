@@ -148,10 +148,29 @@ def test_an_empty_listing_is_no_canary() -> None:
 def test_a_404_to_the_delete_itself_waits_for_the_canary_too() -> None:
     """Two deletions of one customer at once: the other one was faster."""
     world = one()
-    world.systems["crm"].fault = once(Reply(404))
+
+    def faster(call: Call) -> Reply | None:
+        if call.method == "DELETE":
+            world.systems["crm"].rows.pop("1", None)
+        return None
+
+    world.systems["crm"].fault = faster
     world.settle()
     assert world.outcomes() == {"crm/1": "ALREADY_ABSENT"}
-    assert world.systems["crm"].lookups() == ["1", "customers"]
+    assert world.systems["crm"].lookups() == ["1", "customers", "1"]
+
+
+def test_a_404_to_the_delete_at_the_end_of_an_outage_is_not_believed() -> None:
+    """The canary is there, and so is the customer: it is deleted after all."""
+    world = one()
+
+    def fault(call: Call) -> Reply | None:
+        return Reply(404) if call.method == "DELETE" and len(world.systems["crm"].deletes()) == 0 else None
+
+    world.systems["crm"].fault = fault
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert statuses(world) == [404, 200]
 
 
 def test_a_404_to_the_delete_while_everything_is_404_is_looked_up_again_later() -> None:

@@ -95,6 +95,7 @@ def vouched(tx: MemoryTx) -> bool:
 def check() -> bytes:
     """Return a question of the executor's about a customer."""
     request: Any = {"id": "r", "target": "crm", "sequence": 1, "as_of": START, "cluster": None, "cluster_at": None}
+    request["route"] = None
     return model.message(request, hops=[("origin", "shop/a")], serial=1)
 
 
@@ -125,9 +126,9 @@ def test_a_first_stage_that_keeps_up_vouches_after_reading_on_for_a_moment() -> 
     assert vouched(tx)
 
 
-def test_records_of_sources_without_routes_cost_nothing() -> None:
-    """They are skipped before they are decoded."""
-    handler, tx = opened(Requests(TOPICS, SETTINGS))
+def test_without_targets_nothing_is_kept() -> None:
+    """Records are skipped before they are decoded."""
+    handler, tx = opened(Requests(TOPICS, DeletesSettings()))
     before = dict(tx.data)
     assert handler.on_record(tx, record(TOPICS.latest, b"other/a", b"{"), START) == Skip("unrouted")
     assert tx.data == before
