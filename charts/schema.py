@@ -29,8 +29,8 @@ POLL_SCALES: Final = "leave it out: one source has one owner, so a poller does n
 # What only editors need.
 EDITORS: Final = frozenset({"title", "default", "format", "discriminator"})
 
-NAME: Final = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", "maxLength": 63}
-OPTIONAL_NAME: Final = {"type": "string", "pattern": "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$", "maxLength": 63}
+NAME: Final = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", "maxLength": 253}
+OPTIONAL_NAME: Final = {"type": "string", "pattern": "^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$", "maxLength": 253}
 STRINGS: Final = {"type": "object", "additionalProperties": {"type": "string"}}
 OBJECT: Final = {"type": "object"}  # Kubernetes' own: the API server checks it
 OBJECTS: Final = {"type": "array", "items": {"type": "object"}}

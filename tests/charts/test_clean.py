@@ -15,7 +15,9 @@ from tests.charts.rendering import (
     CHART,
     GUIDE,
     KUBERNETES,
+    ROOT,
     SETS,
+    STAGES,
     Rendered,
     guided,
     helm,
@@ -26,6 +28,7 @@ from tests.charts.rendering import (
     tool,
     value_set,
 )
+from worker.topics import Topics
 
 # What kube-score may call critical: an image named by a digest or by a version that is never pushed again need not be
 # pulled each time, and a soft topology spread does what it wants anti-affinity for.
@@ -172,6 +175,16 @@ def test_what_the_guide_names_is_there(minimal: Rendered) -> None:
     assert "rollcall/worker" in next(iter(minimal.workloads().values()))["spec"]["template"]["metadata"]["labels"]
     assert "files/alerts.yaml" in text
     assert "files/dashboard.json" in text
+
+
+def test_the_capacity_page_counts_the_topics_there_are() -> None:
+    """The arithmetic of partitions follows the application's own list of topics."""
+    text = (ROOT / "docs" / "capacity.md").read_text(encoding="utf-8")
+    count, states = len(Topics().declared()), len(STAGES)
+    assert f"There are {count - states} topics and a state\ntopic for each of the {states} stages" in text
+    assert set(re.findall(r"`(\d+) \S P \S replication`", text)) == {str(count)}
+    for partitions, replicas in re.findall(r"^\| (\d+) \| ([\d,]+) \|$", text, re.MULTILINE):
+        assert int(replicas.replace(",", "")) == count * int(partitions) * 3
 
 
 def notes(values: dict[str, Any], base: str = "minimal") -> str:

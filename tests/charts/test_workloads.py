@@ -92,6 +92,17 @@ def test_secrets_are_existing_ones_mounted_as_files(rendered: Rendered) -> None:
                     assert mount["mountPath"] == f"/secrets/{volumes[mount['name']]['secret']['secretName']}", name
 
 
+def test_a_secret_may_have_any_name_that_kubernetes_permits() -> None:
+    """Dots and a great length, which a volume's name may not have, do not reach it; the path keeps the whole name."""
+    name = f"kafka.{'x' * 80}.tls"
+    rendered = render(merged(value_set("minimal"), {"worker": {"secrets": [name]}}))
+    (mount,) = [one for one in rendered.worker("keys")["volumeMounts"] if one["mountPath"] == f"/secrets/{name}"]
+    assert "." not in mount["name"]
+    assert len(mount["name"]) <= 63
+    volumes = rendered.workloads()["keys"]["spec"]["template"]["spec"]["volumes"]
+    assert [v["secret"]["secretName"] for v in volumes if v["name"] == mount["name"]] == [name]
+
+
 def test_every_file_of_the_configuration_is_mounted_where_it_is_used(production: Rendered) -> None:
     """A worker sees the files of its own Secrets: the executor the targets', the poller the upstreams'."""
     found = {

@@ -120,9 +120,14 @@ rollcall/worker: "true"
 {{- merge (dict "kafka" $kafka) (pick .Values.config "prefix" "receipts_retention" "log") | toYaml }}
 {{- end }}
 
+{{/* A volume's name has no dots and 63 characters at most, a Secret's may have. */}}
+{{- define "rollcall.secretVolume" -}}
+secret-{{ replace "." "-" . | trunc 56 | trimSuffix "-" }}
+{{- end }}
+
 {{- define "rollcall.secretVolumes" -}}
 {{- range . }}
-- name: secret-{{ . }}
+- name: {{ include "rollcall.secretVolume" . }}
   secret:
     secretName: {{ . }}
     defaultMode: 0440
@@ -131,7 +136,7 @@ rollcall/worker: "true"
 
 {{- define "rollcall.secretMounts" -}}
 {{- range . }}
-- name: secret-{{ . }}
+- name: {{ include "rollcall.secretVolume" . }}
   mountPath: /secrets/{{ . }}
   readOnly: true
 {{- end }}

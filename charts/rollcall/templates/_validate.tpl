@@ -14,7 +14,7 @@
 {{- $own := dict "env" list "volumeMounts" (list "/etc/rollcall" "/state" "/tmp") "containers" (list "rollcall") }}
 {{- $_ := set $own "volumes" (list "config" "state" "tmp") }}
 {{- range $w.secrets }}
-{{- $_ := set $own "volumes" (append $own.volumes (printf "secret-%s" .)) }}
+{{- $_ := set $own "volumes" (append $own.volumes (include "rollcall.secretVolume" .)) }}
 {{- end }}
 {{- range $what, $key := dict "env" "name" "volumes" "name" "volumeMounts" "mountPath" }}
 {{- $problems = concat $problems (include "rollcall.twice" (dict "at" $at "what" $what "key" $key "own" (index $own $what) "items" (index $w $what)) | fromJsonArray) }}
