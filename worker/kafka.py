@@ -10,7 +10,6 @@ Guarantees that aiokafka does not give by itself, each beside the code that give
 
 import asyncio
 import random
-import ssl
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
@@ -21,7 +20,6 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
-    AuthenticationFailedError,
     InvalidProducerEpoch,
     KafkaConnectionError,
     KafkaError,
@@ -35,7 +33,8 @@ from aiokafka.errors import (
 from aiokafka.producer.sender import EndTxnHandler
 from aiokafka.structs import OffsetAndMetadata
 
-from worker.errors import FencedError, KafkaUnavailableError, TopicError, TransactionError
+from worker import security
+from worker.errors import ConfigError, FencedError, KafkaUnavailableError, TopicError, TransactionError
 from worker.events import Headers
 from worker.settings import KafkaSettings
 from worker.topics import Found, Plan, Topics, TopicSpec, partition_of, plan
@@ -67,51 +66,36 @@ async def bounded_stop(stopping: Awaitable[Any], what: str) -> None:
         log.warning("kafka_client_close_failed", client=what, error=type(error).__name__)
 
 
-def _ssl_context(settings: KafkaSettings) -> ssl.SSLContext | None:
-    if settings.security_protocol not in {"SSL", "SASL_SSL"}:
-        return None
-    context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-    if settings.cert_file and settings.key_file:
-        context.load_cert_chain(settings.cert_file, settings.key_file)
-    return context
-
-
 class Connection:
     """How to reach the cluster; makes the clients."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        """Use `settings`; secrets are read anew for each client, so that a rotated file is taken up."""
+        """Use `settings`; credentials are read anew for each connection, so that a rotated one is taken up."""
         self.settings = settings
+        self._tokens = None if settings.oauth is None else security.Tokens(settings.oauth)
 
     def _common(self) -> dict[str, Any]:
         settings = self.settings
-        common: dict[str, Any] = {
-            "bootstrap_servers": settings.bootstrap,
-            "security_protocol": settings.security_protocol,
-            "ssl_context": _ssl_context(settings),
-            "request_timeout_ms": int(settings.request_timeout * 1000),
-        }
-        if settings.security_protocol.startswith("SASL") and settings.password is not None:
-            common |= {
-                "sasl_mechanism": settings.sasl_mechanism,
-                "sasl_plain_username": settings.username,
-                "sasl_plain_password": settings.password.read(),
+        try:
+            return {
+                "bootstrap_servers": settings.bootstrap,
+                "security_protocol": settings.security_protocol,
+                "ssl_context": security.tls(settings),
+                "request_timeout_ms": int(settings.request_timeout * 1000),
+                **security.credentials(settings, self._tokens),
             }
-        return common
+        except ConfigError as error:  # a worker that runs does not end over a file that is being replaced
+            raise KafkaUnavailableError(f"Kafka at {settings.bootstrap} cannot be used: {error.problems[0]}") from error
 
     def _explain(self, error: Exception) -> KafkaUnavailableError:
         settings = self.settings
-        if isinstance(error, AuthenticationFailedError):
-            hint = "Check kafka.username, kafka.password and kafka.sasl_mechanism."
-        elif isinstance(error, KafkaConnectionError | TimeoutError | OSError):
-            hint = "Is it running, and is kafka.bootstrap right? `rollcall kafka start` starts an embedded broker."
-        else:
-            hint = "See the broker's log; a principal without the ACL it needs looks like this too."
         what = str(error) or type(error).__name__
         message = f"Kafka at {settings.bootstrap} ({settings.security_protocol}) cannot be used: {what}"
-        return KafkaUnavailableError(message, hint=hint)
+        return KafkaUnavailableError(message, hint=security.hint(error))
 
     async def _start(self, client: Any, what: str) -> None:
+        inner = client.client if isinstance(client, AIOKafkaProducer) else client._client  # ruff: ignore[private-member-access] - connections are made there
+        security.RenewingClient.take(inner, self.settings)
         try:
             async with asyncio.timeout(self.settings.start_timeout):
                 await client.start()
@@ -119,8 +103,14 @@ class Connection:
             closing = client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop()
             await bounded_stop(closing, what)
             if isinstance(error, KafkaError | TimeoutError | OSError):
-                raise self._explain(error) from error
+                raise self._explain(await self._reason(error)) from error
             raise
+
+    async def _reason(self, error: Exception) -> Exception:
+        """Return why a client has not started: where it could not connect, it does not say it itself."""
+        if self.settings.security_protocol == "PLAINTEXT" or not isinstance(error, KafkaConnectionError):
+            return error
+        return await security.refusal(self._common()) or error
 
     @asynccontextmanager
     async def admin(self) -> AsyncGenerator["Admin"]:
@@ -149,8 +139,12 @@ class Connection:
         await self._start(consumer, "consumer")
         return consumer
 
-    async def publish(self, topics: Topics, records: Iterable[tuple[str, bytes, bytes | None]]) -> None:
+    async def publish(
+        self, topics: Topics, records: Iterable[tuple[str, bytes, bytes | None, *tuple[Headers, ...]]]
+    ) -> None:
         """Publish (topic, key, value) of an operator's command, each once and durably, and wait until all are taken.
+
+        Headers may follow the value.
 
         Every topic has one partition count, so the key leads to its addressee. Raises KafkaUnavailableError.
         """
@@ -159,8 +153,8 @@ class Connection:
         try:
             async with asyncio.timeout(self.settings.request_timeout):
                 sent = [
-                    await client.send(topic, value, key, partition_of(key, topics.partitions))
-                    for topic, key, value in records
+                    await client.send(topic, value, key, partition_of(key, topics.partitions), headers=sum(more, []))
+                    for topic, key, value, *more in records
                 ]
                 await asyncio.gather(*sent)
         except (KafkaError, TimeoutError) as error:

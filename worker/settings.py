@@ -86,6 +86,27 @@ class Secret(Model):
         return value
 
 
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class OAuthSettings(Model):
+    """Where an access token for Kafka comes from: the grant "client credentials" (RFC 6749, section 4.4)."""
+
+    token_url: AnyHttpUrl = Field(description="The token endpoint; https, unless it is on this machine")
+    client_id: str = Field(min_length=1)
+    client_secret: Secret
+    scope: str | None = Field(default=None, min_length=1, description="Several with spaces between them")
+    audience: str | None = Field(default=None, min_length=1, description="Sent where the endpoint wants one")
+    ca_file: Path | None = Field(default=None, description="CA certificates to trust instead of the system's")
+    timeout: Duration = Field(default=10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> "OAuthSettings":
+        if self.token_url.scheme != "https" and self.token_url.host not in _LOOPBACK:
+            raise ValueError("token_url must be https: the client's secret is sent there")
+        return self
+
+
 class KafkaSettings(Model):
     """The cluster, how to reach it, and the times that fencing and recovery rest on."""
 
@@ -95,12 +116,14 @@ class KafkaSettings(Model):
         default=None, ge=1, le=10, description="Replicas of a topic; default: three, or as many as there are brokers"
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = "SCRAM-SHA-512"
     username: str | None = None
-    password: Secret | None = None
+    password: Secret | None = Field(default=None, description="Read anew for each connection")
+    oauth: OAuthSettings | None = Field(default=None, description="With sasl_mechanism OAUTHBEARER")
     ca_file: Path | None = Field(default=None, description="CA certificates to trust instead of the system's")
     cert_file: Path | None = Field(default=None, description="Client certificate")
     key_file: Path | None = Field(default=None, description="Client key")
+    key_password: Secret | None = Field(default=None, description="Of an encrypted client key")
     compression: Literal["none", "gzip", "lz4", "snappy", "zstd"] = "none"
     max_record_bytes: int = Field(default=1_000_000, ge=1024, description="A larger record is set aside")
     session_timeout: Duration = Field(default=6.0, gt=0)
@@ -113,9 +136,9 @@ class KafkaSettings(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> "KafkaSettings":
-        if self.security_protocol.startswith("SASL") and (self.username is None or self.password is None):
-            message = f"security_protocol {self.security_protocol} needs username and password"
-            raise ValueError(message)
+        problem = self._sasl() if self.security_protocol.startswith("SASL") else None
+        if problem is not None:
+            raise ValueError(problem)
         if (self.cert_file is None) != (self.key_file is None):
             message = "cert_file and key_file go together"
             raise ValueError(message)
@@ -129,6 +152,22 @@ class KafkaSettings(Model):
             )
             raise ValueError(message)
         return self
+
+    def _sasl(self) -> str | None:
+        """Return what is wrong with the settings of SASL, None where they fit together."""
+        if self.sasl_mechanism in {"PLAIN", "OAUTHBEARER"} and self.security_protocol == "SASL_PLAINTEXT":
+            return f"sasl_mechanism {self.sasl_mechanism} would send the credential in the clear: use SASL_SSL"
+        if self.sasl_mechanism == "OAUTHBEARER":
+            return None if self.oauth is not None else "sasl_mechanism OAUTHBEARER needs oauth"
+        if self.username is None or self.password is None:
+            return f"security_protocol {self.security_protocol} needs username and password"
+        return None
+
+    def secrets(self) -> dict[str, Secret]:
+        """Return the secrets that the connection needs, by the name of the setting."""
+        named = {"password": self.password, "key_password": self.key_password}
+        named["oauth.client_secret"] = self.oauth and self.oauth.client_secret
+        return {name: secret for name, secret in named.items() if secret is not None}
 
 
 class HttpSettings(Model):

@@ -1,0 +1,49 @@
+"""Kafka over TLS, by password, by token and by certificate: who may come in does, and who may not is told why."""
+
+import pytest
+
+from tests.secure.conftest import Secured
+from worker.errors import KafkaUnavailableError
+from worker.kafka import Connection
+from worker.settings import KafkaSettings
+
+
+async def cluster_of(settings: KafkaSettings) -> str:
+    """Return the id of the cluster that these settings lead to."""
+    async with Connection(settings).admin() as admin:
+        return (await admin.topic_ids([]))[0]
+
+
+async def test_a_password_over_tls(secured: Secured) -> None:
+    """SCRAM-SHA-512 lets in whoever knows the password."""
+    settings = secured.settings(**await secured.user("jane"))
+    assert await cluster_of(settings)
+
+
+async def test_a_wrong_password(secured: Secured) -> None:
+    """Who does not know it is told what to look at, and the password is not in the error."""
+    await secured.user("joe", "right")
+    settings = secured.settings(username="joe", password=secured.secret("wrong", "not at all right"))
+    with pytest.raises(KafkaUnavailableError) as refused:
+        await cluster_of(settings)
+    assert "username" in str(refused.value)
+    assert "not at all right" not in str(refused.value)
+
+
+async def test_a_token(secured: Secured) -> None:
+    """OAUTHBEARER lets in by a token of the token endpoint, which is asked once for many connections."""
+    secured.issuer.clients["rollcall"] = "secret of the client"
+    oauth = {
+        "token_url": secured.issuer.url,
+        "client_id": "rollcall",
+        "client_secret": secured.secret("client", "secret of the client"),
+        "scope": "kafka",
+        "ca_file": str(secured.authority.ca),
+    }
+    settings = secured.settings(sasl_mechanism="OAUTHBEARER", oauth=oauth)
+    connection = Connection(settings)
+    secured.issuer.asked.clear()
+    for _ in range(2):
+        async with connection.admin() as admin:
+            assert (await admin.topic_ids([]))[0]
+    assert secured.issuer.asked == [{"grant_type": "client_credentials", "scope": "kafka"}]
