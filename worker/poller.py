@@ -66,7 +66,8 @@ class Source:
         self._committer = Committer(task)
         self._upstream = Upstream(name, adapter, settings)
         self._absence = Absence(settings, detector, task, self._committer, self._upstream, self.condition)
-        self._rounds = Rounds(self.watch, detector, task, self._committer, self._upstream, self._absence)
+        parts = self.watch, detector, task, self._committer, self._upstream, self._absence
+        self._rounds = Rounds(*parts, self._save)
         self.feeds = {feed.name: feed for feed in adapter.feeds()} or {FEED: Feed(FEED, settings.interval)}
         self._due = dict.fromkeys(self.feeds, 0.0)
         self._cursors: dict[str, Cursor] = {}  # where to ask on: ahead of the checkpoint by what waits to be committed

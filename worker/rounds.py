@@ -6,7 +6,7 @@ not find him; an answer that proves nothing counts as nothing; one look-up that 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, cast
 
 from worker.absence import Absence, Enumeration
@@ -38,14 +38,16 @@ class Rounds:
         committer: Committer,
         upstream: Upstream,
         absence: Absence,
+        save: Callable[[Transaction], None],
     ) -> None:
-        """Prepare; the parts are those of the source's loop."""
+        """Prepare; the parts are those of the source's loop. `save` writes the checkpoint, now and then."""
         self._watch = watch
         self._detector = detector
         self._task = task
         self._committer = committer
         self._upstream = upstream
         self._absence = absence
+        self._save = save
         self._scan: Enumeration | None = None
         self._last: str | None = None
 
@@ -88,7 +90,7 @@ class Rounds:
 
     def _over(self, tx: Transaction) -> None:
         self._detector.checkpoint.cursors.pop(FEED, None)
-        self._detector.save(tx)
+        self._save(tx)
 
     async def _look(self, ids: Sequence[str], scan: Enumeration | None) -> None:
         """Look some up at once; what was answered is kept, and the first failure is raised after that."""
@@ -124,6 +126,7 @@ class Rounds:
             self._watch.looked_up(tx, customer_id)
         if scan is not None:
             checkpoint.cursors[FEED] = {"after": found[-1][0]}
+        self._save(tx)
 
     def _see(self, tx: Transaction, row: Row, scan: Enumeration | None, now: int) -> None:
         self._detector.row(tx, row, now, None)

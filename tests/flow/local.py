@@ -1,11 +1,11 @@
 """A poll task without Kafka: a real store, real HTTP, the real loop; only the commit goes into memory.
 
-What a transaction writes is kept whole or not at all, as with Kafka; a task that is started anew finds in its store what
-was committed before. What Kafka does beyond that (fencing, restoring) is tested on a real broker.
+What a transaction writes is kept whole or not at all, as with Kafka; a task that is started anew finds in its store
+what was committed before. What Kafka does beyond that (fencing, restoring) is tested on a real broker.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class World:
         return self.kind.Settings.model_validate(self.raw | changed)
 
     @asynccontextmanager
-    async def polling(self, adapter: Any = None, **changed: Any) -> AsyncIterator[Source]:
+    async def polling(self, adapter: Any = None, **changed: Any) -> AsyncGenerator[Source]:
         """Poll for as long as the context lasts; what was changed in the configuration may be given."""
         settings = self.settings(**changed)
         made = (adapter or self.kind)("it", settings)
