@@ -13,6 +13,7 @@ by `commit`, which is called after Kafka's commit has succeeded.
 import fcntl
 import os
 import shutil
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -234,7 +235,12 @@ class Store:
         self._meta = meta
 
     def abort(self) -> None:
-        """Drop what the open transaction wrote; nothing happens if none is open."""
+        """Drop what the open transaction wrote; nothing happens if none is open.
+
+        Called on the way out of an error of LMDB's, it notes that the store is not to be trusted.
+        """
+        if isinstance(sys.exception(), lmdb.Error):
+            self.distrust()
         if self._txn is not None:
             self._txn.abort()
             self._txn = None

@@ -242,6 +242,25 @@ def test_a_store_that_is_distrusted_is_read_anew(tmp_path: Path) -> None:
         assert one.wiped is None
 
 
+def test_an_error_of_lmdb_in_a_transaction_is_remembered(tmp_path: Path) -> None:
+    """Whoever works in it aborts on the way out; a damaged file is then read anew, and not opened again and again."""
+
+    def work(one: Store) -> None:
+        one.begin()
+        try:
+            message = "a page that cannot be"
+            raise lmdb.CorruptedError(message)
+        finally:
+            one.abort()
+
+    with store(tmp_path / "s") as one:
+        write(one, a=b"1")
+        with pytest.raises(lmdb.CorruptedError):
+            work(one)
+    with store(tmp_path / "s") as one:
+        assert one.wiped == "it could not be read or written"
+
+
 # Transactions
 
 
