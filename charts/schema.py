@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from worker.config import json_schema
+from worker.settings import NAME_PATTERN
 
 Schema = dict[str, Any]
 
@@ -81,6 +82,7 @@ def worker() -> Schema:
             "storageClassName": TEXT,
         }),
         "secrets": listing(NAME),
+        "egress": OBJECTS,
         "env": named("name"),
         "volumes": named("name"),
         "volumeMounts": named("mountPath"),
@@ -152,6 +154,11 @@ def chart() -> Schema:
             }),
         }),
         "workloads": closed({"poll": {"$ref": "#/$defs/poll"}, **dict.fromkeys(STAGES, own)}),
+        "plugins": {
+            "type": "object",
+            "patternProperties": {NAME_PATTERN: own},
+            "additionalProperties": False,
+        },
         "topics": closed({
             "enabled": FLAG,
             "kafka": {"$ref": "#/$defs/KafkaSettings"},
@@ -170,7 +177,6 @@ def chart() -> Schema:
             "upstreams": closed({"to": peers}),
             "targets": closed({"to": peers}),
             "telemetry": closed({"to": peers, "ports": ports(1)}),
-            "egress": OBJECTS,
             "metricsFrom": peers,
         }),
         "metrics": closed({

@@ -107,7 +107,7 @@ def test_metrics_are_read_by_those_who_may(everything: Rendered, minimal: Render
     """The one port that is open is declared by the container; where readers are named, `helm test` is one of them."""
     for rendered in (everything, minimal):
         for stage, workload in rendered.workloads().items():
-            (rule,) = rendered.one("NetworkPolicy", f"-{stage}")["spec"]["ingress"]
+            (rule,) = rendered.one("NetworkPolicy", workload["metadata"]["name"])["spec"]["ingress"]
             declared = {port["name"] for port in rendered.worker(stage)["ports"]}
             assert {port for port, _ in ports(rule)} <= declared, workload["metadata"]["name"]
     (rule,) = everything.one("NetworkPolicy", "-keys")["spec"]["ingress"]
@@ -116,7 +116,8 @@ def test_metrics_are_read_by_those_who_may(everything: Rendered, minimal: Render
 
 
 def test_telemetry_and_proxies_are_reached_where_they_are_named(everything: Rendered) -> None:
-    """Further rules are taken over, for every worker."""
+    """Further rules are taken over, for every worker or for one."""
+    assert any(ports(rule) == {(587, "TCP")} for rule in egress(everything, "welcome-mail"))
     for stage in STAGES:
         rules = egress(everything, stage)
         assert any(ports(rule) == {(4317, "TCP"), (4318, "TCP")} for rule in rules)

@@ -42,6 +42,13 @@ def test_the_lag_is_that_of_the_stages_own_group_on_its_own_input(prefix: str) -
         assert found["topic"] == handler.inputs[0].topic
 
 
+def test_a_plug_in_scales_on_the_events() -> None:
+    """A plug-in handler reads the public log, in a group of its own name."""
+    values = {"autoscaling": {"type": "keda"}, "config": {"handlers": {"plugins": {"mail": {"target": "a:B"}}}}}
+    found = trigger(render(merged(value_set("minimal"), values)).one("ScaledObject", "-mail"))
+    assert (found["topic"], found["consumerGroup"]) == (Topics().events, Topics().group("mail"))
+
+
 def test_every_name_in_a_trigger_is_one_that_keda_reads(keda: Rendered, everything: Rendered) -> None:
     """A misspelt name would be ignored, and the stage would scale on a default."""
     for rendered in (keda, everything):

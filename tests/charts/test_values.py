@@ -167,6 +167,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_the_schema(values: dict[str, An
         ({"autoscaling": {"type": "hpa", "minReplicas": 3, "maxReplicas": 2}}, "3 is more than the most pods, 2"),
         ({"autoscaling": {"type": "keda"}, "config": {"kafka": SASL}}, "keda.authentication: KEDA can't log on"),
         ({"worker": {"enabled": False}, "workloads": {}}, "all of them are off"),
+        ({"plugins": {"mail": {}}}, "plugins.mail: there is no such plug-in in config.handlers.plugins"),
         ({"topics": {"kafka": {"password": {"file": "/secrets/admin/password"}}}}, "is in no Secret of topics.secrets"),
     ],
 )

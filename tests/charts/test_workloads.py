@@ -36,6 +36,16 @@ def test_there_is_one_workload_a_role() -> None:
         assert stages_of(context.params.get("names", ())) == [stage] or stage == "poll"
 
 
+def test_a_plug_in_handler_is_a_workload_too(everything: Rendered) -> None:
+    """It runs what the configuration names, is sized by its own section, and its topics are made by the job."""
+    workload = everything.workloads()["welcome_mail"]
+    assert workload["metadata"]["name"] == "customer-events-welcome-mail"
+    assert workload["spec"]["replicas"] == 2
+    assert everything.worker("welcome_mail")["args"][2:] == ["handle", "welcome_mail"]
+    for name in ("-topics", "customer-events"):
+        assert set(yaml.safe_load(everything.config(name))["handlers"]["plugins"]) == {"welcome_mail"}
+
+
 def test_deletions_are_off_until_they_are_asked_for(minimal: Rendered) -> None:
     """By default nothing that deletes anything runs."""
     assert set(minimal.workloads()) == {"poll", "keys", "pairs", "clusters"}

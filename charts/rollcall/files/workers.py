@@ -12,7 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 
-SAMPLE = re.compile(r'^rollcall_tasks\{stage="([a-z]+)"\} ([0-9.e+]+)$', re.MULTILINE)
+SAMPLE = re.compile(r'^rollcall_tasks\{stage="([^"]+)"\} ([0-9.e+]+)$', re.MULTILINE)
 
 
 def addresses(name: str, port: int) -> list[str]:

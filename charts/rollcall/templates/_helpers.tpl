@@ -14,6 +14,11 @@
 {{- end }}
 {{- end }}
 
+{{/* Of a stage's objects; a plug-in's name may be long, and have underscores. A dict of root and stage. */}}
+{{- define "rollcall.workloadName" -}}
+{{- printf "%s-%s" (include "rollcall.fullname" .root) (replace "_" "-" .stage) | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
 {{- define "rollcall.instanceSelector" -}}
 app.kubernetes.io/name: {{ include "rollcall.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -62,10 +67,16 @@ rollcall/worker: "true"
 {{- end -}}
 {{- end }}
 
-{{/* The enabled stages, as JSON {"stages": [...]}. */}}
+{{/* The plug-in handlers of the configuration, as JSON. */}}
+{{- define "rollcall.plugins" -}}
+{{- dig "handlers" "plugins" dict .Values.config | default dict | toJson }}
+{{- end }}
+
+{{/* The enabled stages, plug-in handlers at the end, as JSON {"stages": [...]}. */}}
 {{- define "rollcall.stages" -}}
 {{- $found := list }}
-{{- range $stage := list "poll" "keys" "pairs" "clusters" "requests" "executor" }}
+{{- $plugins := include "rollcall.plugins" . | fromJson | keys | sortAlpha }}
+{{- range $stage := concat (list "poll" "keys" "pairs" "clusters" "requests" "executor") $plugins }}
 {{- if (include "rollcall.workload" (dict "root" $ "stage" $stage) | fromJson).enabled }}
 {{- $found = append $found $stage }}
 {{- end }}
@@ -76,8 +87,8 @@ rollcall/worker: "true"
 {{/* What a stage is made of, as JSON: `worker` and `autoscaling`, with the workload's own section over them. */}}
 {{- define "rollcall.workload" -}}
 {{- $common := merge (dict "autoscaling" .root.Values.autoscaling) .root.Values.worker | deepCopy }}
-{{- $own := index .root.Values.workloads .stage | default dict | deepCopy }}
-{{- range $key := list "env" "volumes" "volumeMounts" "initContainers" "containers" "secrets" }}
+{{- $own := index .root.Values.workloads .stage | default (index .root.Values.plugins .stage) | default dict | deepCopy }}
+{{- range $key := list "egress" "env" "volumes" "volumeMounts" "initContainers" "containers" "secrets" }}
 {{- $_ := set $own $key (concat (index $common $key | default list) (index $own $key | default list) | default list) }}
 {{- end }}
 {{- $all := mustMergeOverwrite $common $own }}
@@ -105,7 +116,7 @@ rollcall/worker: "true"
 {{- $internal := include "rollcall.internal" .root }}
 {{- $inputs := dict "keys" $latest "requests" $latest "pairs" (printf "%s.keys" $internal) }}
 {{- $inputs = merge $inputs (dict "clusters" (printf "%s.links" $internal) "executor" (printf "%s.requests" $internal)) }}
-{{- index $inputs .stage }}
+{{- get $inputs .stage | default (printf "%s.events" .root.Values.config.prefix) }}
 {{- end }}
 
 {{/* rollcall.yaml, as every worker reads it. */}}
@@ -117,7 +128,11 @@ rollcall/worker: "true"
 {{/* rollcall.yaml of the topics job: what topics depend on, with its own credential. */}}
 {{- define "rollcall.topicsConfig" -}}
 {{- $kafka := mustMergeOverwrite (deepCopy .Values.config.kafka) (deepCopy .Values.topics.kafka) }}
-{{- merge (dict "kafka" $kafka) (pick .Values.config "prefix" "receipts_retention" "log") | toYaml }}
+{{- $config := merge (dict "kafka" $kafka) (pick .Values.config "prefix" "receipts_retention" "log") }}
+{{- with include "rollcall.plugins" . | fromJson }}
+{{- $_ := set $config "handlers" (dict "plugins" .) }}
+{{- end }}
+{{- toYaml $config }}
 {{- end }}
 
 {{/* A volume's name has no dots and 63 characters at most, a Secret's may have. */}}

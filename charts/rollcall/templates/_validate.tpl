@@ -6,10 +6,16 @@
 {{- if not $stages }}
 {{- $problems = append $problems "workloads: all of them are off; switch at least one on" }}
 {{- end }}
+{{- $known := include "rollcall.plugins" . | fromJson }}
+{{- range $name, $_ := .Values.plugins }}
+{{- if not (hasKey $known $name) }}
+{{- $problems = append $problems (printf "plugins.%s: there is no such plug-in in config.handlers.plugins" $name) }}
+{{- end }}
+{{- end }}
 {{- $listed := .Values.secrets }}
 {{- range $stage := $stages }}
 {{- $w := include "rollcall.workload" (dict "root" $ "stage" $stage) | fromJson }}
-{{- $at := printf "workloads.%s" $stage }}
+{{- $at := printf "%s.%s" (hasKey $known $stage | ternary "plugins" "workloads") $stage }}
 {{- $listed = concat $listed $w.secrets }}
 {{- $own := dict "env" list "volumeMounts" (list "/etc/rollcall" "/state" "/tmp") "containers" (list "rollcall") }}
 {{- $_ := set $own "volumes" (list "config" "state" "tmp") }}
