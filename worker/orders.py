@@ -6,7 +6,7 @@ long list of ids is split over several records, which are written in one transac
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, TypedDict, cast, get_args
 
 import orjson
 
@@ -106,7 +106,7 @@ def read(key: bytes | None, value: bytes | None) -> Order | None:
             return None
         given = order(
             str(found["id"]),
-            found["what"],
+            cast("What", str(found["what"])),
             str(found["source"]),
             who=str(found["who"]),
             at=int(found["at"]),

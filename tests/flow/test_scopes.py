@@ -1,0 +1,248 @@
+"""What a changed configuration does to a source: it is read anew, and never read as a deletion of many."""
+
+import os
+from collections.abc import AsyncGenerator, Generator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.flow.local import TOPICS, World
+from worker.simulator import Connect, Dintero, Drivly
+from worker.sources.connect import Connect as Adapter
+
+KEY = "users API-Key x"
+os.environ |= {"T_KEY": KEY, "T_API": "connect-test-key", "T_CLIENT": "client", "T_SECRET": "secret"}
+
+pytestmark = pytest.mark.usefixtures("hurry")
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pauses that a test can wait for."""
+    monkeypatch.setattr("worker.breaker._BACKOFF", (0.01, 0.05))
+    monkeypatch.setattr("worker.poller._CREDENTIAL_PAUSE", 0.05)
+    monkeypatch.setattr("worker.upstream._SECRETS_SECONDS", 0.02)
+
+
+@pytest.fixture
+async def telco() -> AsyncGenerator[Connect]:
+    """Give a simulated connect with forty customers."""
+    async with Connect(seed=1, customers=40, api_key="connect-test-key") as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def world(telco: Connect, tmp_path: Path) -> Generator[World]:
+    """Give a source of it; in the end each customer's sequences are 1, 2, 3, ..., each once."""
+    raw = {"url": telco.url, "key": {"env": "T_API"}, "interval": "20ms", "page_size": 10}
+    made = World(tmp_path, "connect", raw)
+    yield made
+    made.check()
+
+
+async def full(world: World, count: int = 40) -> None:
+    """Wait until so many customers are published, and a scan has ended."""
+    await world.until(lambda: len(world.latest) == count)
+    await world.scans("scan")
+
+
+async def test_a_narrower_filter_deletes_nobody(world: World, telco: Connect) -> None:
+    """Who is not seen any more is left as he was, and counted; a person may count him out, others may not."""
+    chosen = min(telco.customers())
+    async with world.polling():
+        await full(world)
+    async with world.polling(search=chosen):
+        await world.until(lambda: world.source.detector.checkpoint.unobserved)
+        await world.scans("scan", 4)
+        unobserved = world.source.detector.checkpoint.unobserved
+        assert unobserved is not None
+        assert unobserved["customers"] == 39
+        assert "39 customers are not seen under the present filter" in (world.condition.alarm or "")
+        assert len(world.latest) == 40
+        assert len(world.events) == 40
+        telco.clear_faults()
+        world.source.detector.checkpoint.approved = unobserved["plan"]
+        await world.scans("scan", 4)
+        # The look-up, which knows no filter, finds them.
+        assert len(world.latest) == 40
+
+
+async def test_a_wider_filter_takes_everybody_in(world: World, telco: Connect) -> None:
+    """Nobody who was seen before is published again."""
+    chosen = min(telco.customers())
+    async with world.polling(search=chosen):
+        await full(world, 1)
+    async with world.polling():
+        await full(world)
+        await world.scans("scan", 2)
+    assert len(world.events) == 40
+
+
+async def test_customers_deleted_while_the_credential_changed_wait_for_a_person(world: World, telco: Connect) -> None:
+    """They were never seen under the new one: that they are missing proves nothing, until their plan is approved."""
+    gone = sorted(telco.customers())[:3]
+    async with world.polling():
+        await full(world)
+    for id_ in gone:
+        telco.delete(id_)
+    telco.api_key = os.environ["T_API2"] = "another"
+    async with world.polling(key={"env": "T_API2"}):
+        unobserved = await world.until(lambda: world.source.detector.checkpoint.unobserved)
+        assert unobserved["customers"] == 3
+        await world.scans("scan", 3)
+        assert world.reasons == {}
+        world.source.detector.checkpoint.approved = unobserved["plan"]
+        await world.until(lambda: world.reasons == dict.fromkeys(gone, "gone"))
+        assert world.condition.alarm is None
+
+
+async def test_another_adapter_version_publishes_everything_anew_at_its_pace(world: World) -> None:
+    """As updates, none of them twice, and no faster than allowed."""
+
+    class Newer(Adapter):
+        version = Adapter.version + 1
+
+    async with world.polling():
+        await full(world)
+    async with world.polling(Newer, republish_rate=100.0):
+        loop = world.until(lambda: len(world.events) == 80)
+        started = world.task.transactions
+        await loop
+        assert world.task.transactions > started
+        await world.until(lambda: not world.source.detector.checkpoint.republishing)
+        await world.scans("scan", 2)
+    assert len(world.events) == 80
+    assert {headers["ce_type"] for _, _, headers in world.events[40:]} == {"customer.updated"}
+
+
+async def test_an_older_version_waits_rather_than_publish_everything_again(world: World) -> None:
+    """While two versions take turns only the newer one publishes; a resync lets the older one go on."""
+
+    class Newer(Adapter):
+        version = Adapter.version + 1
+
+    async with world.polling(Newer):
+        await full(world)
+    async with world.polling():
+        await world.until(lambda: world.status["state"] == "paused: newer state")
+        assert "made by a newer version" in world.status["message"]
+
+        def resync(_: Any) -> None:
+            world.source.detector.checkpoint.resync = True
+
+        await world.source.commit(resync)
+        await world.until(lambda: world.condition.state == "running")
+        await full(world)
+        await world.until(lambda: len(world.events) == 80)
+    assert len(world.events) == 80
+
+
+async def test_another_privacy_policy_publishes_everything_anew(world: World) -> None:
+    """What it drops is in no event any more."""
+    async with world.polling():
+        await full(world)
+    async with world.polling(privacy={"billing": "drop"}):
+        await world.until(lambda: len(world.events) == 80)
+    assert all(b"billing" not in (value or b"") for _, value, _ in world.topics[TOPICS.latest][40:])
+
+
+async def test_another_setting_has_everything_read_anew_and_publishes_what_differs(tmp_path: Path) -> None:
+    """A row that only the new filter shows is found although its time lies behind the cursor."""
+    async with Drivly(seed=1, customers=30, authorization=KEY) as crm:
+        raw = {
+            "url": f"{crm.url}/api",
+            "key": {"env": "T_KEY"},
+            "interval": "20ms",
+            "scan_interval": "50ms",
+            "lookback": "1s",
+        }
+        world = World(tmp_path, "drivly", raw)
+        async with world.polling(where={"id": {"less_than_equal": 10}}):
+            await world.until(lambda: len(world.latest) == 10)
+            await world.scans("sweep", 2)
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == 30)
+            await world.scans("sweep", 2)
+            assert world.condition.alarm is None
+        assert len(world.events) == 30
+        looked_up = [request for request in crm.requests if request.path.startswith("/api/customers/")]
+        assert not looked_up, "each one was looked up, though pages show them all"
+        world.check()
+
+
+async def test_a_scan_goes_on_after_a_crash_but_proves_no_absence(world: World, telco: Connect) -> None:
+    """What it shows is published; who is missing in it is not counted."""
+    async with world.polling():
+        await full(world)
+    telco.delete(min(telco.customers()))
+    for _ in range(6):
+        async with world.polling(rate=30, burst=2):
+            seen = len(telco.requests)
+            await world.until(lambda seen=seen: len(telco.requests) >= seen + 3)  # type: ignore[misc]
+    assert world.reasons == {}
+    async with world.polling():
+        await world.until(lambda: set(world.reasons.values()) == {"gone"})
+
+
+async def test_an_expired_cursor_starts_the_scan_over(world: World, telco: Connect) -> None:
+    """And that scan may prove an absence again."""
+    async with world.polling():
+        await full(world)
+        fault = telco.fault("expired_cursor", times=3)
+        await world.until(lambda: fault.hits == 3)
+        telco.delete(min(telco.customers()))
+        await world.until(lambda: set(world.reasons.values()) == {"gone"})
+
+
+async def test_a_cursor_that_repeats_is_said_and_ends_nothing(world: World, telco: Connect) -> None:
+    """The source is failing until the upstream is mended."""
+    async with world.polling():
+        await full(world)
+        telco.fault("repeating_cursor")
+        await world.until(lambda: world.condition.state == "failing")
+        telco.clear_faults()
+        await world.until(lambda: world.condition.state == "running")
+    assert world.reasons == {}
+
+
+async def test_tombstones_and_check_scans_agree(tmp_path: Path) -> None:
+    """dintero: deletions are published by their tombstones, once, and the check scan raises no alarm."""
+    async with Dintero(seed=1, customers=40, client_id="client", client_secret="secret") as loyalty:
+        raw = {
+            "url": loyalty.url,
+            "aid": loyalty.account,
+            "client_id": {"env": "T_CLIENT"},
+            "client_secret": {"env": "T_SECRET"},
+            "interval": "20ms",
+            "scan_interval": "50ms",
+            "lookback": "1s",
+        }
+        world = World(tmp_path, "dintero", raw)
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == len(loyalty.customers()))
+            for id_ in sorted(loyalty.customers())[:3]:
+                loyalty.delete(id_)
+            loyalty.churn(30)
+            await world.until(lambda: set(world.latest) == set(loyalty.customers()))
+            await world.scans("check", 3)
+            assert world.condition.alarm is None
+        assert set(world.reasons.values()) == {"tombstone"}
+        world.check()
+
+
+async def test_checkpoints_of_another_version_are_read_as_far_as_they_are_known(world: World) -> None:
+    """A part that only a newer version knows does not keep this one from starting."""
+    async with world.polling():
+        await full(world)
+
+        def work(tx: Any) -> None:
+            raw = orjson.loads(tx.get(b"s/it"))
+            tx.put(b"s/it", orjson.dumps({**raw, "invented": 1}))
+
+        await world.task.transact(work)
+        world.source.detector._saved = b""
+    async with world.polling():
+        await full(world)
+    assert len(world.events) == 40
