@@ -10,7 +10,7 @@ Guarantees that aiokafka does not give by itself, each beside the code that give
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
 from typing import Any, Final
@@ -188,12 +188,6 @@ def _fenced(transactional_id: str) -> FencedError:
     return FencedError(f"the producer {transactional_id} was fenced: another worker owns its partition now")
 
 
-def _seen(future: "asyncio.Future[Any]") -> None:
-    """Take a future's exception: after an earlier failure nobody awaits it, and Python would complain of that."""
-    if not future.cancelled():
-        future.exception()
-
-
 class _EndTxnOnce(EndTxnHandler):  # type: ignore[misc]  # aiokafka has no types
     """EndTxn that is never sent again after an answer was lost."""
 
@@ -266,9 +260,7 @@ class TransactionalProducer:
             for where, batches in list(queues.items()):
                 batch = batches.pop(0)
                 count = batch.record_count()
-                future = await self._client.send_batch(batch, where[0], partition=where[1])
-                future.add_done_callback(_seen)
-                sent.append((where, count, future))
+                sent.append((where, count, await self._client.send_batch(batch, where[0], partition=where[1])))
                 if not batches:
                     del queues[where]
         answers = await asyncio.gather(*(future for _, _, future in sent))
@@ -296,16 +288,6 @@ class TransactionalProducer:
     async def close(self) -> None:
         """Close, without waiting for what cannot end."""
         await bounded_stop(self._stop(), f"producer {self._id}")
-        for future in self._unwatched():
-            if future.done():
-                _seen(future)
-
-    def _unwatched(self) -> Iterator["asyncio.Future[Any]"]:
-        """Yield aiokafka's own futures that may have failed without anybody awaiting them."""
-        accumulator = self._client._message_accumulator  # ruff: ignore[private-member-access]
-        yield from filter(None, [self._client._txn_manager._transaction_waiter])  # ruff: ignore[private-member-access]
-        for batch in chain(*accumulator._batches.values(), accumulator._pending_batches):  # ruff: ignore[private-member-access]
-            yield batch._drain_waiter  # ruff: ignore[private-member-access]
 
     async def _stop(self) -> None:
         try:

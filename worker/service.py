@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 from aiohttp import web
+from aiokafka.errors import KafkaError
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 import handlers
@@ -107,14 +108,26 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
             _leave_after(config.file.grace + _OVERDUE_SECONDS)
         stopping.set()
 
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_unexpected)
     for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, asked_to_stop)
+        loop.add_signal_handler(name, asked_to_stop)
     hasher = config.hasher()
     connection = Connection(config.file.kafka)
     ids = await _unless(stopping, _topics_in_order(config, connection, stages))
     if ids is not None:
         await _serve(config, stages, (connection, hasher, ids), stopping)
     log.info("stopped")
+
+
+def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody awaits as an event, by its class: its text may hold anything.
+
+    aiokafka leaves the futures of a failed transaction to nobody; the failure itself was raised where it was awaited.
+    """
+    error = context.get("exception")
+    if not isinstance(error, KafkaError):
+        log.error("unexpected_error", what=context["message"], error=type(error).__name__)
 
 
 def _leave_after(seconds: float) -> None:
