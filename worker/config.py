@@ -3,6 +3,7 @@
 Secrets are never in it, only references to them. `json_schema` is what editors use to complete and check the file.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,18 +128,7 @@ def find(path: Path | None) -> Path:
 
 def load(path: Path) -> Config:
     """Read and check the configuration; raises ConfigError with every problem there is."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ConfigError([f"it cannot be read: {reason}"], where=str(path)) from error
-    try:
-        raw, twice = _read(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: a date that is none
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}: " if mark is not None else ""
-        problem = getattr(error, "problem", None) or "it is not YAML"
-        raise ConfigError([line + problem], where=str(path)) from error
+    raw, twice = _parsed(path)
     try:
         config = parse(raw, path)
     except ConfigError as error:
@@ -146,6 +136,64 @@ def load(path: Path) -> Config:
     if twice:
         raise ConfigError(twice, where=str(path))
     return config
+
+
+def examine(path: Path) -> tuple[list[str], Config | None, frozenset[str]]:
+    """Return (every problem in the file, what of it can be used, the sections of it that are in doubt).
+
+    For whoever looks further than the first mistakes: a wrong setting counts as not set there, and a wrong source as
+    not there. Raises ConfigError where the file cannot be read at all.
+    """
+    raw, problems = _parsed(path)
+    try:
+        return problems, parse(raw, path), frozenset()
+    except ConfigError as error:
+        problems += error.problems
+    file, doubtful = _salvage(raw)
+    return problems, None if file is None else Config(path, file, _sources(raw, [])), doubtful
+
+
+def _salvage(raw: object) -> tuple[_File | None, frozenset[str]]:
+    """Return what the file says without what is wrong in it, and the sections that had something wrong."""
+    left, doubtful = copy.deepcopy(raw), set[str]()
+    while True:
+        try:
+            return _File.model_validate(left), frozenset(doubtful)
+        except ValidationError as error:
+            problem = error.errors(include_url=False, include_input=False)[0]
+        if not _cut(left, problem["loc"]):
+            return None, frozenset(doubtful)
+        if problem["type"] != "extra_forbidden":
+            doubtful.add(str(problem["loc"][0]))
+
+
+def _cut(raw: Any, where: tuple[int | str, ...]) -> bool:
+    """Take out the innermost part that leads to `where`; return whether there was one."""
+    found: tuple[Any, int | str] | None = None
+    for part in where:
+        try:
+            found, raw = (raw, part), raw[part]
+        except (KeyError, IndexError, TypeError):  # the name of a kind, or a setting that is missing
+            continue
+    if found is not None:
+        del found[0][found[1]]
+    return found is not None
+
+
+def _parsed(path: Path) -> tuple[object, list[str]]:
+    """Return what the file holds, and which keys are written twice; raises ConfigError where it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError([f"it cannot be read: {reason}"], where=str(path)) from error
+    try:
+        return _read(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: a date that is none
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}: " if mark is not None else ""
+        problem = getattr(error, "problem", None) or "it is not YAML"
+        raise ConfigError([line + problem], where=str(path)) from error
 
 
 def _read(text: str) -> tuple[object, list[str]]:
@@ -184,6 +232,16 @@ def parse(raw: object, path: Path = Path("rollcall.yaml")) -> Config:
         file = _File.model_validate({} if raw is None else raw)
     except ValidationError as error:
         problems += _problems(error)
+    sources = _sources(raw, problems)
+    if file is not None:
+        problems += _across(file, sources)
+    if problems or file is None:
+        raise ConfigError(problems, where=str(path))
+    return Config(path, file, sources)
+
+
+def _sources(raw: object, problems: list[str]) -> dict[str, Source]:
+    """Return the sources that are right, and add what is wrong with others to `problems`."""
     listed = raw.get("sources") if isinstance(raw, dict) else None
     sources: dict[str, Source] = {}
     adapters = available()
@@ -194,11 +252,7 @@ def parse(raw: object, path: Path = Path("rollcall.yaml")) -> Config:
             problems += _problems(error, f"sources.{name}")
         except ConfigError as error:
             problems += [f"sources.{name}: {problem}" for problem in error.problems]
-    if file is not None:
-        problems += _across(file, sources)
-    if problems or file is None:
-        raise ConfigError(problems, where=str(path))
-    return Config(path, file, sources)
+    return sources
 
 
 def _source(name: str, settings: object, adapters: Mapping[str, type[Adapter]]) -> Source:

@@ -309,10 +309,11 @@ class _AnyBroker(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka has no 
 
 
 class Admin:
-    """What Rollcall asks of a cluster."""
+    """What Rollcall asks of a cluster; `client` asks what else there is to ask."""
 
     def __init__(self, client: AIOKafkaAdminClient, settings: KafkaSettings) -> None:
         """Wrap a started `client`."""
+        self.client = client
         self._client = client
         self._settings = settings
 

@@ -1,0 +1,95 @@
+"""Kafka: it can be reached, the topics are as declared, each role may do its work, and the state is of our pepper."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Final
+
+from aiokafka.errors import KafkaError
+
+from worker import acls, inspect
+from worker.acls import Role
+from worker.checking.clocks import apart
+from worker.checking.secrets import readable
+from worker.config import Config
+from worker.errors import ConfigError, RollcallError
+from worker.kafka import Admin, Connection
+from worker.rights import Rights
+from worker.topics import TopicSpec, plan
+
+_MANY: Final = 3
+
+
+async def problems(config: Config, roles: Sequence[Role]) -> list[str]:
+    """Return what is wrong with the cluster, in view of these roles."""
+    if not readable(config.file.kafka.secrets()):
+        return []
+    try:
+        async with Connection(config.file.kafka).admin() as admin:
+            rights = Rights(admin.client)
+            refused, hidden = await _refused(config, roles, rights)
+            topics = await _topics(config, admin, hidden)
+            clock = apart("kafka.bootstrap", await rights.clock())
+        state = [] if topics or refused else await _other_pepper(config, roles)
+    except RollcallError as error:
+        return [f"kafka: {error.message}. {error.hint or ''}".rstrip(" .")]
+    except (KafkaError, TimeoutError) as error:
+        return [f"kafka: its rights cannot be asked for ({type(error).__name__}): try again"]
+    return [*refused, *topics, *clock, *state]
+
+
+async def _refused(config: Config, roles: Sequence[Role], rights: Rights) -> tuple[list[str], set[str]]:
+    """Return what we may not do, by role, and which topics we may not look at."""
+    lines, hidden = [], set[str]()
+    for role in roles:
+        by_kind: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for grant, operations in await rights.missing(acls.grants(role, config.topics)):
+            for operation in sorted(operations):
+                by_kind[grant.resource, operation].append(grant.name)
+                if grant.resource == "topic" and operation in {"Describe", "DescribeConfigs"}:
+                    hidden.add(grant.name)
+        lines += [
+            f"kafka: {role} may not {operation} {resource} {_listed(names)}: `rollcall acls {role}` prints what "
+            "grants it"
+            for (resource, operation), names in sorted(by_kind.items())
+        ]
+    return lines, hidden
+
+
+async def _topics(config: Config, admin: Admin, hidden: set[str]) -> list[str]:
+    seen = [spec for spec in config.topics.declared() if spec.name not in hidden]
+    wanted = plan(seen, await admin.found(spec.name for spec in seen))
+    apply = "`rollcall topics apply`"
+    lines = [f"topics: {_missing(wanted.create, len(seen))}: {apply} makes them"] if wanted.create else []
+    lines += [
+        f"topics: {name}: {setting} should be {value}: {apply} mends it"
+        for name, settings in wanted.alter.items()
+        for setting, value in settings.items()
+    ]
+    return lines + [f"kafka.partitions: {line}" for line in wanted.wrong]
+
+
+def _missing(specs: Sequence[TopicSpec], of: int) -> str:
+    names = [spec.name for spec in specs]
+    return f"{_listed(names)} {'is' if len(names) == 1 else 'are'} missing ({len(names)} of {of})"
+
+
+def _listed(names: Sequence[str]) -> str:
+    if len(names) <= _MANY:
+        return ", ".join(names)
+    return f"{', '.join(names[:_MANY])} and {len(names) - _MANY} more"
+
+
+async def _other_pepper(config: Config, roles: Sequence[Role]) -> list[str]:
+    """Compare our pepper with that of the state, as sources and workers tell it on the status topic."""
+    if not set(roles) & set(acls.WORKERS):
+        return []
+    try:
+        ours = config.hasher().check()
+    except ConfigError:
+        return []
+    theirs = {row["pepper"] for row in await inspect.statuses(config) if row.get("pepper")}
+    if theirs <= {ours}:
+        return []
+    others = ", ".join(sorted(theirs - {ours}))
+    text = f"the deployment's state was made under another one ({others}, this is {ours}): give the old value back"
+    return [f"pepper: {text}; a new one needs a new prefix and a resync"]

@@ -1,0 +1,67 @@
+"""The secrets: every one that a role uses is there, and the pepper cannot be guessed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from handlers.deletes import undo
+from worker import acls
+from worker.acls import Role
+from worker.config import Config
+from worker.errors import ConfigError
+from worker.settings import Secret
+
+_SHORTEST_PEPPER: Final = 16
+
+
+def problems(config: Config, roles: Sequence[Role]) -> list[str]:
+    """Return what is wrong with the secrets of these roles."""
+    found = [*_pepper(config, roles)]
+    if "executor" in roles:
+        try:
+            undo.from_settings(config.file.handlers.deletes)
+        except ConfigError as error:
+            found += error.problems
+    for path, secret in _references(config, roles):
+        try:
+            secret.read()
+        except ValueError as error:
+            found.append(f"{path}: {error}")
+    return found
+
+
+def _pepper(config: Config, roles: Sequence[Role]) -> Iterator[str]:
+    if not set(roles) & set(acls.WORKERS):
+        return
+    try:
+        length = len(config.file.pepper.read())
+    except ValueError as error:
+        yield f"pepper: {error}"
+        return
+    if length < _SHORTEST_PEPPER:
+        yield (
+            f"pepper: {length} characters can be guessed; of a new deployment make it by `openssl rand -hex 32`, that "
+            "of a running one must stay"
+        )
+
+
+def readable(secrets: Mapping[str, Secret]) -> bool:
+    """Return whether a credential is there: where it is not, that is said once, and whoever needs it is not asked."""
+    try:
+        return "" not in [secret.read() for secret in secrets.values()]
+    except ValueError:
+        return False
+
+
+def _references(config: Config, roles: Sequence[Role]) -> Iterator[tuple[str, Secret]]:
+    """Yield (path, reference) of every secret that these roles use, the pepper and the undo key aside."""
+    for name, secret in config.file.kafka.secrets().items():
+        yield f"kafka.{name}", secret
+    apis: dict[str, dict[str, Secret]] = {}
+    if "poll" in roles:
+        apis |= {f"sources.{name}": source.settings.secrets() for name, source in config.sources.items()}
+    if "executor" in roles:
+        targets = config.file.handlers.deletes.targets
+        apis |= {f"handlers.deletes.targets.{name}": target.secrets() for name, target in targets.items()}
+    for path, secrets in apis.items():
+        for name, secret in secrets.items():
+            yield f"{path}.{name}", secret
