@@ -172,7 +172,8 @@ class Soak:
             if verdict.right:
                 verdict = await self._site.verdict()
             self._run.verdict, self._run.settled = verdict, now - started
-            self.say(f"settling: {dict(+verdict.counts())}")
+            some = [text for found in verdict.wrong.values() for text in found][:2]
+            self.say(f"settling: {dict(+verdict.counts())} {some or ''}")
             if verdict.right or self._run.settled > SETTLE:
                 return
             await asyncio.sleep(3)
