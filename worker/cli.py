@@ -12,7 +12,7 @@ import orjson
 
 from worker import config as configuration
 from worker import inspect, service
-from worker.commands import contract, deletions
+from worker.commands import contract, deletions, recovery, sources
 from worker.commands.common import config as configured
 from worker.commands.common import finish, out, run
 from worker.errors import RollcallError
@@ -54,9 +54,9 @@ def poll(ctx: click.Context) -> None:
 @click.argument("names", nargs=-1)
 @click.pass_context
 def handle(ctx: click.Context, names: tuple[str, ...]) -> None:
-    """Run handlers or single stages (dedupe, deletes, keys, pairs, clusters, requests, executor; default all)."""
+    """Run handlers (dedupe, deletes), single stages of them, or plug-ins by name; default: all."""
     config = configured(ctx)
-    run(service.serve(config, service.stages_of(names)))
+    run(service.serve(config, service.stages_of(names, config.topics.plugins)))
 
 
 @main.group()
@@ -117,21 +117,6 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
             click.echo(orjson.dumps(row))
         return
     out().print(inspect.status_table(rows))
-
-
-@main.command()
-@click.argument("topic", default="events")
-@click.option("--from-beginning", is_flag=True, help="Show what is there already.")
-@click.option("--follow/--no-follow", default=True, help="Go on when the end is reached.")
-@click.option("--source", help="Only this source.")
-@click.option("--customer", help="Only this customer: <source>/<id>.")
-@click.pass_context
-def tail(
-    ctx: click.Context, topic: str, *, from_beginning: bool, follow: bool, source: str | None, customer: str | None
-) -> None:
-    """Show records of a public topic: events, latest, clusters, identity, deletions, receipts, deadletters."""
-    wanted = inspect.Wanted(source, customer)
-    run(inspect.tail(configured(ctx), topic, from_beginning=from_beginning, follow=follow, wanted=wanted))
 
 
 @main.group()
@@ -198,7 +183,7 @@ def config_schema() -> None:
     click.echo(orjson.dumps(configuration.json_schema(), option=orjson.OPT_INDENT_2))
 
 
-for command in (*contract.COMMANDS, *deletions.COMMANDS):
+for command in (*contract.COMMANDS, *deletions.COMMANDS, *recovery.COMMANDS, *sources.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Final, cast
 import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
+from handlers import plugins
 from handlers.dedupe.settings import DedupeSettings
 from handlers.deletes.settings import DeletesSettings
+from handlers.plugins import PluginSettings
 from worker.errors import ConfigError
 from worker.http import PrivateAddressError, refuse_private
 from worker.privacy import Hasher
@@ -42,10 +44,11 @@ class LogSettings(Model):
 
 
 class HandlersSettings(Model):
-    """The built-in handlers."""
+    """The built-in handlers, and one's own by name."""
 
     dedupe: DedupeSettings = Field(default_factory=DedupeSettings)
     deletes: DeletesSettings = Field(default_factory=DeletesSettings)
+    plugins: dict[SourceName, PluginSettings] = Field(default_factory=dict)
 
 
 def _prefix(value: str) -> str:
@@ -105,7 +108,9 @@ class Config:
         """Return the topics' names."""
         kept = self.file.receipts_retention
         retention = -1 if kept is None else int(kept * 1000)
-        return Topics(self.file.prefix, self.file.kafka.partitions, retention)
+        return Topics(
+            self.file.prefix, self.file.kafka.partitions, retention, tuple(sorted(self.file.handlers.plugins))
+        )
 
     def hasher(self) -> Hasher:
         """Return the keyed hashes; raises ConfigError where the pepper is not set."""
@@ -270,6 +275,7 @@ def _across(file: _File, sources: Mapping[str, Source]) -> list[str]:
     apis |= {f"handlers.deletes.targets.{name}": target for name, target in targets.items()}
     urls = {name: str(source.settings.url) for name, source in sources.items()}
     between = file.handlers.deletes.problems(frozenset(file.sources), urls)
+    between += plugins.problems(file.handlers.plugins, Topics(file.prefix, file.kafka.partitions))
     return [
         *(f"{path}.url: {problem}" for path, api in apis.items() if (problem := _private(api))),
         *(f"handlers.{problem}" for problem in between),

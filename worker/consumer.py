@@ -4,6 +4,7 @@ Many records share one transaction. Guarantees:
 
 - outputs, state and positions of all inputs are committed together; the group's offset goes with them;
 - a record that cannot be handled goes to the dead letters, alone: the records around it are handled;
+- a dead letter that an operator has retried is handled once more, and what became of it is said in that transaction;
 - an HTTP call is made after the transaction that asked for it has been committed, and only while the partition is ours;
 - lost input is never skipped in silence: where retention has passed a position, the worker stops and says what is lost.
 """
@@ -12,6 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from worker import telemetry
+from worker import redelivery, telemetry
 from worker.errors import (
     CredentialError,
     RecordError,
@@ -33,6 +35,7 @@ from worker.errors import (
 from worker.handling import Call, Dead, Done, Handler, Input, Outcome, Record, Reply, Retry, Skip
 from worker.http import CalledOffError, Lane, PrivateAddressError
 from worker.kafka import bounded_stop
+from worker.redelivery import Redelivery
 from worker.task import Task, Transaction, now_ms
 
 log = structlog.get_logger()
@@ -52,6 +55,7 @@ class HandlerLoop:
     def __init__(self, handler: Handler, task: Task, lanes: Lanes) -> None:
         """`lanes`: by the name that the handler's calls give."""
         self._handler = handler
+        self._inputs = (*handler.inputs, Input(task.topics.replays, start="latest"))
         self._task = task
         self._lanes = lanes
         self._replies: asyncio.Queue[tuple[Call, Reply]] = asyncio.Queue()
@@ -62,7 +66,7 @@ class HandlerLoop:
 
     async def run(self) -> None:
         """Handle until the task is stopping; calls under way are waited for, as far as the grace period goes."""
-        inputs = [TopicPartition(given.topic, self._task.partition) for given in self._handler.inputs]
+        inputs = [TopicPartition(given.topic, self._task.partition) for given in self._inputs]
         consumer = await self._task.connection.consumer(max_partition_fetch_bytes=2 * 1024 * 1024)
         try:
             consumer.assign(inputs)
@@ -84,7 +88,7 @@ class HandlerLoop:
         """Go to where the state says, and let the handler take up the partition."""
         starts = await consumer.beginning_offsets(inputs)
         ends = await consumer.end_offsets(inputs)
-        for given, where in zip(self._handler.inputs, inputs, strict=True):
+        for given, where in zip(self._inputs, inputs, strict=True):
             consumer.seek(where, self._position(given, where, starts[where], ends[where]))
         by_topic = {where.topic: offset for where, offset in ends.items()}
 
@@ -98,7 +102,7 @@ class HandlerLoop:
         await self._transact(take_up)
 
     def _fresh(self, topic: str, ends: Mapping[str, int]) -> int:
-        given = next(given for given in self._handler.inputs if given.topic == topic)
+        given = next(given for given in self._inputs if given.topic == topic)
         return 0 if given.start == "earliest" else ends[topic]
 
     def _position(self, given: Input, where: TopicPartition, start: int, end: int) -> int:
@@ -202,7 +206,11 @@ class HandlerLoop:
 
     async def _set_aside(self, where: TopicPartition, record: Record, kind: str, text: str) -> None:
         def work(tx: Transaction) -> None:
-            self._bury(tx, record, kind, text)
+            given = Redelivery.read(record) if where.topic == self._task.topics.replays else None
+            if given is not None and given.verb == "retry":
+                self.answer(tx, given, "failed", f"{text} ({kind})", now_ms())
+            else:
+                self.bury(tx, record if given is None else given.record, kind, text)
             self._move(tx, where, record.offset + 1)
 
         await self._transact(work)
@@ -219,7 +227,10 @@ class HandlerLoop:
         outcome: Outcome = Done()
         done = 0
         for record in records:
-            outcome = self._handler.on_record(tx, record, now)
+            if record.topic == self._task.topics.replays:
+                outcome = self._redeliver(tx, record, now)
+            else:
+                outcome = self._handler.on_record(tx, record, now)
             match outcome:
                 case Done():
                     self._count("done")
@@ -227,7 +238,7 @@ class HandlerLoop:
                     self._count(reason)
                 case Dead(reason):
                     self._count("dead")
-                    self._bury(tx, record, "Dead", reason)
+                    self.bury(tx, record, "Dead", reason)
                 case Retry():
                     self._count("retry")
                     break
@@ -244,21 +255,48 @@ class HandlerLoop:
     def _count(self, outcome: str) -> None:
         telemetry.RECORDS_IN.labels(self._handler.stage, outcome).inc()
 
-    def _bury(self, tx: Transaction, record: Record, error: str, reason: str) -> None:
+    def _redeliver(self, tx: Transaction, carrier: Record, now: int) -> Outcome:
+        """Have the handler decide on a record that is given to it once more; a retry is answered."""
+        given = Redelivery.read(carrier)
+        if given is None or given.to != self._handler.stage:
+            return Skip("not_ours")
+        record = given.record
+        if given.verb == "replay":  # it comes now, whenever it first came
+            record = replace(record, offset=int(tx.get(_POSITION + record.topic.encode()) or b"0"))
+        outcome = self._handler.on_record(tx, record, now)
+        match outcome:
+            case Retry():
+                return outcome
+            case Dead(reason) if given.verb == "replay":
+                self.bury(tx, given.record, "Dead", reason)
+            case _ if given.verb == "retry":
+                self._answer_retry(tx, given, outcome, now)
+        return Skip("dead") if isinstance(outcome, Dead) else outcome
+
+    def _answer_retry(self, tx: Transaction, given: Redelivery, outcome: Done | Skip | Dead, now: int) -> None:
+        match outcome:
+            case Done():
+                self.answer(tx, given, "done", "it was handled", now)
+            case Skip(reason):
+                self.answer(tx, given, "superseded", f"nothing was left to do ({reason})", now)
+            case Dead(reason):
+                self.answer(tx, given, "failed", reason, now)
+
+    def answer(self, tx: Transaction, given: Redelivery, outcome: str, message: str, now: int) -> None:
+        """Say what became of a retry or a discard; unless it failed, nothing more is to be done about the letter."""
+        if given.command:
+            tx.send(self._task.topics.status, *redelivery.answer(given, outcome, message, now))
+        if outcome != "failed" and given.letter:
+            key = redelivery.letter_key(given.record)
+            where = (self._task.topics.deadletters, tx.partition(key))
+            tx.send_to(*where, key, None, redelivery.resolved_headers(given.letter, self._handler.stage, outcome))
+
+    def bury(self, tx: Transaction, record: Record, error: str, reason: str) -> None:
         """Write a dead letter: the record's bytes and headers, and what was wrong with it."""
-        headers = [
-            *((name, value) for name, value in record.headers if not name.startswith("rollcall-dead")),
-            ("rollcall-dead-stage", self._handler.stage.encode()),
-            ("rollcall-dead-topic", record.topic.encode()),
-            ("rollcall-dead-partition", b"%d" % record.partition),
-            ("rollcall-dead-offset", b"%d" % record.offset),
-            ("rollcall-dead-error", error.encode()),
-            ("rollcall-dead-reason", reason.encode()),
-        ]
         telemetry.DEAD_LETTERS.labels(self._handler.stage).inc()
-        key = record.key or b"%s/%d/%d" % (record.topic.encode(), record.partition, record.offset)
+        key = redelivery.letter_key(record)
         where = (self._task.topics.deadletters, tx.partition(key))
-        tx.send_to(*where, key, record.value, headers)
+        tx.send_to(*where, key, record.value, redelivery.letter_headers(record, self._handler.stage, error, reason))
 
     # Calls
 
@@ -283,13 +321,15 @@ class HandlerLoop:
 
             await self._transact(take)
 
+    def _may_call(self) -> bool:
+        """Return whether the partition is ours, as far as can be known: a halted owner wakes up and calls nobody."""
+        return self._task.dead is None and self._task.ours()
+
     async def _make(self, call: Call) -> None:
         """Make a call and queue its reply, whatever came of it."""
         lane = self._lanes.get(call.lane)
         if lane is None:
             await self._replies.put((call, Reply(None, error="unknown_target", sent=False)))
-            return
-        if self._task.dead is not None:
             return
         try:
             answer = await lane.send(
@@ -310,7 +350,3 @@ class HandlerLoop:
         else:
             reply = Reply(answer.status, answer.headers, answer.body)
         await self._replies.put((call, reply))
-    def _may_call(self) -> bool:
-        """Return whether the partition is ours, as far as can be known: a halted owner wakes up and calls nobody."""
-        return self._task.dead is None and self._task.ours()
-

@@ -4,10 +4,8 @@ Reads only; needs Kafka and nothing else.
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
@@ -19,8 +17,7 @@ from rich.text import Text
 from handlers.deletes import undo
 from handlers.deletes.settings import TargetSettings
 from worker.config import Config
-from worker.errors import ConfigError, RollcallError, UnavailableError, UsageError
-from worker.events import header
+from worker.errors import ConfigError, RollcallError, UnavailableError
 from worker.handling import Record
 from worker.kafka import Connection, bounded_stop, plan_topics
 from worker.settings import Secret, SourceSettings
@@ -28,7 +25,6 @@ from worker.settings import Secret, SourceSettings
 _READ: Final = 2_000
 _ANSWER_POLL: Final = 0.3
 ANSWER_SECONDS: Final = 20.0
-PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts", "deadletters")
 
 
 async def problems(config: Config) -> list[str]:
@@ -126,85 +122,10 @@ def status_table(rows: Sequence[dict[str, Any]]) -> Table:
         message = row.get("alarm") or row.get("message") or ""
         what = f"{row.get('kind', '')} {row.get('source') or row.get('name') or ''}".strip()
         cells = (what, row.get("state"), row.get("live"), row.get("set_aside"), row.get("at"), message)
-        table.add_row(*(Text("" if cell is None else _plain(str(cell))) for cell in cells))
+        table.add_row(*(Text("" if cell is None else plain(str(cell))) for cell in cells))
     return table
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """Which records to show; None shows all."""
-
-    source: str | None = None
-    customer: str | None = None
-
-    def wants(self, key: bytes | None) -> bool:
-        """Return whether a record with this key is wanted."""
-        text = (key or b"").decode(errors="replace")
-        if self.customer is not None and text != self.customer:
-            return False
-        return self.source is None or text.startswith(f"{self.source}/")
-
-
-async def tail(config: Config, topic: str, *, from_beginning: bool, follow: bool, wanted: Wanted) -> None:
-    """Print records of a public topic as they come; JSON lines in a pipe, short lines on a terminal."""
-    if topic not in PUBLIC:
-        message = f"there is no topic {topic!r} to show; there are {', '.join(PUBLIC)}"
-        raise UsageError(message)
-    name = getattr(config.topics, topic)
-    where = [TopicPartition(name, partition) for partition in range(config.file.kafka.partitions)]
-    pretty = sys.stdout.isatty()
-    consumer = await Connection(config.file.kafka).consumer()
-    try:
-        consumer.assign(where)
-        ends = await consumer.end_offsets(where)
-        if from_beginning:
-            await consumer.seek_to_beginning(*where)
-        else:
-            await consumer.seek_to_end(*where)
-        while True:
-            for records in (await consumer.getmany(*where, timeout_ms=500, max_records=_READ)).values():
-                for record in records:
-                    if wanted.wants(record.key):
-                        sys.stdout.write(_line(record, pretty=pretty) + "\n")
-            sys.stdout.flush()
-            if not follow and all([await consumer.position(one) >= ends[one] for one in where]):
-                return
-    except (asyncio.CancelledError, BrokenPipeError):
-        return
-    finally:
-        await bounded_stop(consumer.stop(), "tail")
-
-
-def _line(record: ConsumerRecord, *, pretty: bool) -> str:
-    key = (record.key or b"").decode(errors="replace")
-    if pretty:
-        moment = time.strftime("%H:%M:%S", time.localtime(record.timestamp / 1000))
-        type_ = header(record.headers, "ce_type") or ("null" if record.value is None else "")
-        sequence = header(record.headers, "ce_sequence")
-        text = (record.value or b"").decode(errors="replace")
-        return _plain(f"{moment} {key:<28} {type_} {f'#{sequence}' if sequence else ''} {text[:160]}")
-    return orjson.dumps({
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "timestamp": record.timestamp,
-        "key": key,
-        "headers": {name: value and value.decode(errors="replace") for name, value in record.headers},
-        "value": _json(record.value),
-    }).decode()
-
-
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return a text without what could command a terminal: it comes from outside."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
-def _json(value: bytes | None) -> Any:
-    if value is None:
-        return None
-    try:
-        orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return value.decode(errors="replace")
-    # As it came, but in one line: what was read may nest too deeply to be written again.
-    return orjson.Fragment(value.replace(b"\n", b" ").replace(b"\r", b" "))

@@ -153,7 +153,7 @@ class Connection:
         try:
             async with asyncio.timeout(self.settings.request_timeout):
                 sent = [
-                    await client.send(topic, value, key, partition_of(key, topics.partitions), headers=sum(more, []))
+                    await client.send(topic, value, key, partition_of(key, topics.partitions), headers=list(chain(*more)))
                     for topic, key, value, *more in records
                 ]
                 await asyncio.gather(*sent)

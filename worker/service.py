@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 import handlers
-from worker import state, telemetry
+from worker import plugins, state, telemetry
 from worker.config import Config
 from worker.consumer import HandlerLoop, Lanes
 from worker.control import Control
@@ -200,9 +200,16 @@ async def _topics_in_order(config: Config, connection: Connection, stages: Seque
 
 
 def _spec(config: Config, stage: str, folder: Path, ids: Ids, hasher: Hasher) -> TaskSpec:
-    version = POLL_VERSION if stage == POLL else handlers.version(stage, config.file.handlers, config.topics, hasher)
     cluster_id, topic_ids = ids
-    return TaskSpec(stage, version, folder, cluster_id, topic_ids[config.topics.state(stage)])
+    return TaskSpec(stage, _version(config, stage, hasher), folder, cluster_id, topic_ids[config.topics.state(stage)])
+
+
+def _version(config: Config, stage: str, hasher: Hasher) -> int:
+    """Return the format version of a stage's state."""
+    if stage == POLL:
+        return POLL_VERSION
+    plugin = config.file.handlers.plugins.get(stage)
+    return plugin.version if plugin else handlers.version(stage, config.file.handlers, config.topics, hasher)
 
 
 def _membership(
@@ -211,6 +218,8 @@ def _membership(
     topics = config.topics
     if stage == POLL:
         topic, run = topics.state(POLL), _poll(config, hasher)
+    elif (own := config.file.handlers.plugins.get(stage)) is not None:
+        topic, run = topics.events, plugins.runner(plugins.find(stage, own))
     else:
         make = handlers.factory(stage, config.file.handlers, topics, hasher)
         topic, run = make().inputs[0].topic, _handle(make, lanes)
@@ -258,16 +267,17 @@ def _handle(make: Callable[[], Handler], lanes: Lanes) -> Callable[[Task], Await
     return run
 
 
-def stages_of(names: Sequence[str]) -> list[str]:
-    """Return the stages that were asked for: names of stages, or of handlers (`dedupe`, `deletes`), or `all`.
+def stages_of(names: Sequence[str], own: Sequence[str] = ()) -> list[str]:
+    """Return the stages that were asked for: names of stages, of handlers (`dedupe`, `deletes`), or `all`.
 
-    Raises ConfigError for a name that is neither.
+    `own` are the plug-ins that are configured. Raises ConfigError for any other name.
     """
-    groups = {"all": list(STAGES[1:]), **handlers.GROUPS}
+    stages = [*STAGES[1:], *own]
+    groups = {"all": stages, **handlers.GROUPS}
     wanted: list[str] = []
     for name in names or ["all"]:
-        if name not in groups and name not in STAGES[1:]:
-            known = ", ".join([*groups, *STAGES[1:]])
+        if name not in groups and name not in stages:
+            known = ", ".join([*groups, *stages])
             raise ConfigError([f"there is no handler or stage {name!r}; there are {known}"])
         wanted += groups.get(name, [name])
     return list(dict.fromkeys(wanted))

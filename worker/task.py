@@ -12,6 +12,7 @@ and only then reads state; `transact` commits outputs, state and position togeth
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -43,6 +44,16 @@ _OVERHEAD: Final = 128  # what a record takes beside its key, value and headers,
 def now_ms() -> int:
     """Return the time in milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
+
+
+def check_size(limit: int, topic: str, key: bytes, value: bytes | None, headers: Headers | None) -> None:
+    """Raise RecordTooLargeError if a record takes more than `limit` bytes."""
+    size = len(key) + len(value or b"") + _OVERHEAD
+    if headers:
+        size += sum(len(name) + len(content) + 4 for name, content in headers)
+    if size > limit:
+        message = f"a record for {topic} takes {size} bytes, more than kafka.max_record_bytes ({limit})"
+        raise RecordTooLargeError(message, size=size)
 
 
 class Transaction(StoreTransaction):
@@ -90,12 +101,7 @@ class Transaction(StoreTransaction):
 
     def check_size(self, topic: str, key: bytes, value: bytes | None, headers: Headers | None) -> None:
         """Raise RecordTooLargeError if the broker would refuse this record."""
-        size = len(key) + len(value or b"") + _OVERHEAD
-        if headers:
-            size += sum(len(name) + len(content) + 4 for name, content in headers)
-        if size > self._max_bytes:
-            message = f"a record for {topic} takes {size} bytes, more than kafka.max_record_bytes ({self._max_bytes})"
-            raise RecordTooLargeError(message, size=size)
+        check_size(self._max_bytes, topic, key, value, headers)
 
     def call(self, call: Call) -> None:
         """Have an HTTP call made once this is committed."""
@@ -130,13 +136,13 @@ class Task:
         self._dead: Exception | None = None
         self.stopping = asyncio.Event()
         self.working = False  # set by the loop that has taken the task up
+        self.ours: Callable[[], bool] = lambda: True  # whether the group counts us as the owner, as far as is known
         self._store: Store | None = None
         self._producer: TransactionalProducer | None = None
         self.log = log.bind(stage=spec.stage, partition=partition)
 
     @property
     def store(self) -> Store:
-        self.ours: Callable[[], bool] = lambda: True  # whether the group counts us as the owner, as far as is known
         """Return the store of a started task."""
         if self._store is None:
             message = "the task has not been started"
@@ -226,6 +232,13 @@ class Task:
             else f"`rollcall rebuild {self.stage}` builds it anew."
         )
         raise StateError(message, hint=hint)
+
+    async def stopping_within(self, seconds: float) -> bool:
+        """Wait until the task is to come to an end, but not longer than `seconds`; return whether it is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.stopping.wait()
+        return self.stopping.is_set()
 
     async def transact(self, work: Callable[[Transaction], Result]) -> Result:
         """Run `work` on a transaction and commit what it wrote; return what it returned.

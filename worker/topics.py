@@ -69,6 +69,7 @@ class Topics:
     prefix: str = "customers"
     partitions: int = 8
     receipts_retention_ms: int = -1
+    plugins: tuple[str, ...] = ()
 
     @property
     def internal(self) -> str:
@@ -141,6 +142,11 @@ class Topics:
         return f"{self.internal}.approvals"
 
     @property
+    def replays(self) -> str:
+        """Return records that are given to a stage once more: dead letters retried, copies replayed."""
+        return f"{self.internal}.replays"
+
+    @property
     def status(self) -> str:
         """Return the newest status of every source, stage, plan and command."""
         return f"{self.internal}.status"
@@ -157,8 +163,9 @@ class Topics:
         """Return the transactional id of the one producer that writes for this stage and partition."""
         return f"{self.prefix}.{stage}.{partition}"
 
-    def declared(self, stages: Iterable[str] = STAGES) -> tuple[TopicSpec, ...]:
-        """Return every topic, with the state topics of `stages`."""
+    def declared(self, stages: Iterable[str] | None = None) -> tuple[TopicSpec, ...]:
+        """Return every topic, with the state topics of `stages`: by default of all, those of plug-ins included."""
+        stages = (*STAGES, *self.plugins) if stages is None else stages
         compact = {"delete.retention.ms": str(30 * DAY_MS)}
         table = compact | {"min.compaction.lag.ms": str(DAY_MS)}
         log = {"retention.ms": str(30 * DAY_MS), "message.timestamp.type": "LogAppendTime"}
@@ -178,6 +185,7 @@ class Topics:
             (self.requests, "request id", "compact", False, compact),
             (self.control, "addressee", "delete", False, log),
             (self.approvals, "addressee", "delete", False, log),
+            (self.replays, "key of the record", "delete", False, log),
             (self.status, "what it is the status of", "compact", False, compact),
             *((self.state(stage), "state key", "compact", False, state) for stage in stages),
         ]

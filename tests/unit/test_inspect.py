@@ -1,17 +1,13 @@
-"""What the command line reads: problems, statuses, records."""
+"""What the command line reads: problems and statuses."""
 
 import io
 import socket
 from typing import Any
 
-import orjson
 import pytest
-from aiokafka.structs import ConsumerRecord
 from rich.console import Console
 
 from worker import config, inspect
-from worker.errors import UsageError
-from worker.inspect import Wanted
 
 
 @pytest.fixture
@@ -62,82 +58,6 @@ async def test_a_certificate_that_is_not_there_is_a_problem_of_kafka(
     kafka = {"bootstrap": nowhere, "security_protocol": "SSL", "ca_file": "none.pem"}
     (problem,) = await inspect.problems(config.parse({"kafka": kafka}))
     assert problem.startswith("kafka: ")
-
-
-async def test_a_topic_that_cannot_be_shown_is_named_before_kafka_is_asked() -> None:
-    """With those that can."""
-    checked = config.parse({"kafka": {"bootstrap": "127.0.0.1:1"}})
-    with pytest.raises(UsageError, match="there is no topic 'status' to show; there are events, latest"):
-        await inspect.tail(checked, "status", from_beginning=False, follow=False, wanted=Wanted())
-
-
-@pytest.mark.parametrize(
-    ("wanted", "keys"),
-    [
-        (Wanted(), [b"crm/7", b"crm2/7", b"crm/77", None, b"\xff"]),
-        (Wanted(source="crm"), [b"crm/7", b"crm/77"]),
-        (Wanted(customer="crm/7"), [b"crm/7"]),
-        (Wanted(source="crm2", customer="crm/7"), []),
-    ],
-)
-def test_records_are_chosen_by_their_key(wanted: Wanted, keys: list[bytes | None]) -> None:
-    """By source, by customer, or all of them."""
-    assert [key for key in (b"crm/7", b"crm2/7", b"crm/77", None, b"\xff") if wanted.wants(key)] == keys
-
-
-def record(key: bytes | None = b"crm/7", value: bytes | None = b'{"id": "7"}', headers: Any = ()) -> Any:
-    """Return a record as a consumer has it."""
-    return ConsumerRecord("customers.events", 3, 42, 1_700_000_000_000, 0, key, value, 0, 0, 0, headers)
-
-
-def test_in_a_pipe_a_record_is_a_line_of_json() -> None:
-    """All that it has, its value as JSON."""
-    line = inspect._line(record(headers=[("ce_type", b"customer.created")]), pretty=False)
-    assert orjson.loads(line) == {
-        "topic": "customers.events",
-        "partition": 3,
-        "offset": 42,
-        "timestamp": 1_700_000_000_000,
-        "key": "crm/7",
-        "headers": {"ce_type": "customer.created"},
-        "value": {"id": "7"},
-    }
-
-
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, None),
-        (b"", ""),
-        (b"no json", "no json"),
-        (b'{\n"a":\r\n1}', {"a": 1}),
-        (b"\xff", "\N{REPLACEMENT CHARACTER}"),
-        (b"[" * 300 + b"]" * 300, orjson.loads(b"[" * 300 + b"]" * 300)),
-    ],
-)
-def test_whatever_a_record_holds_is_shown(value: bytes | None, shown: Any) -> None:
-    """A dead letter may be anything; a header may be null."""
-    line = inspect._line(record(key=None, value=value, headers=[("odd", None), ("bytes", b"\xff")]), pretty=False)
-    found = orjson.loads(line)
-    assert "\n" not in line
-    assert found["value"] == shown
-    assert found["headers"] == {"odd": None, "bytes": "\N{REPLACEMENT CHARACTER}"}
-    assert not found["key"]
-
-
-def test_on_a_terminal_a_record_is_a_short_line() -> None:
-    """Type, sequence and the beginning of the value; null for what is deleted."""
-    headers = [("ce_type", b"customer.created"), ("ce_sequence", b"3")]
-    line = inspect._line(record(value=b"x" * 1000, headers=headers), pretty=True)
-    assert "customer.created #3" in line
-    assert len(line) < 250
-    assert "null" in inspect._line(record(value=None), pretty=True)
-
-
-def test_nothing_that_a_record_holds_can_command_the_terminal() -> None:
-    """Escape sequences come from outside."""
-    line = inspect._line(record(key=b"crm/\x1b[2J", value=b"\x1b]0;title\x07\r\nx", headers=[]), pretty=True)
-    assert not any(ord(letter) < 32 or ord(letter) == 127 for letter in line)
 
 
 def test_the_statuses_are_a_table() -> None:

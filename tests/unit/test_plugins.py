@@ -1,0 +1,272 @@
+"""Handlers that others write: what they may do, what becomes of their failures, and in which order events come."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.plugins import Context, Event, PluginSettings, load, problems
+from worker.errors import ConfigError
+from worker.handling import Dead, Done, Outcome, Record, Retry, Skip
+from worker.plugin_testkit import Trial, deletion, event
+from worker.testkit import person
+from worker.topics import Topics
+
+
+async def count(event: Event, context: Context) -> None:  # ruff: ignore[unused-async] - a handler is one
+    """Count the events of a customer, and publish the number."""
+    seen = (context.get("seen") or 0) + 1
+    context.put("seen", seen)
+    context.send("counts", event.key, {"seen": seen, "type": event.type})
+
+
+async def test_state_and_outputs_are_those_of_the_customer() -> None:
+    """Each customer has a state of its own; what is sent is sent in order."""
+    trial = Trial(count, outputs=["counts"])
+    await trial.give(event(person("crm", "1"), 1), event(person("crm", "2"), 1), deletion("crm", "1", 2))
+    assert sorted(trial.sent, key=lambda one: (one[1], one[2]["seen"])) == [
+        ("counts", "crm/1", {"seen": 1, "type": "customer.created"}),
+        ("counts", "crm/1", {"seen": 2, "type": "customer.deleted"}),
+        ("counts", "crm/2", {"seen": 1, "type": "customer.created"}),
+    ]
+    assert trial.state("crm/1") == {"seen": 2}
+
+
+async def test_an_event_has_what_subscribers_have() -> None:
+    """Key, version, type, data; None is no replay."""
+    seen: list[Event] = []
+
+    async def handle(event: Event, context: Context) -> None:  # ruff: ignore[unused-async] - a handler is one
+        seen.append(event)
+
+    await Trial(handle).give(event(person("crm", "a/b", given="Ada"), 3, changed=["name"]))
+    (found,) = seen
+    assert (found.source, found.customer_id, found.key, found.sequence) == ("crm", "a/b", "crm/a/b", 3)
+    assert (found.type, found.data["changed"], found.replay) == ("customer.updated", ["name"], None)
+
+
+class Flaky:
+    """Fails as often as it is told to, by customer; remembers the order of what it handled."""
+
+    def __init__(self, failures: dict[str, int]) -> None:
+        self.failures = dict(failures)
+        self.handled: list[tuple[str, int]] = []
+
+    async def handle(self, event: Event, context: Context) -> Outcome | None:
+        """Fail, or remember the event."""
+        await asyncio.sleep(0)
+        context.put("last", event.sequence)
+        if self.failures.get(event.key, 0) > 0:
+            self.failures[event.key] -= 1
+            raise ConnectionError(event.key)
+        self.handled.append((event.key, event.sequence))
+        return None
+
+
+async def test_a_failure_is_tried_again_with_the_same_state() -> None:
+    """After growing pauses; what the failed call wrote is nowhere."""
+    trial = Trial(Flaky, settings={"failures": {"crm/1": 3}}, attempts=5, retry="2s")
+    await trial.give(event(person("crm", "1"), 1))
+    assert trial.pauses == [2.0, 4.0, 8.0]
+    assert trial.instance.handled == [("crm/1", 1)]
+    assert trial.state("crm/1") == {"last": 1}
+    assert trial.dead == []
+
+
+async def test_the_last_failure_is_a_dead_letter_and_later_events_wait_behind_it() -> None:
+    """The error's class is said, its text is not; other customers go on; a retry brings it all, in order."""
+    trial = Trial(Flaky, settings={"failures": {"crm/1": 5}}, attempts=5)
+    await trial.give(event(person("crm", "1"), 1), event(person("crm", "1"), 2), event(person("crm", "2"), 1))
+    await trial.give(deletion("crm", "1", 3))
+    assert trial.dead == [("crm/1", "it failed 5 times, at last with ConnectionError")]
+    assert trial.instance.handled == [("crm/2", 1)]
+    assert trial.state("crm/1") == {}
+    assert await trial.retry("crm/1") == "done"
+    assert trial.instance.handled == [("crm/2", 1), ("crm/1", 1), ("crm/1", 2), ("crm/1", 3)]
+    assert await trial.retry("crm/1") == "superseded"
+    await trial.give(event(person("crm", "1"), 4))
+    assert trial.instance.handled[-1] == ("crm/1", 4)
+    assert not [key for key in trial.data if key[:1] in b"kqd"]
+
+
+async def test_a_retry_that_fails_leaves_everything_as_it_is() -> None:
+    """The letter still waits, and so does what is behind it; there is no second letter."""
+    trial = Trial(Flaky, settings={"failures": {"crm/1": 4}}, attempts=2)
+    await trial.give(event(person("crm", "1"), 1), event(person("crm", "1"), 2))
+    assert await trial.retry("crm/1") == "failed"
+    assert len(trial.dead) == 1
+    assert await trial.retry("crm/1") == "done"
+    assert trial.instance.handled == [("crm/1", 1), ("crm/1", 2)]
+
+
+async def test_a_discarded_letter_lets_the_others_pass() -> None:
+    """The event itself is never handled."""
+    trial = Trial(Flaky, settings={"failures": {"crm/1": 1}}, attempts=1)
+    await trial.give(event(person("crm", "1"), 1), event(person("crm", "1"), 2))
+    assert await trial.discard("crm/1") == "discarded"
+    assert trial.instance.handled == [("crm/1", 2)]
+
+
+async def test_what_waited_may_fail_in_its_turn() -> None:
+    """Then it is the dead letter, and the rest waits behind it."""
+    trial = Trial(Flaky, settings={"failures": {"crm/1": 1}}, attempts=1)
+    await trial.give(*(event(person("crm", "1"), number) for number in (1, 2, 3)))
+    trial.instance.failures["crm/1"] = 1
+    assert await trial.discard("crm/1") == "discarded"
+    assert [reason for _, reason in trial.dead] == ["it failed 1 times, at last with ConnectionError"] * 2
+    assert trial.instance.handled == []
+    assert await trial.retry("crm/1") == "done"
+    assert trial.instance.handled == [("crm/1", 2), ("crm/1", 3)]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kept", "dead"),
+    [(None, True, 0), (Done(), True, 0), (Skip("no"), True, 0), (Dead("never"), False, 1), ("done", False, 1)],
+)
+async def test_a_handler_says_what_came_of_it(*, outcome: Any, kept: bool, dead: int) -> None:
+    """What it wrote is kept unless it gave up, or returned what is no outcome."""
+
+    async def handle(event: Event, context: Context) -> Any:  # ruff: ignore[unused-async] - a handler is one
+        context.put("x", 1)
+        return outcome
+
+    trial = Trial(handle)
+    await trial.give(event(person("crm", "1"), 1))
+    assert trial.state("crm/1") == ({"x": 1} if kept else {})
+    assert len(trial.dead) == dead
+
+
+async def test_not_now_is_no_failure() -> None:
+    """`Retry` waits as long as it says, as often as it says so."""
+
+    async def handle(event: Event, context: Context) -> Outcome | None:  # ruff: ignore[unused-async] - a handler is one
+        answers.pop()
+        return Retry(7.0) if answers else None
+
+    answers = list(range(20))
+    trial = Trial(handle, attempts=1)
+    await trial.give(event(person("crm", "1"), 1))
+    assert trial.pauses == [7.0] * 19
+    assert trial.dead == []
+
+
+async def test_a_call_that_takes_too_long_is_a_failure() -> None:
+    """It is cut off."""
+
+    async def handle(event: Event, context: Context) -> None:
+        await asyncio.Event().wait()
+
+    trial = Trial(handle, timeout="10ms", attempts=2)
+    await trial.give(event(person("crm", "1"), 1))
+    assert trial.dead == [("crm/1", "it failed 2 times, at last with TimeoutError")]
+
+
+@pytest.mark.parametrize(
+    ("topic", "value", "reason"),
+    [("elsewhere", {}, "LookupError"), ("counts", "x" * 2_000_000, "more than kafka.max_record_bytes")],
+)
+async def test_it_may_write_only_what_it_said(topic: str, value: Any, reason: str) -> None:
+    """Topics that are not configured, and records that the broker would refuse."""
+
+    async def handle(event: Event, context: Context) -> None:  # ruff: ignore[unused-async] - a handler is one
+        context.send(topic, event.key, value)
+
+    trial = Trial(handle, outputs=["counts"], attempts=1)
+    await trial.give(event(person("crm", "1"), 1))
+    assert reason in trial.dead[0][1]
+    assert trial.sent == []
+
+
+async def test_replays_are_for_those_who_want_them() -> None:
+    """A copy is passed over unless `replays` is set; then the event says so."""
+    copy = event(person("crm", "1"), 1, replay="r1")
+    shy, keen = Trial(count, outputs=["counts"]), Trial(count, outputs=["counts"], replays=True)
+    await shy.give(copy)
+    await keen.give(copy)
+    assert shy.outcomes == [Skip("replay")]
+    assert keen.outcomes == [Done()]
+
+
+async def test_a_foreign_record_is_a_dead_letter() -> None:
+    """Whatever is on the topic, the handler sees customers' events only."""
+    trial = Trial(count, outputs=["counts"])
+    await trial.give(
+        Record("customers.events", 0, 0, 0, None, b"{}"), Record("customers.events", 0, 1, 0, b"crm/1", b"\xff")
+    )
+    assert [reason for _, reason in trial.dead] == ["not a customer's event"] * 2
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=25), st.integers(1, 5), st.integers(1, 7))
+async def test_whatever_fails_each_customer_is_handled_once_and_in_order(
+    story: list[tuple[str, bool]], concurrency: int, step: int
+) -> None:
+    """The law: after all dead letters were retried, every event was handled once, in the order of its customer."""
+    bad = {(customer, at) for at, (customer, fails) in enumerate(story, 1) if fails}
+    handled: list[tuple[str, int]] = []
+
+    async def handle(event: Event, context: Context) -> None:
+        await asyncio.sleep(0)
+        if (event.customer_id, event.sequence) in bad:
+            raise ConnectionError
+        handled.append((event.customer_id, event.sequence))
+
+    trial = Trial(handle, attempts=1, concurrency=concurrency)
+    events = [event(person("crm", customer), at) for at, (customer, _) in enumerate(story, 1)]
+    for start in range(0, len(events), step):
+        await trial.give(*events[start : start + step])
+    bad.clear()
+    for customer in {customer for customer, fails in story if fails}:
+        assert await trial.retry(f"crm/{customer}") == "done"
+    for customer in "abc":
+        wanted = [at for at, (name, _) in enumerate(story, 1) if name == customer]
+        assert [at for name, at in handled if name == customer] == wanted
+    assert not [key for key in trial.data if key[:1] in b"kqd"]
+
+
+class Strict:
+    """Takes one setting."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    async def handle(self, event: Event, context: Context) -> None:
+        """Do nothing."""
+
+
+def plain(event: Event, context: Context) -> None:
+    """Not a coroutine."""
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"target": "no.such.module:handle"}, "plugins.mine.target: ModuleNotFoundError"),
+        ({"target": "tests.unit.test_plugins:nothing"}, "plugins.mine.target: AttributeError"),
+        ({"target": "tests.unit.test_plugins:plain"}, "it is not async def handle"),
+        ({"target": "tests.unit.test_plugins:Strict"}, "plugins.mine.settings: TypeError"),
+        ({}, "no entry point 'mine' in the group rollcall.handlers"),
+    ],
+)
+def test_what_is_no_handler_is_said_at_the_start(settings: dict[str, Any], says: str) -> None:
+    """With its path in the configuration."""
+    with pytest.raises(ConfigError, match="problem") as raised:
+        load("mine", PluginSettings(**settings))
+    assert says in str(raised.value)
+
+
+def test_a_target_is_found_by_module_and_name() -> None:
+    """A class is given its settings by name."""
+    given_ = PluginSettings(target="tests.unit.test_plugins:Strict", settings={"url": "x"})
+    _, instance = load("mine", given_).make()
+    assert instance.url == "x"
+
+
+def test_names_and_topics_of_rollcall_are_not_for_plugins() -> None:
+    """Neither a built-in handler's name nor one of our topics."""
+    own = PluginSettings(target="a:b", outputs=["customers.events", "orders.out"])
+    assert problems({"dedupe": PluginSettings(target="a:b"), "mine": own}, Topics()) == [
+        "plugins.dedupe: this is the name of a built-in handler",
+        "plugins.mine.outputs: customers.events is Rollcall's own",
+    ]

@@ -1,0 +1,182 @@
+"""`rollcall tail` and `rollcall deadletters`: what was published, and what could not be handled.
+
+Needs Kafka and nothing else. A payload is printed only where it is asked for.
+"""
+
+import getpass
+import time
+from pathlib import Path
+from typing import Literal
+
+import click
+import orjson
+from rich.table import Table
+
+from worker import deadletters as letters
+from worker.changes import rfc3339
+from worker.commands.common import config as configured
+from worker.commands.common import finish, out, run
+from worker.errors import UsageError
+from worker.inspect import plain
+from worker.reading import Moment, Span, Wanted, moment, type_name
+from worker.redelivery import Letter, chosen
+from worker.tail import View
+from worker.tail import tail as show
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+@click.command()
+@click.argument("topic", default="events")
+@click.option("--from", "start", metavar="WHERE", help="beginning, end (default), 15m, a time, or an offset.")
+@click.option("--from-beginning", is_flag=True, help="The same as --from beginning.")
+@click.option("--until", metavar="WHERE", help="Stop there: a time, an offset, or end as it is now.")
+@click.option("--follow/--no-follow", default=None, help="Go on at the end; the default without --until.")
+@click.option("--source", help="Only this source.")
+@click.option("--type", "types", multiple=True, help="Only this type: created, updated, deleted, merged, split ...")
+@click.option("--customer", help="Only this customer: <source>/<id>.")
+@click.option("--fields", help="Only these fields of the value, with commas: changed,customer.emails.value")
+@click.pass_context
+def tail(
+    ctx: click.Context,
+    topic: str,
+    start: str | None,
+    until: str | None,
+    follow: bool | None,  # ruff: ignore[boolean-type-hint-positional-argument] - click gives it by name
+    source: str | None,
+    types: tuple[str, ...],
+    customer: str | None,
+    fields: str | None,
+    *,
+    from_beginning: bool,
+) -> None:
+    """Show records of a public topic: events, latest, clusters, identity, deletions, receipts, deadletters."""
+    if from_beginning and start:
+        raise UsageError("--from-beginning and --from say two things")
+    if until and follow:
+        raise UsageError("--until and --follow say two things")
+    now = _now()
+    first = moment("beginning" if from_beginning else start or "end", now)
+    last = moment(until, now) if until else None
+    if last is not None or first.time is not None:
+        Span(first, last or Moment(edge="end")).check(now)
+    wanted = Wanted(source, tuple(map(type_name, types)), customer)
+    going_on = until is None if follow is None else follow
+    names = tuple(filter(None, (fields or "").split(",")))
+    run(show(configured(ctx), topic, View(wanted, first, last, going_on, names)))
+
+
+@click.group()
+def deadletters() -> None:
+    """List, show, retry and discard records that could not be handled."""
+
+
+_STAGE = click.option("--stage", help="Only those of this stage, or of this plug-in.")
+_SOURCE = click.option("--source", help="Only those of this source.")
+_KEY = click.option("--key", help="Only those with this key.")
+_WHO = click.option("--who", default=getpass.getuser, help="Who decides, as claimed; default: the user.")
+
+
+@deadletters.command("list")
+@_STAGE
+@_SOURCE
+@_KEY
+@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of a table.")
+@click.pass_context
+def list_(ctx: click.Context, stage: str | None, source: str | None, key: str | None, *, as_json: bool) -> None:
+    """Show the dead letters of which nothing has become yet, without what is in them."""
+    found = chosen(run(letters.waiting(configured(ctx))), stage=stage, source=source, key=key)
+    if as_json:
+        for letter in found:
+            click.echo(orjson.dumps(letters.shown(letter, payload=False)))
+        return
+    table = Table("name", "since", "stage", "from", "key", "why")
+    for letter in found:
+        place = f"{letter.record.topic} {letter.record.partition}-{letter.record.offset}" if letter.record.topic else ""
+        key_ = (letter.record.key or b"").decode(errors="replace")
+        why = letter.reason if letter.error in {"", "Dead"} else f"{letter.error}: {letter.reason}"
+        table.add_row(letter.name, rfc3339(letter.at), *map(plain, (letter.stage, place, key_, why)))
+    out().print(table)
+
+
+@deadletters.command("show")
+@click.argument("name")
+@click.option("--payload", is_flag=True, help="With headers and value, which may hold personal data.")
+@click.pass_context
+def show_letter(ctx: click.Context, name: str, *, payload: bool) -> None:
+    """Show one dead letter."""
+    (letter,) = letters.named(run(letters.waiting(configured(ctx))), [name])
+    click.echo(orjson.dumps(letters.shown(letter, payload=payload), option=orjson.OPT_INDENT_2))
+
+
+def _chosen(
+    ctx: click.Context, names: tuple[str, ...], stage: str | None, source: str | None, key: str | None
+) -> list[Letter]:
+    """Return what a command is about: by name, or all that the filters let through."""
+    if bool(names) == bool(stage or source or key):
+        raise UsageError("say which: names, or --stage, --source, --key")
+    waiting = run(letters.waiting(configured(ctx)))
+    return letters.named(waiting, names) if names else chosen(waiting, stage=stage, source=source, key=key)
+
+
+def _settle(
+    ctx: click.Context, found: list[Letter], verb: Literal["retry", "discard"], who: str, value: bytes | None = None
+) -> None:
+    """Have it done, and say what became of each; exit 1 if one failed."""
+    told = run(letters.settle(configured(ctx), found, verb, who, value))
+    for name, answer in told.items():
+        click.echo(f"{name} {answer['outcome']}: {answer['message']}")
+    if not told:
+        click.echo("there is none")
+    failed = sum(answer["outcome"] == "failed" for answer in told.values())
+    if failed:
+        finish(1, f"{failed} failed again, and still wait{'s' if failed == 1 else ''}")
+
+
+@deadletters.command()
+@click.argument("names", nargs=-1)
+@_STAGE
+@_SOURCE
+@_KEY
+@click.option(
+    "--value", type=click.Path(path_type=Path, dir_okay=False, exists=True), help="A file with another value."
+)
+@_WHO
+@click.pass_context
+def retry(
+    ctx: click.Context,
+    names: tuple[str, ...],
+    stage: str | None,
+    source: str | None,
+    key: str | None,
+    value: Path | None,
+    who: str,
+) -> None:
+    """Have dead letters handled once more, in their order.
+
+    A built-in stage answers `superseded` where a newer version of the customer has passed. What waits behind a dead
+    letter of a plug-in follows it. Exits 1 if one failed again.
+    """
+    found = _chosen(ctx, names, stage, source, key)
+    if value is not None and len(found) != 1:
+        raise UsageError(f"--value is for one dead letter, not for {len(found)}")
+    _settle(ctx, found, "retry", who, None if value is None else value.read_bytes())
+
+
+@deadletters.command()
+@click.argument("names", nargs=-1)
+@_STAGE
+@_SOURCE
+@_KEY
+@_WHO
+@click.pass_context
+def discard(
+    ctx: click.Context, names: tuple[str, ...], stage: str | None, source: str | None, key: str | None, who: str
+) -> None:
+    """Let dead letters be; what waits behind one of a plug-in goes on without it."""
+    _settle(ctx, _chosen(ctx, names, stage, source, key), "discard", who)
+
+
+COMMANDS = (deadletters, tail)
