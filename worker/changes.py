@@ -189,6 +189,11 @@ def differing(before: bytes, after: bytes) -> list[str]:
     return [name for index, name in enumerate(FIELDS) if before[index * step :][:step] != after[index * step :][:step]]
 
 
+def hash_of(name: str, hashes: bytes) -> bytes:
+    """Return the hash of one field."""
+    return hashes[FIELDS.index(name) * _HASH_BYTES :][:_HASH_BYTES]
+
+
 def guard(missing: int, live: int, *, count: int, fraction: float) -> bool:
     """Return whether so many absences at once must be held for a person: more than max(count, fraction of live)."""
     return missing > max(count, fraction * live)

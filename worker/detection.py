@@ -154,16 +154,31 @@ class Detector:
         except Exception as error:  # ruff: ignore[blind-except] - see _unreadable
             self._unreadable(tx, row, error)
             return
+        hashes = b"".join(map(self._hasher.field, parts.values()))
+        if raw is not None and self._another(raw, hashes):
+            self.gone(tx, row.id, "absent", now)
+            raw = tx.get(self._prefix + identity)
         decision = changes.seen(
             Entry.unpack(raw) if raw is not None else None,
             customer,
             fingerprint=fingerprint,
-            hashes=b"".join(map(self._hasher.field, parts.values())),
+            hashes=hashes,
             updated=row.updated,
             scope=self.scope,
             now=now,
         )
         self._settle(tx, row.id, decision, parts, row.updated, now)
+
+    def _another(self, raw: bytes, hashes: bytes) -> bool:
+        """Return whether an id has been given to another customer: he was created at another time.
+
+        Only where the adapter says that its upstream uses ids again, and not while everything is published anew.
+        """
+        if not getattr(self.adapter, "recycles_ids", False) or self.checkpoint.republishing:
+            return False
+        entry = Entry.unpack(raw)
+        before, after = (changes.hash_of("created_at", known) for known in (entry.hashes, hashes))
+        return entry.live and before != after and self._hasher.field(b"null") not in {before, after}
 
     def stub(self, tx: PollTx, stub: Stub, mark: bytes | None) -> bool:
         """Take in word that a customer exists; return whether its record has to be read."""

@@ -1,6 +1,7 @@
 """What a changed configuration does to a source: it is read anew, and never read as a deletion of many."""
 
 import os
+import time
 from collections.abc import AsyncGenerator, Generator
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,25 @@ async def test_tombstones_and_check_scans_agree(tmp_path: Path) -> None:
             await world.scans("check", 3)
             assert world.condition.alarm is None
         assert set(world.reasons.values()) == {"tombstone"}
+        world.check()
+
+
+async def test_an_id_that_is_used_again_is_another_customer(tmp_path: Path) -> None:
+    """The first one is published as deleted, by the weakest reason, the second one as created; sequences go on."""
+    async with Drivly(seed=1, customers=5, authorization=KEY, database="sqlite") as crm:
+        raw = {"url": f"{crm.url}/api", "key": {"env": "T_KEY"}, "interval": "20ms", "scan_interval": "50ms"}
+        world = World(tmp_path, "drivly", raw)
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == 5)
+        crm.delete(5)
+        assert crm.create(at=time.time() + 1) == 5
+        async with world.polling():
+            await world.until(lambda: len(world.events) == 7)
+            await world.scans("sweep", 2)
+        ends = [(headers["ce_type"], headers["ce_sequence"]) for _, _, headers in world.events[5:]]
+        assert ends == [("customer.deleted", "2"), ("customer.created", "3")]
+        assert world.events[5][2]["ce_reason"] == "absent"
+        assert len(world.latest) == 5
         world.check()
 
 

@@ -10,6 +10,7 @@ Every answer is held against what was asked. The server ignores a sort or a filt
 something else: a page that is not in the order asked for, or does not lie behind the cursor, is refused.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, Final, Literal
@@ -98,12 +99,18 @@ class DrivlySettings(SourceSettings):
         default="auto", description="What ids look like; others are never looked up (the server reads ids loosely)"
     )
 
+    def scope(self) -> str:
+        """Return what decides which customers are seen, as canonical JSON."""
+        return json.dumps(self.where, sort_keys=True)
+
 
 class Drivly:
     """One drivly source."""
 
     kind: ClassVar[str] = "drivly"
     version: ClassVar[int] = 1
+    # Payload on SQLite gives the highest id out again after its deletion.
+    recycles_ids: ClassVar[bool] = True
     Settings: ClassVar[type[SourceSettings]] = DrivlySettings
     privacy: ClassVar[Mapping[str, Treatment]] = {
         **dict.fromkeys(_HASHED, "hash"),
