@@ -74,7 +74,7 @@ def tools() -> dict[str, Tool]:
 
 
 def _go(*arguments: str, folder: Path | None = None) -> str:
-    environment = os.environ | {"GOFLAGS": "-mod=mod -buildvcs=false"}
+    environment = os.environ | {"GOFLAGS": f"{os.environ.get('GOFLAGS', '')} -mod=mod -buildvcs=false"}
     done = subprocess.run(["go", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"go {' '.join(arguments)} failed:\n{done.stderr[-4000:]}")
@@ -91,8 +91,8 @@ def _source(tool: Tool) -> Path:
 def _install(tool: Tool, target: Path) -> None:
     """Install a Python program into an environment of its own."""
     subprocess.run([sys.executable, "-m", "venv", target], check=True)
-    pip = [target / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, f"{tool.module}=={tool.version}"], check=True)
+    python, package = str(target / "bin" / "python"), f"{tool.module}=={tool.version}"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package], check=True)
 
 
 def _staged(tool: Tool) -> Iterator[str]:

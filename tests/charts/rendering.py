@@ -34,7 +34,7 @@ Manifest = dict[str, Any]
 
 def tool(name: str) -> Path:
     """Return a tool of charts/tools.txt, or skip the test where it was not made."""
-    path = tools.tools()[name].path
+    path = Path(tools.tools()[name].path)
     if not path.exists():
         pytest.skip(f"{name} is not there: `make chart-tools` makes it, and needs Go")
     return path

@@ -96,7 +96,7 @@ spec:
           mountPath: /state
         - name: tmp
           mountPath: /tmp
-        {{- include "rollcall.secretMounts" $w.secrets | nindent 8 }}
+        {{- include "rollcall.secretMounts" $w.secrets | trim | nindent 8 }}
         {{- with $w.volumeMounts }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -115,7 +115,7 @@ spec:
     - name: tmp
       emptyDir:
         sizeLimit: 64Mi
-    {{- include "rollcall.secretVolumes" $w.secrets | nindent 4 }}
+    {{- include "rollcall.secretVolumes" $w.secrets | trim | nindent 4 }}
     {{- with $w.volumes }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
