@@ -23,6 +23,7 @@ from worker import plugins, state, telemetry
 from worker.config import Config
 from worker.consumer import HandlerLoop, Lanes
 from worker.control import Control
+from worker.deployment import Deployment, claim
 from worker.detection import Detector
 from worker.errors import ConfigError, TopicError
 from worker.handling import Handler
@@ -114,7 +115,7 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
         loop.add_signal_handler(name, asked_to_stop)
     hasher = config.hasher()
     connection = Connection(config.file.kafka)
-    ids = await _unless(stopping, _topics_in_order(config, connection, stages))
+    ids = await _unless(stopping, _topics_of_ours(config, connection, stages, hasher))
     if ids is not None:
         await _serve(config, stages, (connection, hasher, ids), stopping)
     log.info("stopped")
@@ -188,13 +189,17 @@ async def _run(config: Config, memberships: Sequence[Membership], stopping: asyn
         await probes.stop()
 
 
-async def _topics_in_order(config: Config, connection: Connection, stages: Sequence[str]) -> Ids:
-    """Return the cluster's id and the ids of the state topics; raises TopicError unless every topic is as declared."""
+async def _topics_of_ours(config: Config, connection: Connection, stages: Sequence[str], hasher: Hasher) -> Ids:
+    """Return the cluster's id and the ids of the state topics.
+
+    Raises TopicError unless every topic is as declared, and StateError where they are another deployment's.
+    """
     wanted = await plan_topics(config.file.kafka, config.topics)
     if not wanted.empty:
         lines = "\n".join(f"  - {line}" for line in wanted.problems())
         message = f"the topics are not as declared:\n{lines}"
         raise TopicError(message, hint="`rollcall topics plan` shows it, `rollcall topics apply` mends what can be.")
+    await claim(connection, config.topics, Deployment(hasher.check(), config.file.kafka.partitions))
     async with connection.admin() as admin:
         return await admin.topic_ids([config.topics.state(stage) for stage in stages])
 

@@ -1,0 +1,100 @@
+"""Whose topics these are: one record on the status topic, written by the first worker that ever starts.
+
+A worker that does not go with that record is refused before it joins a group, so that it cannot fence, read or mix
+with what is not its own: a second deployment under the same prefix, another pepper, another partition count than the
+state was made under. The record is written at most once, however many workers start together: whoever writes it is
+the only one who may, as its producer fences every other, and reads once more before it writes.
+"""
+
+import asyncio
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import orjson
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from worker.errors import FencedError, KafkaUnavailableError, StateError, TopicError, TransactionError
+from worker.kafka import Connection, bounded_stop
+from worker.topics import Topics, partition_of
+
+KEY: Final = b"deployment"
+_ATTEMPTS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What must not change under a deployment: `pepper` is the pepper's check (`Hasher.check`), never the pepper."""
+
+    pepper: str
+    partitions: int
+
+    def encode(self) -> bytes:
+        """Return it as the record's value."""
+        return orjson.dumps({"kind": "deployment", **asdict(self)})
+
+    def refuse(self, found: bytes, prefix: str) -> None:
+        """Raise TopicError or StateError where the record that was `found` is of another deployment."""
+        theirs = orjson.loads(found)
+        if theirs["partitions"] != self.partitions:
+            message = (
+                f"the topics under the prefix {prefix!r} were first used with {theirs['partitions']} partitions, and "
+                f"have {self.partitions} now: keys have moved away from their state"
+            )
+            raise TopicError(message, hint="A changed partition count needs a new prefix and a resync.")
+        if theirs["pepper"] != self.pepper:
+            message = (
+                f"the topics under the prefix {prefix!r} belong to a deployment with another pepper (check "
+                f"{theirs['pepper']}, ours is {self.pepper})"
+            )
+            hint = "Two deployments need two prefixes; for one, ROLLCALL_PEPPER has to keep its value."
+            raise StateError(message, hint=hint)
+
+
+async def claim(connection: Connection, topics: Topics, mine: Deployment) -> None:
+    """Make sure that the topics are `mine`, taking them where they are nobody's yet.
+
+    Raises TopicError, StateError, KafkaUnavailableError.
+    """
+    for _ in range(_ATTEMPTS):
+        found = await _read(connection, topics)
+        if found is not None:
+            mine.refuse(found, topics.prefix)
+            return
+        try:
+            await _write(connection, topics, mine)
+        except (FencedError, TransactionError):
+            continue  # another worker writes it at this moment, or nobody knows whether we have
+    message = f"the record of the deployment on {topics.status} could not be written"
+    raise KafkaUnavailableError(message, hint="See the brokers' logs; the next start tries again.")
+
+
+async def _write(connection: Connection, topics: Topics, mine: Deployment) -> None:
+    producer = await connection.producer(f"{topics.prefix}.deployment")
+    try:
+        if await _read(connection, topics) is None:
+            where = topics.status, partition_of(KEY, topics.partitions)
+            await producer.transact({where: [(KEY, mine.encode(), [])]}, {}, "")
+    finally:
+        await producer.close()
+
+
+async def _read(connection: Connection, topics: Topics) -> bytes | None:
+    """Return the record; it is looked for in every partition, as their number may have changed."""
+    where = [TopicPartition(topics.status, partition) for partition in range(topics.partitions)]
+    consumer = await connection.consumer()
+    try:
+        async with asyncio.timeout(connection.settings.start_timeout):
+            consumer.assign(where)
+            ends = await consumer.end_offsets(where)
+            await consumer.seek_to_beginning(*where)
+            found, left = None, {one for one in where if ends[one]}
+            while left:
+                for records in (await consumer.getmany(*left, timeout_ms=500)).values():
+                    found = next((record.value for record in records if record.key == KEY), found)
+                left = {one for one in left if await consumer.position(one) < ends[one]}
+            return found
+    except (KafkaError, TimeoutError) as error:
+        raise KafkaUnavailableError(f"{topics.status} cannot be read ({type(error).__name__})") from error
+    finally:
+        await bounded_stop(consumer.stop(), "reader of the status topic")
