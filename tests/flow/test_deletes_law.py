@@ -66,50 +66,11 @@ steps = st.one_of(
 )
 
 
-class Checked(World):
-    """A world whose target checks the laws at every DELETE that reaches it."""
+class Stepped(World):
+    """A world that takes the steps of a history."""
 
-    def __init__(self, target: dict[str, Any], seed: int) -> None:
-        """Route two sources to one target."""
-        routes = [route(), route("erp")]
-        super().__init__({"targets": {"crm": target}, "routes": routes, **FAST}, seed=seed, partitions=2)
-        self.looked: dict[str, int | None] = {}  # the last look-up that found the customer, until the next DELETE
-        self.unsure: set[str] = set()  # requests with an attempt whose outcome is not known
-        self.fault = "ok"
-        self.method: str | None = None
-        crm = self.systems["crm"]
-        crm.fault, crm.after = self._before, self._after
-
-    def _before(self, call: Call) -> Reply | None:
-        if call.method == "DELETE":
-            self._check_delete(call)
-        return FAULTS.get(self.fault) if self.method in {None, call.method} else None
-
-    def _after(self, call: Call, reply: Reply) -> Reply:
-        customer = call.path.rpartition("/")[2]
-        if call.method == "GET" and reply.status == 200 and customer in IDS:
-            self.looked[customer] = milliseconds(orjson.loads(reply.body)["updatedAt"])
-        return Reply(500) if self.fault == "after" and call.method == "DELETE" else reply
-
-    def _check_delete(self, call: Call) -> None:
-        customer, request_id = call.path.rpartition("/")[2], call.id.partition(":")[0]
-        entry = self.ledger()[f"crm/{customer}"]
-        request = next(row for row in self.requests() if row["id"] == request_id)
-        assert request["customer"] == customer
-        if entry["request"]["id"] == request_id:
-            assert entry["state"] == "EXECUTING"
-        if self.settings.targets["crm"].kind == "drivly":
-            assert customer in self.looked, "a DELETE without a look-up right before it"
-            assert (self.looked.pop(customer) or 0) <= request["as_of"]
-        else:
-            assert request_id not in self.unsure, "a DELETE after one whose outcome is not known"
-            faulty = self.fault in {"500", "none"} and self.method in {None, "DELETE"}
-            if faulty or self.fault == "after" or self.systems["crm"].silent(call):
-                self.unsure.add(request_id)
-        for record in self.harness.records(self.topics.latest):
-            if record.key == f"{request['source']}/{request['origin']}".encode() and record.value is not None:
-                newer = int(header(record.headers, "ce_sequence") or "0") > request["sequence"]
-                assert not (newer and record.timestamp < self.harness.now), "a DELETE after the customer's return"
+    fault = "ok"
+    method: str | None = None
 
     def decide_all(self, what: Any) -> None:
         """Decide on every plan and every single request that waits for a person."""
@@ -163,6 +124,50 @@ class Checked(World):
             record = records[number % len(records)]
             self.harness.repeat(record.topic, record.partition, record.offset)
 
+
+class Checked(Stepped):
+    """A world whose target checks the laws at every DELETE that reaches it."""
+
+    def __init__(self, target: dict[str, Any], seed: int) -> None:
+        """Route two sources to one target."""
+        routes = [route(), route("erp")]
+        super().__init__({"targets": {"crm": target}, "routes": routes, **FAST}, seed=seed, partitions=2)
+        self.looked: dict[str, int | None] = {}  # the last look-up that found the customer, until the next DELETE
+        self.unsure: set[str] = set()  # requests with an attempt whose outcome is not known
+        crm = self.systems["crm"]
+        crm.fault, crm.after = self._before, self._after
+
+    def _before(self, call: Call) -> Reply | None:
+        if call.method == "DELETE":
+            self._check_delete(call)
+        return FAULTS.get(self.fault) if self.method in {None, call.method} else None
+
+    def _after(self, call: Call, reply: Reply) -> Reply:
+        customer = call.path.rpartition("/")[2]
+        if call.method == "GET" and reply.status == 200 and customer in IDS:
+            self.looked[customer] = milliseconds(orjson.loads(reply.body)["updatedAt"])
+        return Reply(500) if self.fault == "after" and call.method == "DELETE" else reply
+
+    def _check_delete(self, call: Call) -> None:
+        customer, request_id = call.path.rpartition("/")[2], call.id.partition(":")[0]
+        entry = self.ledger()[f"crm/{customer}"]
+        request = next(row for row in self.requests() if row["id"] == request_id)
+        assert request["customer"] == customer
+        if entry["request"]["id"] == request_id:
+            assert entry["state"] == "EXECUTING"
+        if self.settings.targets["crm"].kind == "drivly":
+            assert customer in self.looked, "a DELETE without a look-up right before it"
+            assert (self.looked.pop(customer) or 0) <= request["as_of"]
+        else:
+            assert request_id not in self.unsure, "a DELETE after one whose outcome is not known"
+            faulty = self.fault in {"500", "none"} and self.method in {None, "DELETE"}
+            if faulty or self.fault == "after" or self.systems["crm"].silent(call):
+                self.unsure.add(request_id)
+        for record in self.harness.records(self.topics.latest):
+            if record.key == f"{request['source']}/{request['origin']}".encode() and record.value is not None:
+                newer = int(header(record.headers, "ce_sequence") or "0") > request["sequence"]
+                assert not (newer and record.timestamp < self.harness.now), "a DELETE after the customer's return"
+
     def heal(self) -> None:
         """Make everything well, and have persons decide until nothing is open."""
         self.fault = "ok"
@@ -201,3 +206,53 @@ def test_the_laws_hold_whatever_happens(target: str, history: list[tuple[Any, ..
         world.do(step)
     world.heal()
     world.check_end()
+
+
+chain_steps = st.one_of(
+    st.tuples(st.just("deleted"), st.just("shop"), ids, st.just("gone")),
+    st.tuples(st.just("echo")),
+    st.tuples(st.just("work"), st.integers(1, 60)),
+    st.tuples(st.just("wait"), st.sampled_from([1, 6, 200])),
+    st.tuples(st.just("crash"), st.sampled_from(["requests", "executor"])),
+    st.tuples(st.just("redeliver"), st.sampled_from(["requests", "executor"]), st.integers(1, 40)),
+    st.tuples(st.just("silence"), st.booleans()),
+)
+
+
+class Chained(Stepped):
+    """A world whose target is polled as a source, and routed on to another target and back to where it began."""
+
+    def __init__(self, seed: int) -> None:
+        """Route in a circle, with a branch."""
+        routes = [route("shop", "crm"), route("crm", "erp"), route("crm", "shop")]
+        targets = {"crm": drivly(), "erp": drivly(), "shop": drivly()}
+        super().__init__({"targets": targets, "routes": routes, **FAST, "guard": {"window": "2s"}}, seed=seed)
+        self.echoed: set[str] = set()
+        for system in self.systems.values():
+            for customer in IDS:
+                system.add(customer)
+
+    def _step_echo(self) -> None:
+        """Have the poller publish what is gone from the target by now, each once."""
+        for customer in IDS:
+            if customer not in self.systems["crm"].rows and customer not in self.echoed:
+                self.echoed.add(customer)
+                self.deleted("crm", customer, "gone")
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(history=st.lists(chain_steps, min_size=3, max_size=25), seed=st.integers(0, 1_000))
+def test_no_history_of_our_own_deletions_sets_off_another(history: list[tuple[Any, ...]], seed: int) -> None:
+    """6. Whatever is lost, late or read twice on the way: what we delete at one system is carried no further."""
+    world = Chained(seed)
+    world.systems["crm"].silent = lambda _: seed % 2 == 1
+    world.deleted("shop", IDS[0], "gone")
+    for step in history:
+        world.do(step)
+    world.systems["crm"].silent = lambda _: False
+    world.harness.advance(300_000)
+    world.do(("echo",))
+    world.harness.advance(60_000)
+    assert {request["target"] for request in world.requests()} <= {"crm"}
+    assert world.systems["erp"].calls == world.systems["shop"].calls == []
+    assert world.echoed == {receipt["customer"] for receipt in world.receipts()}
