@@ -46,3 +46,5 @@ lock:
 
 clean:
 	rm -rf .venv .rollcall dist build
+
+include charts/chart.mk

@@ -61,7 +61,7 @@ async def publish(config: Config, folder: Path, customers: int, *, deleted: bool
     spec = TaskSpec("poll", 1, folder, cluster, ids[config.topics.state("poll")])
     task = Task(connection, config.topics, spec, 0)
 
-    async def mine() -> None:
+    async def mine() -> None:  # ruff: ignore[unused-async] - awaited by contract
         return
 
     await task.start(mine)
@@ -116,7 +116,7 @@ async def run(customers: int, concurrency: int) -> None:
         await workers.start_all()
         await workers.ready()
         await publish(config, folder / "publisher", customers, deleted=False)
-        pid = workers._processes["deletes"].pid
+        pid = workers.pid("deletes")
         before, started = cpu(pid), time.monotonic()
         await publish(config, folder / "publisher", customers, deleted=True)
         while len(done := await receipts(config)) < customers:

@@ -84,6 +84,10 @@ class Workers:
         process.kill()
         await process.wait()
 
+    def pid(self, name: str) -> int:
+        """Return the process id of a worker."""
+        return self._processes[name].pid
+
     def signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to a worker."""
         self._processes[name].send_signal(number)
