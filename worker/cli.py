@@ -11,10 +11,10 @@ import click
 import orjson
 
 from worker import config as configuration
-from worker import inspect, service
-from worker.commands import contract, deletions, recovery, sources
+from worker import service
+from worker.commands import audit, contract, deletions, operating, recovery, sources
 from worker.commands.common import config as configured
-from worker.commands.common import finish, out, run
+from worker.commands.common import finish, run
 from worker.errors import RollcallError
 from worker.kafka import apply_topics, plan_topics
 
@@ -93,32 +93,6 @@ def topics_apply(ctx: click.Context) -> None:
     sys.exit(1 if wanted.wrong else 0)
 
 
-@main.command()
-@click.pass_context
-def check(ctx: click.Context) -> None:
-    """Check configuration, secrets, Kafka and topics, and name every problem."""
-    config = configured(ctx)
-    problems = run(inspect.problems(config))
-    for problem in problems:
-        click.echo(f"- {problem}", err=True)
-    if problems:
-        finish(2, f"{len(problems)} problem{'s' if len(problems) != 1 else ''}")
-    click.echo(f"{config.path}: in order ({len(config.sources)} sources)")
-
-
-@main.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON lines instead of a table.")
-@click.pass_context
-def status(ctx: click.Context, *, as_json: bool) -> None:
-    """Show the state of sources and handlers."""
-    rows = run(inspect.statuses(configured(ctx)))
-    if as_json:
-        for row in rows:
-            click.echo(orjson.dumps(row))
-        return
-    out().print(inspect.status_table(rows))
-
-
 @main.group()
 def kafka() -> None:
     """Start and stop an embedded Kafka broker: for the demo, tests and a first try."""
@@ -183,7 +157,8 @@ def config_schema() -> None:
     click.echo(orjson.dumps(configuration.json_schema(), option=orjson.OPT_INDENT_2))
 
 
-for command in (*contract.COMMANDS, *deletions.COMMANDS, *recovery.COMMANDS, *sources.COMMANDS):
+SUBJECTS = (audit, contract, deletions, operating, recovery, sources)
+for command in (command for subject in SUBJECTS for command in subject.COMMANDS):
     main.add_command(command)
 
 if __name__ == "__main__":

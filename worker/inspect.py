@@ -5,7 +5,7 @@ Reads only; needs Kafka and nothing else.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import orjson
@@ -14,47 +14,14 @@ from aiokafka.structs import ConsumerRecord
 from rich.table import Table
 from rich.text import Text
 
-from handlers.deletes import undo
-from handlers.deletes.settings import TargetSettings
 from worker.config import Config
-from worker.errors import ConfigError, RollcallError, UnavailableError
+from worker.errors import UnavailableError
 from worker.handling import Record
-from worker.kafka import Connection, bounded_stop, plan_topics
-from worker.settings import Secret, SourceSettings
+from worker.kafka import Connection, bounded_stop
 
 _READ: Final = 2_000
 _ANSWER_POLL: Final = 0.3
 ANSWER_SECONDS: Final = 20.0
-
-
-async def problems(config: Config) -> list[str]:
-    """Return everything that would keep workers from running, each with its path and what to do."""
-    found: list[str] = []
-    for wanted in (config.hasher, lambda: undo.from_settings(config.file.handlers.deletes)):
-        try:
-            wanted()
-        except ConfigError as error:
-            found += error.problems
-    for path, secret in _secrets(config):
-        try:
-            secret.read()
-        except ValueError as error:
-            found.append(f"{path}: {error}")
-    try:
-        found += (await plan_topics(config.file.kafka, config.topics)).problems()
-    except (RollcallError, ValueError, OSError) as error:
-        found.append(f"kafka: {error}")
-    return found
-
-
-def _secrets(config: Config) -> Iterator[tuple[str, Secret]]:
-    apis: dict[str, SourceSettings | TargetSettings] = {
-        f"sources.{name}": source.settings for name, source in config.sources.items()
-    }
-    apis |= {f"handlers.deletes.targets.{name}": t for name, t in config.file.handlers.deletes.targets.items()}
-    for path, settings in apis.items():
-        for name, secret in settings.secrets().items():
-            yield f"{path}.{name}", secret
 
 
 async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:

@@ -165,8 +165,8 @@ class KafkaSettings(Model):
 
     def secrets(self) -> dict[str, Secret]:
         """Return the secrets that the connection needs, by the name of the setting."""
-        named = {"password": self.password, "key_password": self.key_password}
-        named["oauth.client_secret"] = self.oauth and self.oauth.client_secret
+        token = None if self.oauth is None else self.oauth.client_secret
+        named = {"password": self.password, "key_password": self.key_password, "oauth.client_secret": token}
         return {name: secret for name, secret in named.items() if secret is not None}
 
 

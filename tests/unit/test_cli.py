@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder, with a pepper."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("ROLLCALL_PEPPER", "pepper")
+    monkeypatch.setenv("ROLLCALL_PEPPER", "a pepper that is long enough")
     return tmp_path
 
 
@@ -96,7 +96,7 @@ def test_check_names_a_kafka_that_does_not_answer_among_the_problems(
     assert result.exit_code == 2
     assert "- pepper: the environment variable ROLLCALL_PEPPER is empty or not set" in result.stderr
     assert f"- kafka: Kafka at {nowhere} " in result.stderr
-    assert result.stderr.endswith("2 problems\n")
+    assert "rollcall.yaml has 2 problems:" in result.stderr
 
 
 def test_a_worker_without_its_pepper_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:

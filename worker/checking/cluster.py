@@ -1,7 +1,7 @@
 """Kafka: it can be reached, the topics are as declared, each role may do its work, and the state is of our pepper."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from aiokafka.errors import KafkaError
@@ -27,9 +27,9 @@ async def problems(config: Config, roles: Sequence[Role]) -> list[str]:
         async with Connection(config.file.kafka).admin() as admin:
             rights = Rights(admin.client)
             refused, hidden = await _refused(config, roles, rights)
-            topics = await _topics(config, admin, hidden)
+            topics, there = await _topics(config, admin, hidden)
             clock = apart("kafka.bootstrap", await rights.clock())
-        state = [] if topics or refused else await _other_pepper(config, roles)
+        state = await _other_pepper(config, roles) if config.topics.status in there else []
     except RollcallError as error:
         return [f"kafka: {error.message}. {error.hint or ''}".rstrip(" .")]
     except (KafkaError, TimeoutError) as error:
@@ -55,9 +55,11 @@ async def _refused(config: Config, roles: Sequence[Role], rights: Rights) -> tup
     return lines, hidden
 
 
-async def _topics(config: Config, admin: Admin, hidden: set[str]) -> list[str]:
+async def _topics(config: Config, admin: Admin, hidden: set[str]) -> tuple[list[str], Collection[str]]:
+    """Return what is wrong with the topics, and which there are, of those that we may look at."""
     seen = [spec for spec in config.topics.declared() if spec.name not in hidden]
-    wanted = plan(seen, await admin.found(spec.name for spec in seen))
+    found = await admin.found(spec.name for spec in seen)
+    wanted = plan(seen, found)
     apply = "`rollcall topics apply`"
     lines = [f"topics: {_missing(wanted.create, len(seen))}: {apply} makes them"] if wanted.create else []
     lines += [
@@ -65,7 +67,7 @@ async def _topics(config: Config, admin: Admin, hidden: set[str]) -> list[str]:
         for name, settings in wanted.alter.items()
         for setting, value in settings.items()
     ]
-    return lines + [f"kafka.partitions: {line}" for line in wanted.wrong]
+    return lines + [f"kafka.partitions: {line}" for line in wanted.wrong], found
 
 
 def _missing(specs: Sequence[TopicSpec], of: int) -> str:
