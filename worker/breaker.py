@@ -24,7 +24,8 @@ NEXT: Final[dict[tuple[State, Event], State]] = {
     ("half open", "waited"): "half open",
 }
 
-_IN_A_ROW: Final = 5
+# So many failures in a row, and the API seems to be down.
+IN_A_ROW: Final = 5
 _BACKOFF: Final = (0.5, 60.0)
 _PAUSE: Final = (30.0, 300.0)
 
@@ -56,7 +57,7 @@ class Breaker:
     def failed(self, chance: float) -> float:
         """Take in that it did not; return the seconds to wait. `chance` is between 0 and 1, for the jitter."""
         self.failures += 1
-        self._on("failed too often" if self.failures >= _IN_A_ROW else "failed")
+        self._on("failed too often" if self.failures >= IN_A_ROW else "failed")
         if self.state != "open":
             return backoff(self.failures, chance)
         self._opened += 1

@@ -19,7 +19,7 @@ import structlog
 
 from worker import telemetry
 from worker.absence import Absence, Enumeration
-from worker.breaker import Breaker, backoff
+from worker.breaker import IN_A_ROW, Breaker, backoff
 from worker.committer import Committer
 from worker.condition import Condition
 from worker.detection import Detector
@@ -204,7 +204,7 @@ class Source:
             await self._tell()
             await self._wait(_CREDENTIAL_PAUSE)
         except UpstreamUnavailableError as error:
-            await self._back_off(error)
+            await self._unanswered(feed, error)
         except UpstreamError as error:
             await self._fail(feed, error)
         except RollcallError:
@@ -216,7 +216,7 @@ class Source:
                 self._failures[feed] = 0
                 self._breaker.answered()
                 condition.end("circuit open", "backing off", "paused: credentials")
-            condition.end("failing", about=feed)
+            condition.end("backing off", "failing", about=feed)
             return True
         return False
 
@@ -228,6 +228,18 @@ class Source:
             return
         if feed in self._scans:
             self._scans[feed].spoil("a page of it could not be read")
+        self._put_off(feed)
+
+    async def _unanswered(self, feed: str, error: UpstreamUnavailableError) -> None:
+        """Leave a feed alone for a while that was not answered; the whole API where it asks for that, or seems down."""
+        if not feed or error.retry_after is not None or self._breaker.failures + 1 >= IN_A_ROW:
+            await self._back_off(error)
+            return
+        self._breaker.failed(0.0)
+        self.condition.begin("backing off", error, about=feed)
+        self._put_off(feed)
+
+    def _put_off(self, feed: str) -> None:
         self._failures[feed] += 1
         self._due[feed] = time.monotonic() + backoff(self._failures[feed], _chance())
 

@@ -32,6 +32,8 @@ from worker.topics import Topics
 TOPICS: Final = Topics(partitions=1)
 HASHER: Final = Hasher(b"pepper")
 KEY: Final = "users API-Key one"
+# What a commit takes, about: pages pile up meanwhile, as they do before Kafka.
+_COMMIT_SECONDS: Final = 0.005
 Result = TypeVar("Result")
 Event = tuple[str, str, int]
 
@@ -93,7 +95,7 @@ class PollTask:
 
     async def _publish(self, tx: Transaction) -> None:
         self._log.attempts += 1
-        await asyncio.sleep(0)
+        await asyncio.sleep(_COMMIT_SECONDS)
         if self.fail_at is not None and self._log.attempts >= self.fail_at:
             message = "a transaction failed"
             raise TransactionError(message)
@@ -269,6 +271,10 @@ class World:
         """Wait until so many more sweeps have ended, each begun after now."""
         before = self.sweeps(name)
         await until(lambda: self.sweeps(name) > before + times, f"{times} sweeps")
+
+    async def swept_once(self, name: str = "crm") -> None:
+        """Wait until the first sweep is over: with a long interval it was the only one."""
+        await until(lambda: self.detectors[name].checkpoint.scans, "the first sweep")
 
     def lookups(self, customer_id: object, name: str = "crm") -> list[Request]:
         """Return the look-ups of a customer."""
