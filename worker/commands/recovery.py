@@ -1,4 +1,4 @@
-"""`rollcall tail` and `rollcall deadletters`: what was published, and what could not be handled.
+"""`rollcall tail`, `deadletters` and `replay`: what was published, what could not be handled, and both once more.
 
 Needs Kafka and nothing else. A payload is printed only where it is asked for.
 """
@@ -10,12 +10,15 @@ from typing import Literal
 
 import click
 import orjson
+from rich.progress import Progress
 from rich.table import Table
 
 from worker import deadletters as letters
+from worker import replay as replays
 from worker.changes import rfc3339
 from worker.commands.common import config as configured
 from worker.commands.common import finish, out, run
+from worker.config import Config
 from worker.errors import UsageError
 from worker.inspect import plain
 from worker.reading import Moment, Span, Wanted, moment, type_name
@@ -179,4 +182,89 @@ def discard(
     _settle(ctx, _chosen(ctx, names, stage, source, key), "discard", who)
 
 
-COMMANDS = (deadletters, tail)
+@click.command()
+@click.option(
+    "--to", "name", help="A plug-in, deletes, a topic or a group of another service (topic:NAME, group:NAME)."
+)
+@click.option("--from", "start", metavar="WHERE", help="beginning, 15m, a time, or an offset.")
+@click.option("--until", metavar="WHERE", default="end", show_default=True, help="The same; end as it is now.")
+@click.option("--source", help="Only this source.")
+@click.option("--type", "types", multiple=True, help="Only this type: created, updated, deleted.")
+@click.option("--customer", help="Only this customer: <source>/<id>.")
+@click.option("--with-deletes", is_flag=True, help="Request deletions downstream once more.")
+@click.option("--run", "really", is_flag=True, help="Do it; without, only the counts are shown.")
+@click.option("--rate", type=click.FloatRange(min=1), default=1000.0, show_default=True, help="Copies a second.")
+@click.option("--resume", metavar="ID", help="Go on with a replay that was stopped.")
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    name: str | None,
+    start: str | None,
+    until: str,
+    source: str | None,
+    types: tuple[str, ...],
+    customer: str | None,
+    rate: float,
+    resume: str | None,
+    *,
+    with_deletes: bool,
+    really: bool,
+) -> None:
+    """Give events of the past once more to a handler, or to another service.
+
+    Copies have the header rollcall-replay and never go into a public topic of ours.
+    """
+    config = configured(ctx)
+    if resume is not None:
+        if name or start:
+            raise UsageError("--resume goes on with a replay as it was begun; nothing else can be said")
+        _copy(config, run(replays.resumed(config, resume)), rate)
+        return
+    if name is None or start is None:
+        raise UsageError("say where to (--to) and from where on (--from)")
+    now = _now()
+    span = Span(moment(start, now), moment(until, now))
+    span.check(now)
+    wanted = Wanted(source, tuple(map(type_name, types)), customer)
+    target = run(replays.target_of(config, name, with_deletes=with_deletes))
+    if target.kind == "group" and (wanted != Wanted() or until != "end"):
+        raise UsageError("a group reads on from where it is set: nothing can be left out")
+    plan = run(replays.plan(config, target, wanted, span))
+    if target.kind == "group":
+        _set_back(config, plan, really=really)
+        return
+    if not really:
+        _tell(run(replays.count(config, plan)), target)
+        return
+    _copy(config, plan, rate)
+
+
+def _tell(found: replays.Counts, target: replays.Target) -> None:
+    """Say what a replay would do."""
+    for type_, count in sorted(found.wanted.items()):
+        click.echo(f"{count:>9} {type_}")
+    click.echo(f"{sum(found.wanted.values()):>9} of {found.read} events would be copied to {target.name}")
+    if found.foreign:
+        click.echo(f"{found.foreign:>9} records are not events of customers, and are left out", err=True)
+    click.echo("nothing was done; --run does it")
+
+
+def _set_back(config: Config, plan: replays.Plan, *, really: bool) -> None:
+    """Set a group's position back, or say what that would be."""
+    told = run(replays.set_back(config, plan)) if really else {}
+    for partition, offset in sorted(plan.start.items()):
+        before = f", from {told[partition]}" if told.get(partition) is not None else ""
+        click.echo(f"{config.topics.events} {partition}: to offset {offset}{before}")
+    click.echo("done" if really else "nothing was done; --run does it, once every member of the group has stopped")
+
+
+def _copy(config: Config, plan: replays.Plan, rate: float) -> None:
+    """Make the copies, with a bar on a terminal; say how to go on where it is stopped."""
+    click.echo(f"replay {plan.id}: if it is stopped, `rollcall replay --resume {plan.id}` goes on with it")
+    with Progress(console=out()) as bar:
+        task = bar.add_task(f"to {plan.target.name}", total=plan.total, completed=plan.passed)
+        run(replays.run(config, plan, rate, lambda done: bar.update(task, completed=done.passed)))
+    click.echo(f"{plan.copied} copies were made for {plan.target.name}")
+
+
+COMMANDS = (deadletters, replay, tail)

@@ -1,0 +1,198 @@
+"""Events of the past given once more: to whom, which ones, in which order, and once over interruptions."""
+
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+import orjson
+import pytest
+
+import handlers
+from tests.integration.conftest import Deployment
+from tests.integration.test_plugins import config_of, publish, running, until
+from worker import inspect, replay
+from worker.config import Config, parse
+from worker.consumer import HandlerLoop
+from worker.errors import UsageError
+from worker.events import header
+from worker.plugin_testkit import deletion, event
+from worker.privacy import Hasher
+from worker.reading import Moment, Span, Wanted
+from worker.redelivery import REPLAY
+from worker.testkit import deleted, latest, person
+from worker.topics import TopicSpec
+
+ALL = Span(Moment(edge="beginning"), Moment(edge="end"))
+CUSTOMERS, VERSIONS = 10, 5
+
+
+@pytest.fixture
+async def past(deployment: Deployment) -> tuple[Deployment, str]:
+    """Return a deployment with events of ten customers, a foreign record, and another service's topic."""
+    rows = [event(person("crm", str(n)), v) for v in range(1, VERSIONS) for n in range(CUSTOMERS)]
+    rows += [deletion("crm", str(n), VERSIONS) for n in range(CUSTOMERS)]
+    await publish(deployment, *rows, event(person("shop", "1"), 1))
+    await deployment.connection.publish(deployment.topics, [(deployment.topics.events, b"crm/1", b"\xff")])
+    topic = f"billing-{deployment.topics.prefix}"
+    async with deployment.connection.admin() as admin:
+        await admin.create([TopicSpec(topic, "", "delete", deployment.topics.partitions, True, {})])
+    return deployment, topic
+
+
+async def versions(deployment: Deployment, topic: str) -> dict[str, list[int]]:
+    """Return the sequences by key, in order, of the copies on a topic."""
+    found: dict[str, list[int]] = {}
+    for row in await deployment.read(topic):
+        assert header(row.headers, REPLAY)
+        found.setdefault(row.key.decode(), []).append(int(header(row.headers, "ce_sequence") or ""))
+    return found
+
+
+async def planned(config: Config, to: str, wanted: Wanted = Wanted(), span: Span = ALL) -> replay.Plan:  # ruff: ignore[function-call-in-default-argument] - it never changes
+    """Return the plan of a replay."""
+    return await replay.plan(config, await replay.target_of(config, to, with_deletes=False), wanted, span)
+
+
+async def test_a_dry_run_counts_and_writes_nothing(past: tuple[Deployment, str]) -> None:
+    """By type; foreign records are counted apart."""
+    deployment, topic = past
+    config = config_of(deployment)
+    found = await replay.count(config, await planned(config, topic))
+    assert found.wanted == Counter({
+        "customer.created": CUSTOMERS + 1,
+        "customer.updated": CUSTOMERS * (VERSIONS - 2),
+        "customer.deleted": CUSTOMERS,
+    })
+    assert (found.read, found.foreign) == (CUSTOMERS * VERSIONS + 2, 1)
+    assert await deployment.read(topic) == []
+
+
+async def test_copies_are_marked_and_each_customer_is_in_order(past: tuple[Deployment, str]) -> None:
+    """All of it, into another service's topic; nothing into ours."""
+    deployment, topic = past
+    config = config_of(deployment)
+    before = len(await deployment.read(deployment.topics.events))
+    plan = await planned(config, topic)
+    await replay.run(config, plan, 1e9, lambda _: None)
+    found = await versions(deployment, topic)
+    assert found.pop("shop/1") == [1]
+    assert found == {f"crm/{n}": list(range(1, VERSIONS + 1)) for n in range(CUSTOMERS)}
+    assert plan.copied == CUSTOMERS * VERSIONS + 1
+    assert len(await deployment.read(deployment.topics.events)) == before
+
+
+async def test_only_what_is_wanted_is_copied(past: tuple[Deployment, str]) -> None:
+    """By source, type and customer."""
+    deployment, topic = past
+    config = config_of(deployment)
+    wanted = Wanted("crm", ("customer.updated",), "crm/3")
+    await replay.run(config, await planned(config, topic, wanted), 1e9, lambda _: None)
+    assert await versions(deployment, topic) == {"crm/3": list(range(2, VERSIONS))}
+
+
+class Stopped(Exception):  # ruff: ignore[error-suffix-on-exception-name] - somebody pressed Ctrl-C
+    """The replay is stopped."""
+
+
+async def test_a_replay_that_was_stopped_goes_on_and_copies_nothing_twice(past: tuple[Deployment, str]) -> None:
+    """After every single part."""
+    deployment, topic = past
+    config = config_of(deployment)
+    plan = await planned(config, topic)
+
+    def stop(_: replay.Plan) -> None:
+        raise Stopped
+
+    stops = 0
+    while plan.passed < plan.total:
+        with suppress(Stopped):
+            await replay.run(config, plan, 7, stop)
+        stops += 1
+        row = next(row for row in await inspect.statuses(config) if row["name"] == plan.id)
+        plan = replay.Plan.read(row)
+    with pytest.raises(UsageError, match="is done: 51 copies were made"):
+        await replay.resumed(config, plan.id)
+    assert stops > 3
+    assert sum(map(len, (await versions(deployment, topic)).values())) == CUSTOMERS * VERSIONS + 1
+
+
+async def test_a_group_of_another_service_is_set_back(past: tuple[Deployment, str]) -> None:
+    """Its position is where the replay begins; it reads on by itself."""
+    deployment, _ = past
+    config = config_of(deployment)
+    plan = await planned(config, "group:billing")
+    assert await replay.set_back(config, plan) == dict.fromkeys(plan.start, None)
+    assert (await replay.target_of(config, "billing", with_deletes=False)).kind == "group"
+    assert await replay.set_back(config, plan) == plan.start
+
+
+async def test_deletions_are_requested_once_more_only_with_the_flag(past: tuple[Deployment, str]) -> None:
+    """A deletion of the past, which asked for nothing then, asks for it now; others, and live customers, do not."""
+    deployment, _ = past
+    topics = deployment.topics
+    api: dict[str, Any] = {"url": "https://shop.example.com/api", "key": {"env": "SHOP_KEY"}, "kind": "drivly"}
+    config = parse({
+        "prefix": topics.prefix,
+        "kafka": {"bootstrap": deployment.connection.settings.bootstrap, "partitions": topics.partitions},
+        "sources": {"crm": api | {"url": "https://crm.example.com/api"}},
+        "handlers": {
+            "deletes": {
+                "undo_key": None,
+                "targets": {"shop": api},
+                "routes": [{"source": "crm", "target": "shop", "link": "same_id"}],
+            }
+        },
+    })
+    gone = [deleted("crm", str(n), VERSIONS) for n in range(2)]
+    back = [latest(person("crm", "1"), VERSIONS + 1)]
+    await deployment.connection.publish(topics, [(topics.latest, *row) for row in [*gone, *back]])
+    with pytest.raises(UsageError, match="deletes nothing downstream unless"):
+        await replay.target_of(config, "deletes", with_deletes=False)
+    target = await replay.target_of(config, "deletes", with_deletes=True)
+    make = handlers.factory("requests", config.file.handlers, topics, Hasher(b"pepper"))
+    async with running(deployment, lambda task: HandlerLoop(make(), task, {}), "requests"):
+        assert await deployment.read(topics.requests) == []
+        plan = await replay.plan(config, target, Wanted("crm"), ALL)
+        await replay.run(config, plan, 1e9, lambda _: None)
+
+        async def requested() -> list[str]:
+            rows = await deployment.read(topics.requests)
+            return sorted(orjson.loads(row.value)["request"]["origin"] for row in rows if row.value)
+
+        wanted = [str(n) for n in range(CUSTOMERS) if n != 1]
+
+        async def all_of_them() -> bool:
+            return await requested() == wanted
+
+        await until(all_of_them)
+    assert plan.copied == CUSTOMERS
+    assert await requested() == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("nobody", "no handler, no topic and no group 'nobody'"),
+        ("dedupe", "does not read"),
+        ("keys", "does not read"),
+        ("topic:nowhere", "no topic nowhere"),
+    ],
+)
+async def test_what_cannot_take_a_replay_is_refused(deployment: Deployment, name: str, says: str) -> None:
+    """Before anything is read."""
+    with pytest.raises(UsageError) as raised:
+        await replay.target_of(config_of(deployment), name, with_deletes=False)
+    assert says in raised.value.message
+
+
+async def test_our_own_topics_take_no_copies(deployment: Deployment) -> None:
+    """Neither the public ones nor the internal ones."""
+    for topic in (deployment.topics.events, deployment.topics.latest, deployment.topics.control):
+        with pytest.raises(UsageError, match="Rollcall's own"):
+            await replay.target_of(config_of(deployment), f"topic:{topic}", with_deletes=False)
+
+
+async def test_an_empty_part_is_refused(deployment: Deployment) -> None:
+    """Nothing between the two places."""
+    with pytest.raises(UsageError, match="has no records between"):
+        await planned(config_of(deployment), "group:billing")
