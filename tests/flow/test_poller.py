@@ -67,11 +67,13 @@ async def here(tmp_path: Path) -> AsyncGenerator[World]:
 
 
 async def test_what_is_there_at_the_start_is_published_once(here: World) -> None:
-    """Page by page, as created."""
-    await here.add(customers=10)
+    """Page by page, as created; the sweep waits, or it would look everybody up, one by one."""
+    crm = await here.add(customers=10)
     here.start()
     await here.settled()
+    await here.swept_once()
     assert sorted(here.log.events()) == sorted((f"crm/{number}", CREATED, 1) for number in range(1, 11))
+    assert not [request for request in crm.requests if request.path.count("/") > 2]
 
 
 async def test_an_unchanged_upstream_writes_nothing_to_kafka(here: World) -> None:
@@ -131,6 +133,18 @@ async def test_a_row_that_is_written_with_a_time_in_the_past_is_found(here: Worl
     number = crm.create(at=crm.now() - 86_400)
     await here.settled()
     assert here.lookups(number)
+
+
+async def test_an_update_with_a_time_in_the_past_is_found(here: World) -> None:
+    """The sweep sees that the time is another one."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    await here.followed()
+    offset, crm.clock_offset = crm.clock_offset, -86_400.0
+    crm.update(3, {"consumerStatus": "SOLD"})
+    crm.clock_offset = offset
+    await here.settled()
 
 
 async def test_a_re_created_customer_goes_on_with_its_sequence(here: World) -> None:
@@ -262,12 +276,13 @@ async def test_look_ups_that_find_nobody_prove_nothing(here: World) -> None:
     "fault",
     [
         {"kind": "status", "status": 404, "body": "<html>not found</html>"},
+        {"kind": "status", "status": 404, "body": '{"message":"Route not found"}'},
         {"kind": "status", "status": 500},
         {"kind": "html"},
         {"kind": "redirect"},
         {"kind": "cut"},
     ],
-    ids=lambda fault: f"{fault['kind']} {fault.get('status', '')}",
+    ids=lambda fault: f"{fault['kind']} {fault.get('status', '')} {fault.get('body', '')}"[:20],
 )
 async def test_only_the_apis_own_404_says_that_somebody_is_gone(here: World, fault: dict[str, Any]) -> None:
     """Anything else leaves the customer missing, until the look-up works again."""
