@@ -1,8 +1,10 @@
 """Brokers as production secures them: TLS, passwords, tokens and ACLs; and a deployment of its own for each test."""
 
+import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,16 @@ from tests.secure.certificates import Authority
 from tests.secure.governing import Governor
 from tests.secure.issuer import AUDIENCE, Issuer
 from worker import embedded
+from worker.acls import Grant
 from worker.embedded import layout
+from worker.errors import KafkaUnavailableError
+from worker.kafka import Connection
+from worker.rights import Rights
 from worker.settings import KafkaSettings
 from worker.topics import Topics
 
 PARTITIONS = 1
+_PATIENCE = 20.0
 _CLIENT = "listener.name.client"
 _JAAS = "org.apache.kafka.common.security"
 _numbers = itertools.count()
@@ -47,11 +54,25 @@ class Secured:
         path.write_text(value + "\n", "utf-8")
         return {"file": str(path)}
 
-    async def user(self, name: str, password: str = "") -> dict[str, Any]:
-        """Make a user, and return the settings of who it is; without a password its name is in it."""
+    async def user(self, name: str, grants: Collection[Grant] = (), *, password: str = "") -> dict[str, Any]:
+        """Make a user who may do exactly that, wait until the broker knows, and return the settings of who it is."""
         password = password or f"password of {name}"
         await self.governor.users([(name, password)])
-        return {"username": name, "password": self.secret(f"{name}.password", password)}
+        if grants:
+            await self.governor.allow(f"User:{name}", grants)
+        who = {"username": name, "password": self.secret(f"{name}.password", password)}
+        deadline = time.monotonic() + _PATIENCE
+        while not await self._known(who, grants):
+            assert time.monotonic() < deadline, f"the broker does not come to know {name}"
+            await asyncio.sleep(0.05)
+        return who
+
+    async def _known(self, who: dict[str, Any], grants: Collection[Grant]) -> bool:
+        try:
+            async with Connection(self.settings(**who)).admin() as admin:
+                return not await Rights(admin.client).missing(grants)
+        except KafkaUnavailableError:
+            return False
 
 
 def _sasl(issuer: Issuer, server: Path) -> dict[str, str]:

@@ -22,7 +22,7 @@ async def test_a_password_over_tls(secured: Secured) -> None:
 
 async def test_a_wrong_password(secured: Secured) -> None:
     """Who does not know it is told what to look at, and the password is not in the error."""
-    await secured.user("joe", "right")
+    await secured.user("joe")
     settings = secured.settings(username="joe", password=secured.secret("wrong", "not at all right"))
     with pytest.raises(KafkaUnavailableError) as refused:
         await cluster_of(settings)
