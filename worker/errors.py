@@ -73,6 +73,10 @@ class StateError(RollcallError):
     """The state of a task cannot be used: made by a newer version, under another pepper, or lost by retention."""
 
 
+class StoreError(StateError):
+    """The local store is damaged, or its disk is full: nothing is lost, it is read anew from Kafka."""
+
+
 class UpstreamError(RollcallError):
     """A source's or a target's API did not do what was asked."""
 

@@ -26,7 +26,15 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from aiokafka.errors import KafkaError
 
 from worker import telemetry
-from worker.errors import ConfigError, FencedError, KafkaUnavailableError, RollcallError, StateError, TopicError
+from worker.errors import (
+    ConfigError,
+    FencedError,
+    KafkaUnavailableError,
+    RollcallError,
+    StateError,
+    StoreError,
+    TopicError,
+)
 from worker.kafka import Connection, bounded_stop
 from worker.task import Task
 
@@ -278,6 +286,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 task.log.info("task_start_put_off", reason=error.message)
                 await self._pause(owned, _PUT_OFF_SECONDS)
                 continue
+            except StoreError as error:
+                task.log.warning("store_failed", reason=error.message, hint=error.hint)
             except (ConfigError, TopicError, StateError):
                 raise
             except RollcallError as error:

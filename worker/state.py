@@ -13,7 +13,6 @@ by `commit`, which is called after Kafka's commit has succeeded.
 import fcntl
 import os
 import shutil
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from typing import IO, Any, Final, cast
 import lmdb
 import orjson
 
-from worker.errors import StateError
+from worker.errors import StateError, StoreError
 
 MAP_SIZE: Final = 64 * 1024**3
 _META: Final = b"meta"
@@ -199,18 +198,26 @@ class Store:
     def reading(self) -> Generator["StoreTransaction"]:
         """Open a view of what is committed; nothing can be written through it.
 
-        Raises StateError where the file is damaged; the store is then read anew when it is opened next.
+        Raises StoreError where the file is damaged.
+        """
+        with self.guarded("read"), self._env.begin(db=self._data) as txn:
+            yield StoreTransaction(txn, self._data, self._scratch)
+
+    @contextmanager
+    def guarded(self, what: str = "used") -> Generator[None]:
+        """Turn LMDB's errors in the block into StoreError, and have the store read anew when it is opened next.
+
+        A key that is too long is the fault of whoever gave it, and stays what it is.
         """
         try:
-            with self._env.begin(db=self._data) as txn:
-                yield StoreTransaction(txn, self._data, self._scratch)
+            yield
+        except lmdb.BadValsizeError:
+            raise
         except lmdb.Error as error:
-            raise self._failed("read", error) from error
-
-    def _failed(self, what: str, error: lmdb.Error) -> StateError:
-        self.distrust()
-        message = f"the store in {self.path} cannot be {what} ({type(error).__name__})"
-        return StateError(message, hint="Is the disk full, or does it fail? The store is read anew from Kafka.")
+            self.distrust()
+            message = f"the store in {self.path} cannot be {what} ({type(error).__name__})"
+            hint = "Is the disk full, or does it fail? The store is read anew from Kafka."
+            raise StoreError(message, hint=hint) from error
 
     def distrust(self) -> None:
         """Have the store read anew when it is opened next, because LMDB has raised an error over it."""
@@ -219,44 +226,41 @@ class Store:
     def commit(self, offset: int, newest: int) -> None:
         """Keep what the open transaction wrote, and that the store now stands at changelog `offset`.
 
-        `newest` is the time of the last record in it (ms since the epoch). Raises StateError where the disk is full.
+        `newest` is the time of the last record in it (ms since the epoch). Raises StoreError where the disk is full.
         """
         if self._txn is None:
             message = "no transaction is open"
             raise RuntimeError(message)
         meta = self._meta | {"offset": offset, "newest": newest}
         try:
-            self._txn.put(_META, orjson.dumps(meta), db=self._info)
-            self._txn.commit()
-        except lmdb.Error as error:
+            with self.guarded("written"):
+                self._txn.put(_META, orjson.dumps(meta), db=self._info)
+                self._txn.commit()
+        except StoreError:
             self.abort()
-            raise self._failed("written", error) from error
+            raise
         self._txn = None
         self._meta = meta
 
     def abort(self) -> None:
-        """Drop what the open transaction wrote; nothing happens if none is open.
-
-        Called on the way out of an error of LMDB's, it notes that the store is not to be trusted.
-        """
-        if isinstance(sys.exception(), lmdb.Error):
-            self.distrust()
+        """Drop what the open transaction wrote; nothing happens if none is open."""
         if self._txn is not None:
             self._txn.abort()
             self._txn = None
 
     def apply(self, records: Iterable[tuple[bytes, bytes | None]], offset: int, newest: int) -> None:
         """Put records of the changelog into the store (a None value deletes), which then stands at `offset`."""
-        transaction = self.begin()
         try:
-            for key, value in records:
-                if value is None:
-                    transaction.remove(key)
-                else:
-                    transaction.write(key, value)
-        except lmdb.Error as error:
+            with self.guarded("written"):
+                transaction = self.begin()
+                for key, value in records:
+                    if value is None:
+                        transaction.remove(key)
+                    else:
+                        transaction.write(key, value)
+        except StoreError:
             self.abort()
-            raise self._failed("written", error) from error
+            raise
         self.commit(offset, newest)
 
     def entries(self) -> int:

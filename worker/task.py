@@ -254,7 +254,9 @@ class Task:
             store = self.store
             tx = Transaction(store.begin(), self.topics.partitions, self.connection.settings.max_record_bytes)
             try:
-                result = work(tx)
+                with store.guarded():
+                    tx = Transaction(store.begin(), self.topics.partitions, self.connection.settings.max_record_bytes)
+                    result = work(tx)
                 if not (tx.changes or tx.outputs):
                     store.commit(store.offset, now_ms())
                     return result

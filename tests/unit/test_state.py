@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker import state
-from worker.errors import StateError
+from worker.errors import StateError, StoreError
 from worker.state import Identity, Store, StoreTransaction
 
 HERE = Identity("cluster", "topic")
@@ -230,6 +230,17 @@ def test_a_damaged_file_costs_a_few_starts_and_no_more(tmp_path: Path, seed: int
     assert child.returncode == 0, child.stderr
 
 
+def test_a_key_that_is_too_long_is_no_damage(tmp_path: Path) -> None:
+    """It is the fault of the record that it came from, and is told apart."""
+    with store(tmp_path / "s") as one:
+        write(one, a=b"1")
+        with pytest.raises(lmdb.BadValsizeError), one.guarded():
+            one.begin().put(b"x" * 600, b"1")
+        one.abort()
+    with store(tmp_path / "s") as one:
+        assert one.wiped is None
+
+
 def test_a_store_that_is_distrusted_is_read_anew(tmp_path: Path) -> None:
     """Though it was closed in order."""
     with store(tmp_path / "s") as one:
@@ -243,19 +254,17 @@ def test_a_store_that_is_distrusted_is_read_anew(tmp_path: Path) -> None:
 
 
 def test_an_error_of_lmdb_in_a_transaction_is_remembered(tmp_path: Path) -> None:
-    """Whoever works in it aborts on the way out; a damaged file is then read anew, and not opened again and again."""
+    """A damaged file is read anew, and not opened again and again; nobody takes it for a fault of the record's."""
 
     def work(one: Store) -> None:
-        one.begin()
-        try:
+        with one.guarded():
+            one.begin()
             message = "a page that cannot be"
             raise lmdb.CorruptedError(message)
-        finally:
-            one.abort()
 
     with store(tmp_path / "s") as one:
         write(one, a=b"1")
-        with pytest.raises(lmdb.CorruptedError):
+        with pytest.raises(StoreError, match="CorruptedError"):
             work(one)
     with store(tmp_path / "s") as one:
         assert one.wiped == "it could not be read or written"
