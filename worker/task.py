@@ -252,7 +252,6 @@ class Task:
             if self._dead is not None:
                 raise self._dead
             store = self.store
-            tx = Transaction(store.begin(), self.topics.partitions, self.connection.settings.max_record_bytes)
             try:
                 with store.guarded():
                     tx = Transaction(store.begin(), self.topics.partitions, self.connection.settings.max_record_bytes)
