@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable
+from operator import itemgetter
 from typing import Final
 
 import orjson
@@ -69,11 +71,19 @@ async def _handled(site: Site, stage: str, topic: str) -> bool:
     return False
 
 
-async def recovery(site: Site) -> tuple[float, list[str]]:
-    """Return the seconds until all sources publish and all stages have caught up with now, and which did not."""
+async def _timed(name: str, wait: Awaitable[bool]) -> tuple[str, float, bool]:
     started = time.monotonic()
-    names = [*site.world.upstreams, *_inputs(site)]
-    waits = [_published(site, name) for name in site.world.upstreams]
-    waits += [_handled(site, stage, topic) for stage, topic in _inputs(site).items()]
+    well = await wait
+    return name, time.monotonic() - started, well
+
+
+async def recovery(site: Site) -> tuple[str, float, list[str]]:
+    """Wait until all sources publish and all stages have caught up with now.
+
+    Returns who took longest, the seconds, and who did not make it.
+    """
+    waits = [_timed(name, _published(site, name)) for name in site.world.upstreams]
+    waits += [_timed(stage, _handled(site, stage, topic)) for stage, topic in _inputs(site).items()]
     done = await asyncio.gather(*waits)
-    return time.monotonic() - started, [name for name, well in zip(names, done, strict=True) if not well]
+    slowest, seconds, _ = max(done, key=itemgetter(1))
+    return slowest, seconds, [name for name, _, well in done if not well]

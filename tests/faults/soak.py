@@ -145,8 +145,8 @@ class Soak:
                 _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         if under_way:
             await asyncio.wait(under_way)
-        took, stuck = await recovery(self._site)
-        self.say(f"all overlapping faults are over; recovered in {took:.1f} s")
+        slowest, took, stuck = await recovery(self._site)
+        self.say(f"all overlapping faults are over; recovered in {took:.1f} s ({slowest})")
         self._run.stuck += [f"after the overlapping faults: {name}" for name in stuck]
 
     async def _spaced(self, seconds: float) -> None:
@@ -158,8 +158,9 @@ class Soak:
             kind = bag.pop()
             if not await self._fault(kind):
                 continue
-            took, stuck = await recovery(self._site)
-            self.say(f"{kind.__name__}: recovered in {took:.1f} s")
+            self.say(kind.__name__)
+            slowest, took, stuck = await recovery(self._site)
+            self.say(f"{kind.__name__}: recovered in {took:.1f} s ({slowest})")
             self._run.recoveries.append((kind.__name__, took))
             self._run.stuck += [f"after {kind.__name__}: {name}" for name in stuck]
 
