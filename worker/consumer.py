@@ -166,6 +166,11 @@ class HandlerLoop:
                 for row in raw
             ]
             await self._handle(consumer, where, records)
+        for where in inputs:
+            end = consumer.highwater(where)
+            if end is not None:
+                behind = end - await consumer.position(where)
+                telemetry.LAG.labels(self._handler.stage, where.topic, str(where.partition)).set(behind)
 
     def _patience(self) -> int:
         """Return how long to wait for records, in milliseconds: not past the timer, nor while calls are under way."""

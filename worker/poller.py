@@ -398,6 +398,8 @@ class Source:
             self._saved_at = time.monotonic()
         for outcome, count in self.detector.counts.items():
             telemetry.ROWS.labels(self.name, outcome).inc(count)
+            if outcome.startswith("customer."):
+                telemetry.EVENTS.labels(self.name, outcome).inc(count)
         self.detector.counts.clear()
         telemetry.LIVE.labels(self.name).set(self.detector.checkpoint.live)
 
