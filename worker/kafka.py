@@ -153,7 +153,9 @@ class Connection:
         try:
             async with asyncio.timeout(self.settings.request_timeout):
                 sent = [
-                    await client.send(topic, value, key, partition_of(key, topics.partitions), headers=list(chain(*more)))
+                    await client.send(
+                        topic, value, key, partition_of(key, topics.partitions), headers=list(chain(*more))
+                    )
                     for topic, key, value, *more in records
                 ]
                 await asyncio.gather(*sent)
@@ -338,6 +340,11 @@ class Admin:
                     entry[0]: entry[1] for entry in entries if not own_only or entry[3] == _TOPIC_CONFIG_SOURCE
                 }
         return configs
+
+    async def members(self, group: str) -> int:
+        """Return how many members a consumer group has; none where there is no such group."""
+        described = await self._client.describe_consumer_groups([group])
+        return sum(len(row[5]) for response in described for row in response.groups)
 
     async def create(self, specs: Sequence[TopicSpec]) -> None:
         """Create topics; one that is there already is left alone. Raises TopicError."""

@@ -1,4 +1,4 @@
-"""`rollcall tail`, `deadletters` and `replay`: what was published, what could not be handled, and both once more.
+"""`rollcall tail`, `deadletters`, `replay`, `sequences`: what was published, and what to do when something was not.
 
 Needs Kafka and nothing else. A payload is printed only where it is asked for.
 """
@@ -15,6 +15,7 @@ from rich.table import Table
 
 from worker import deadletters as letters
 from worker import replay as replays
+from worker import sequences as versions
 from worker.changes import rfc3339
 from worker.commands.common import config as configured
 from worker.commands.common import finish, out, run
@@ -267,4 +268,39 @@ def _copy(config: Config, plan: replays.Plan, rate: float) -> None:
     click.echo(f"{plan.copied} copies were made for {plan.target.name}")
 
 
-COMMANDS = (deadletters, replay, tail)
+@click.group()
+def sequences() -> None:
+    """Keep the customers' versions in a file, for the day on which the topics are lost."""
+
+
+@sequences.command("export")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_context
+def sequences_export(ctx: click.Context, file: Path) -> None:
+    """Write every customer with its newest version to FILE, which it takes the place of when it is whole."""
+    count = run(_export(configured(ctx), file))
+    click.echo(f"{file}: {count} customers")
+
+
+async def _export(config: Config, file: Path) -> int:
+    part = file.with_name(f".{file.name}.part")
+    count = 0
+    with part.open("wb") as lines:
+        async for one in versions.known(config):
+            lines.write(one.line())
+            count += 1
+    part.replace(file)
+    return count
+
+
+@sequences.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@click.option("--ahead", type=click.IntRange(0, 1_000_000), default=1000, show_default=True, help="Left free above it.")
+@click.pass_context
+def sequences_import(ctx: click.Context, file: Path, ahead: int) -> None:
+    """Take up the versions in FILE on new topics, before the first poll; customers known already are left alone."""
+    done = run(versions.take_up(configured(ctx), list(versions.read(file)), ahead))
+    click.echo(f"{done.taken} taken up, {done.left} left as they are")
+
+
+COMMANDS = (deadletters, replay, sequences, tail)
