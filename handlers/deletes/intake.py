@@ -104,8 +104,9 @@ class Work:
             request["held"] = ECHO_DOUBT
             send_request(tx, topic, request)
             return Done()
-        tx.put(key, orjson.dumps({**own, "echo": request["sequence"]}))
-        self._tell_echo(request, own["request"])
+        if own["echo"] is None:  # else it is another route's request that the same event led to
+            tx.put(key, orjson.dumps({**own, "echo": request["sequence"]}))
+            self._tell_echo(request, own["request"])
         return Skip("echo")
 
     def _tell_echo(self, request: Request, own: str) -> None:
