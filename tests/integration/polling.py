@@ -35,14 +35,15 @@ class Poller:
         self._prefix = f"poller{next(_numbers)}"
         self.config: Config
 
-    async def configure(self, sources: dict[str, Any]) -> None:
-        """Write the configuration, with these sources, and make the topics."""
+    async def configure(self, sources: dict[str, Any], deletes: dict[str, Any] | None = None) -> None:
+        """Write the configuration, with these sources and these settings of deletions, and make the topics."""
         quick = {name: {**QUICK, **settings} for name, settings in sources.items()}
         content = {
             "prefix": self._prefix,
             "kafka": self._kafka,
             "state_dir": str(self.folder / "state"),
             "sources": quick,
+            "handlers": {"deletes": deletes or {}},
             "log": {"level": "warning"},
         }
         self.path.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -50,10 +51,10 @@ class Poller:
         await apply_topics(self.config.file.kafka, self.config.topics)
 
     @asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
-        """Poll for as long as the context lasts."""
+    async def running(self, *stages: str) -> AsyncGenerator[None]:
+        """Poll (or run these stages) for as long as the context lasts."""
         stop = asyncio.Event()
-        serving = asyncio.ensure_future(service.serve(self.config, ["poll"], stop=stop))
+        serving = asyncio.ensure_future(service.serve(self.config, stages or ["poll"], stop=stop))
         try:
             yield
         finally:
