@@ -32,8 +32,6 @@ from worker.topics import Topics
 TOPICS: Final = Topics(partitions=1)
 HASHER: Final = Hasher(b"pepper")
 KEY: Final = "users API-Key one"
-# What a commit takes, about: pages pile up meanwhile, as they do before Kafka.
-_COMMIT_SECONDS: Final = 0.005
 Result = TypeVar("Result")
 Event = tuple[str, str, int]
 
@@ -61,15 +59,28 @@ class Log:
 
 
 class PollTask:
-    """What a source needs of a task. `fail_at`: the number of the attempt to commit at which Kafka fails."""
+    """What a source needs of a task.
 
-    def __init__(self, folder: Path, log: Log, fail_at: int | None = None, max_bytes: int = 1_000_000) -> None:
+    `fail_at`: the number of the attempt to commit at which Kafka fails; `commit_seconds`: what a commit takes, in which
+    pages pile up as they do before Kafka.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        log: Log,
+        *,
+        fail_at: int | None = None,
+        max_bytes: int = 1_000_000,
+        commit_seconds: float = 0.005,
+    ) -> None:
         """Open the store."""
         self.store = Store(folder, Identity("cluster", "topic"), oldest=0, map_size=2**28)
         self.topics = TOPICS
         self.stage, self.partition = "poll", 0
         self.stopping = asyncio.Event()
         self.fail_at = fail_at
+        self._commit_seconds = commit_seconds
         self._max_bytes = max_bytes
         self._log = log
         self._lock = asyncio.Lock()
@@ -95,7 +106,7 @@ class PollTask:
 
     async def _publish(self, tx: Transaction) -> None:
         self._log.attempts += 1
-        await asyncio.sleep(_COMMIT_SECONDS)
+        await asyncio.sleep(self._commit_seconds)
         if self.fail_at is not None and self._log.attempts >= self.fail_at:
             message = "a transaction failed"
             raise TransactionError(message)
