@@ -9,19 +9,17 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
-from worker.topics import Topics
+from worker.errors import UsageError
+from worker.topics import STAGES, Topics
 
-Role = Literal[
-    "poll", "keys", "pairs", "clusters", "requests", "executor", "operator", "approver", "topics", "subscriber"
-]
 Resource = Literal["topic", "group", "transactional-id", "cluster"]
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "AlterConfigs"]
 
-ROLES: Final[tuple[Role, ...]] = get_args(Role)
-# The roles that are worker processes; each is a stage.
-WORKERS: Final[tuple[Role, ...]] = ("poll", "keys", "pairs", "clusters", "requests", "executor")
+# The roles that are worker processes; each is a stage. A plug-in is a role of its own, by its name.
+WORKERS: Final = STAGES
+ROLES: Final = (*WORKERS, "operator", "approver", "topics", "subscriber")
 CLUSTER: Final = "kafka-cluster"
 PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts")
 
@@ -44,61 +42,86 @@ class _Flow:
     writes: tuple[str, ...] = ()
 
 
-_FLOWS: Final[Mapping[Role, _Flow]] = {
+_FLOWS: Final[Mapping[str, _Flow]] = {
     "poll": _Flow(("control",), ("events", "latest", "control")),
-    "keys": _Flow(("latest",), ("keys", "links")),
-    "pairs": _Flow(("keys",), ("links",)),
-    "clusters": _Flow(("links",), ("clusters", "identity", "departures")),
-    "requests": _Flow(("latest", "departures", "approvals", "clusters", "requests"), ("requests",)),
-    "executor": _Flow(("requests", "approvals"), ("requests", "deletions", "receipts")),
-    "operator": _Flow((*PUBLIC, "deadletters", "status", "control"), ("control",)),
+    "keys": _Flow(("latest", "replays"), ("keys", "links")),
+    "pairs": _Flow(("keys", "replays"), ("links",)),
+    "clusters": _Flow(("links", "replays"), ("clusters", "identity", "departures")),
+    "requests": _Flow(("latest", "departures", "approvals", "clusters", "requests", "replays"), ("requests",)),
+    "executor": _Flow(("requests", "approvals", "replays"), ("requests", "deletions", "receipts")),
+    "operator": _Flow((*PUBLIC, "deadletters", "status", "control"), ("control", "replays", "deadletters", "status")),
     "approver": _Flow((*PUBLIC, "status"), ("approvals",)),
     "subscriber": _Flow(PUBLIC),
     "topics": _Flow(()),
 }
+_PLUGIN: Final = _Flow(("events", "replays"))
 
 
-def grants(role: Role, topics: Topics, *, group: str = "my-service") -> tuple[Grant, ...]:
-    """Return what a role needs; `group` is the subscriber's consumer group."""
+def grants(role: str, topics: Topics, *, group: str = "my-service", outputs: Iterable[str] = ()) -> tuple[Grant, ...]:
+    """Return what a role needs; raises UsageError where there is no such role.
+
+    `group` is the subscriber's consumer group, `outputs` are the topics that a plug-in may write to.
+    """
+    require(role, topics)
     found: defaultdict[tuple[Resource, str, bool], set[Operation]] = defaultdict(set)
-    for given in (*_flow(role, topics), *_declared(role, topics), *_others(role, topics, group)):
+    for given in (*_flow(role, topics, outputs), *_declared(role, topics), *_others(role, topics, group)):
         found[given.resource, given.name, given.prefixed] |= given.operations
     return tuple(Grant(*where[:2], frozenset(operations), where[2]) for where, operations in sorted(found.items()))
+
+
+def require(role: str, topics: Topics) -> None:
+    """Raise UsageError where there is no such role."""
+    if role not in ROLES and role not in topics.plugins:
+        raise UsageError(f"there is no role {role!r}; there are {', '.join((*ROLES, *topics.plugins))}")
+
+
+def primary(stage: str, topics: Topics) -> str:
+    """Return the topic whose group tells how far a stage of handlers has come."""
+    return str(getattr(topics, _FLOWS.get(stage, _PLUGIN).reads[0]))
+
+
+def is_worker(role: str) -> bool:
+    """Return whether a role is a stage of workers: a built-in one, or a plug-in."""
+    return role in WORKERS or role not in ROLES
 
 
 def _allow(resource: Resource, name: str, *operations: Operation, prefixed: bool = False) -> Grant:
     return Grant(resource, name, frozenset(operations), prefixed)
 
 
-def _flow(role: Role, topics: Topics) -> Iterator[Grant]:
+def _flow(role: str, topics: Topics, outputs: Iterable[str]) -> Iterator[Grant]:
     """Yield what follows from the topics that a role reads and writes."""
-    for name in _FLOWS[role].reads:
+    flow = _FLOWS.get(role, _PLUGIN)
+    for name in flow.reads:
         yield _allow("topic", getattr(topics, name), "Read", "Describe")
-    for name in _FLOWS[role].writes:
-        yield _allow("topic", getattr(topics, name), "Write", "Describe")
-    if role in WORKERS:
+    for name in (*(getattr(topics, written) for written in flow.writes), *outputs):
+        yield _allow("topic", name, "Write", "Describe")
+    if is_worker(role):
         yield _allow("topic", topics.deadletters, "Write", "Describe")
         yield _allow("topic", topics.status, "Read", "Write", "Describe")
         yield _allow("topic", topics.state(role), "Read", "Write", "Describe")
         yield _allow("group", topics.group(role), "Read", "Describe")
         yield _allow("transactional-id", f"{topics.group(role)}.", "Write", "Describe", prefixed=True)
+        yield _allow("transactional-id", f"{topics.prefix}.deployment", "Write", "Describe")
 
 
-def _declared(role: Role, topics: Topics) -> Iterator[Grant]:
+def _declared(role: str, topics: Topics) -> Iterator[Grant]:
     """Yield what it takes to compare the topics with their declaration, and to make them so."""
     for spec in topics.declared():
-        if role in {*WORKERS, "operator", "topics"}:
+        if is_worker(role) or role in {"operator", "topics"}:
             yield _allow("topic", spec.name, "Describe", "DescribeConfigs")
         if role == "topics":
             yield _allow("topic", spec.name, "Create", "AlterConfigs")
 
 
-def _others(role: Role, topics: Topics, group: str) -> Iterator[Grant]:
+def _others(role: str, topics: Topics, group: str) -> Iterator[Grant]:
     """Yield what it takes to see how far the stages are and what the cluster's clock shows, or to subscribe."""
     if role == "operator":
-        for stage in WORKERS:
+        for stage in (*WORKERS, *topics.plugins):
             yield _allow("group", topics.group(stage), "Describe")
         yield _allow("cluster", CLUSTER, "Describe")
+        for name in ("order", "replay"):
+            yield _allow("transactional-id", f"{topics.prefix}.{name}.", "Write", "Describe", prefixed=True)
     if role == "subscriber":
         yield _allow("group", group, "Read", "Describe")
 

@@ -37,11 +37,11 @@ def source(url: str, key: dict[str, str]) -> dict[str, Any]:
     return {"kind": "drivly", "url": url, "key": key, "allow_private_addresses": True}
 
 
-async def checked(folder: Path, raw: dict[str, Any], *roles: acls.Role) -> checking.Findings:
+async def checked(folder: Path, raw: dict[str, Any], *roles: str) -> checking.Findings:
     """Check a configuration."""
     path = folder / "rollcall.yaml"
     path.write_text(yaml.safe_dump(raw), "utf-8")
-    return await checking.check(path, roles or acls.WORKERS)
+    return await checking.check(path, roles)
 
 
 def withheld(grant: acls.Grant, topics: Topics) -> frozenset[acls.Operation]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from worker import acls, checking
+from worker import checking
 from worker.checking import Findings
 from worker.checking.clocks import answered, apart
 
@@ -33,12 +33,12 @@ def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-async def found(folder: Path, nowhere: str, raw: dict[str, Any], *roles: acls.Role) -> Findings:
+async def found(folder: Path, nowhere: str, raw: dict[str, Any], *roles: str) -> Findings:
     """Check a configuration whose Kafka does not answer."""
     kafka = {"bootstrap": nowhere, "start_timeout": "1s", **raw.pop("kafka", {})}
     path = folder / "rollcall.yaml"
     path.write_text(yaml.safe_dump({"state_dir": str(folder), "kafka": kafka, **raw}), "utf-8")
-    return await checking.check(path, roles or acls.WORKERS)
+    return await checking.check(path, roles)
 
 
 async def test_every_problem_is_named_at_once(nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from worker import acls
 from worker import config as configuration
-from worker.acls import Role
 from worker.checking import apis, cluster, machine, secrets
 
 Look = Callable[[], Awaitable[list[str]]]
@@ -26,20 +25,23 @@ class Findings:
     sources: int = 0
 
 
-async def check(path: Path, roles: Sequence[Role] = acls.WORKERS) -> Findings:
-    """Look at everything that these roles need; raises ConfigError where the file cannot be read at all."""
+async def check(path: Path, wanted: Sequence[str] = ()) -> Findings:
+    """Look at everything that these roles need, by default all stages; raises ConfigError for no file, UsageError for no role."""
     problems, config, doubtful = configuration.examine(path)
     found = Findings(problems)
     if config is None:
         found.passed_over.append("anything but the file itself")
         return found
+    roles = wanted or (*acls.WORKERS, *config.topics.plugins)
+    for role in roles:
+        acls.require(role, config.topics)
     found.sources = len(config.sources)
     found.problems += secrets.problems(config, roles)
     steps: list[tuple[str, set[str], Look]] = [
         ("the sources and targets", set(), lambda: apis.problems(config, roles)),
         ("Kafka, its topics and rights", {"kafka", "prefix"}, lambda: cluster.problems(config, roles)),
     ]
-    if set(roles) & set(acls.WORKERS):
+    if any(map(acls.is_worker, roles)):
         steps += [
             ("the state folder", {"state_dir"}, lambda: asyncio.to_thread(machine.state, config)),
             ("the address to listen on", {"listen"}, lambda: machine.listen(config)),

@@ -7,7 +7,6 @@ from typing import Final, assert_never
 import handlers
 from handlers.deletes.targets.contract import Answer, Fault, Found, Missing, Sight, Unread
 from handlers.deletes.targets.registry import target_of
-from worker.acls import Role
 from worker.checking.clocks import Clocks, answered, apart
 from worker.checking.secrets import readable
 from worker.config import Config, Source
@@ -23,7 +22,7 @@ _SECONDS: Final = 10.0
 _ANYONE: Final = "00000000-0000-4000-8000-000000000000"
 
 
-async def problems(config: Config, roles: Sequence[Role]) -> list[str]:
+async def problems(config: Config, roles: Sequence[str]) -> list[str]:
     """Ask every source and target once, all at the same time; return what is wrong with them."""
     looks: list[Awaitable[list[str]]] = []
     if "poll" in roles:

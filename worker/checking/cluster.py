@@ -7,7 +7,6 @@ from typing import Final
 from aiokafka.errors import KafkaError
 
 from worker import acls, inspect
-from worker.acls import Role
 from worker.checking.clocks import apart
 from worker.checking.secrets import readable
 from worker.config import Config
@@ -19,7 +18,7 @@ from worker.topics import TopicSpec, plan
 _MANY: Final = 3
 
 
-async def problems(config: Config, roles: Sequence[Role]) -> list[str]:
+async def problems(config: Config, roles: Sequence[str]) -> list[str]:
     """Return what is wrong with the cluster, in view of these roles."""
     if not readable(config.file.kafka.secrets()):
         return []
@@ -37,12 +36,14 @@ async def problems(config: Config, roles: Sequence[Role]) -> list[str]:
     return [*refused, *topics, *clock, *state]
 
 
-async def _refused(config: Config, roles: Sequence[Role], rights: Rights) -> tuple[list[str], set[str]]:
+async def _refused(config: Config, roles: Sequence[str], rights: Rights) -> tuple[list[str], set[str]]:
     """Return what we may not do, by role, and which topics we may not look at."""
     lines, hidden = [], set[str]()
     for role in roles:
         by_kind: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-        for grant, operations in await rights.missing(acls.grants(role, config.topics)):
+        plugin = config.file.handlers.plugins.get(role)
+        needed = acls.grants(role, config.topics, outputs=() if plugin is None else plugin.outputs)
+        for grant, operations in await rights.missing(needed):
             for operation in sorted(operations):
                 by_kind[grant.resource, operation].append(grant.name)
                 if grant.resource == "topic" and operation in {"Describe", "DescribeConfigs"}:
@@ -81,9 +82,9 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_MANY])} and {len(names) - _MANY} more"
 
 
-async def _other_pepper(config: Config, roles: Sequence[Role]) -> list[str]:
+async def _other_pepper(config: Config, roles: Sequence[str]) -> list[str]:
     """Compare our pepper with that of the state, as sources and workers tell it on the status topic."""
-    if not set(roles) & set(acls.WORKERS):
+    if not any(map(acls.is_worker, roles)):
         return []
     try:
         ours = config.hasher().check()

@@ -5,7 +5,6 @@ from typing import Final
 
 from handlers.deletes import undo
 from worker import acls
-from worker.acls import Role
 from worker.config import Config
 from worker.errors import ConfigError
 from worker.settings import Secret
@@ -13,7 +12,7 @@ from worker.settings import Secret
 _SHORTEST_PEPPER: Final = 16
 
 
-def problems(config: Config, roles: Sequence[Role]) -> list[str]:
+def problems(config: Config, roles: Sequence[str]) -> list[str]:
     """Return what is wrong with the secrets of these roles."""
     found = [*_pepper(config, roles)]
     if "executor" in roles:
@@ -29,8 +28,8 @@ def problems(config: Config, roles: Sequence[Role]) -> list[str]:
     return found
 
 
-def _pepper(config: Config, roles: Sequence[Role]) -> Iterator[str]:
-    if not set(roles) & set(acls.WORKERS):
+def _pepper(config: Config, roles: Sequence[str]) -> Iterator[str]:
+    if not any(map(acls.is_worker, roles)):
         return
     try:
         length = len(config.file.pepper.read())
@@ -52,7 +51,7 @@ def readable(secrets: Mapping[str, Secret]) -> bool:
         return False
 
 
-def _references(config: Config, roles: Sequence[Role]) -> Iterator[tuple[str, Secret]]:
+def _references(config: Config, roles: Sequence[str]) -> Iterator[tuple[str, Secret]]:
     """Yield (path, reference) of every secret that these roles use, the pepper and the undo key aside."""
     for name, secret in config.file.kafka.secrets().items():
         yield f"kafka.{name}", secret

@@ -10,7 +10,7 @@ import orjson
 from worker import acls as rights
 from worker import checking, inspect
 from worker import config as configuration
-from worker.acls import ROLES, WORKERS, Role
+from worker.acls import ROLES
 from worker.commands.common import config as configured
 from worker.commands.common import finish, out, run
 from worker.errors import ConfigError
@@ -20,15 +20,14 @@ from worker.errors import ConfigError
 @click.option(
     "--role",
     "roles",
-    type=click.Choice(ROLES),
     multiple=True,
-    help="Only what this role needs; several times for several. Default: all stages of workers.",
+    help="Only what this role needs (see `acls`); several times for several. Default: all stages of workers.",
 )
 @click.pass_context
-def check(ctx: click.Context, roles: Sequence[Role]) -> None:
+def check(ctx: click.Context, roles: Sequence[str]) -> None:
     """Check everything, and name every problem: configuration, secrets, sources, Kafka's topics and rights, clocks."""
     path: Path = configuration.find(ctx.find_root().obj)
-    found: checking.Findings = run(checking.check(path, roles or WORKERS))
+    found: checking.Findings = run(checking.check(path, roles))
     if found.problems:
         left = [f"  (not looked at before that is mended: {what})" for what in found.passed_over]
         finish(ConfigError.exit_code, "\n".join([str(ConfigError(found.problems, where=str(path))), *left]))
@@ -49,14 +48,15 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("role", type=click.Choice(ROLES))
+@click.argument("role", metavar=f"[{'|'.join(ROLES)}|PLUG-IN]")
 @click.option("--principal", help="Default: User:rollcall-ROLE.")
 @click.option("--group", default="my-service", show_default=True, help="The subscriber's consumer group.")
 @click.pass_context
-def acls(ctx: click.Context, role: Role, principal: str | None, group: str) -> None:
+def acls(ctx: click.Context, role: str, principal: str | None, group: str) -> None:
     """Print the commands that give a role the rights it needs in Kafka, and no others."""
     config = configured(ctx)
-    given = rights.grants(role, config.topics, group=group)
+    plugin = config.file.handlers.plugins.get(role)
+    given = rights.grants(role, config.topics, group=group, outputs=() if plugin is None else plugin.outputs)
     for line in rights.commands(given, principal or f"User:rollcall-{role}", config.file.kafka.bootstrap):
         sys.stdout.write(line + "\n")
 
