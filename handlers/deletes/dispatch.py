@@ -23,9 +23,7 @@ _NO_ANSWER_MS: Final = 120_000  # beyond the target's time-out: the loop's waiti
 _STAND_BACK_MS: Final = 5_000
 _MANY: Final = 1 << 20
 _EVER: Final = 1 << 62
-_BUSY: Final = frozenset(
-    {State.CHECKING, State.LOOKING, State.EXECUTING, State.ACCEPTED, State.UNKNOWN, State.DELETED}
-)
+_BUSY: Final = frozenset({State.CHECKING, State.LOOKING, State.EXECUTING, State.ACCEPTED, State.UNKNOWN, State.DELETED})
 
 
 class Dispatch:

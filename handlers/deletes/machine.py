@@ -149,9 +149,7 @@ TABLE: Final[dict[tuple[State, Event], State | Refused]] = {
     (state, event): TRANSITIONS[state].get(event) or Refused(_BY_STATE[state]) for state in State for event in Event
 }
 
-ENDS: Final = frozenset(
-    {_S.VERIFIED, _S.ALREADY_ABSENT, _S.DRY_RUN, _S.BLOCKED, _S.FAILED, _S.SUPERSEDED, _S.REJECTED}
-)
+ENDS: Final = frozenset({_S.VERIFIED, _S.ALREADY_ABSENT, _S.DRY_RUN, _S.BLOCKED, _S.FAILED, _S.SUPERSEDED, _S.REJECTED})
 
 
 def step(state: State, event: Event) -> State | Refused:

@@ -131,9 +131,7 @@ def approve_or_reject(
     if entry is None:
         raise UsageError(f"there is no plan and no request {name!r}", hint="`rollcall deletions list` shows both.")
     request = entry["request"]
-    return decision(
-        command.id, what, who=command.who, at=command.at, request=request["id"], target=request["target"]
-    )
+    return decision(command.id, what, who=command.who, at=command.at, request=request["id"], target=request["target"])
 
 
 def retry(deletions: Iterable[Record], settings: DeletesSettings, name: str, command: Command) -> Decision:

@@ -169,7 +169,9 @@ class Requests:
         entry.sequence, entry.live, entry.changed, entry.reason = sequence, False, moment, reason
         entry.live_count = number_of(header(record.headers, "ce_live"))
         cause = self._cause(source, customer, entry)
-        routes = self._above(tx, source, self._topics.latest, record.offset)
+        # A replay that may delete is asked for by a person, and reaches back as far as it is told to.
+        asked_for = header(record.headers, REPLAY) is not None
+        routes = self._routes.get(source, []) if asked_for else self._above(tx, source, record)
         self._ask(tx, entry, drafts.by_deletion(self._settings, cause, entry, routes, now))
         waiting = tx.get(_WAITING + _digest(record.key or b""))
         if waiting is not None:
@@ -194,12 +196,12 @@ class Requests:
             if (request["id"], request["target"]) not in entry.requested:
                 entry.requested.append((request["id"], request["target"]))
 
-    def _above(self, tx: Tx, source: str, topic: str, offset: int) -> list[Route]:
-        """Return the routes from a source for which this record of `topic` is not the past."""
+    def _above(self, tx: Tx, source: str, record: Record) -> list[Route]:
+        """Return the routes from a source for which this record is not the past."""
         found = []
         for route in self._routes.get(source, []):
             horizon = orjson.loads(tx.get(_HORIZON + _digest(route.name.encode())) or b"{}")
-            if offset >= horizon.get(topic, 0):
+            if record.offset >= horizon.get(record.topic, 0):
                 found.append(route)
         return found
 
@@ -214,7 +216,7 @@ class Requests:
         departure = departure_of(record)
         if departure["cause"] != "deleted":
             return Skip("changed")
-        above = self._above(tx, source, self._topics.departures, record.offset)
+        above = self._above(tx, source, record)
         routes = [route.name for route in above if route.link == "cluster"]
         if not routes:
             return Skip("unrouted")
@@ -258,7 +260,7 @@ class Requests:
         winner = membership and drafts.losing(self._settings, key.decode(), membership)
         if membership and winner:
             facts = {"cluster": membership["cluster"], "links": [facts_of_link(membership["path"][0])]}
-            routes = [route.name for route in self._above(tx, source, self._topics.clusters, record.offset)]
+            routes = [route.name for route in self._above(tx, source, record)]
             entry.losing = {"winner": winner, "facts": facts, "routes": routes}
         self._ask_duplicate(tx, entry, (source, customer), now)
         entry.save(tx, key)

@@ -331,6 +331,22 @@ def test_a_replay_never_deletes_unless_it_says_so() -> None:
     assert len(world.receipts()) == 1
 
 
+def test_a_replayed_deletion_of_one_who_is_back_is_no_request() -> None:
+    """It is an older version than the one that is known."""
+    world = World(simple())
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    world.settle()
+    world.systems["crm"].add("1")
+    world.live("shop", "1")
+    world.settle()
+    world.sequences[b"shop/1"] = 0
+    world.deleted("shop", "1", extra=[("rollcall-replay", b"replay-1;with-deletes")])
+    world.settle()
+    assert world.systems["crm"].deletes() == ["1"]
+    assert len(world.receipts()) == 1
+
+
 # Echoes
 
 

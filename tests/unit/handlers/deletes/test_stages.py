@@ -126,6 +126,18 @@ def test_a_first_stage_that_keeps_up_vouches_after_reading_on_for_a_moment() -> 
     assert vouched(tx)
 
 
+@pytest.mark.parametrize(("replay", "requests"), [(None, 0), ("replay-1", 0), ("replay-1;with-deletes", 1)])
+def test_only_a_replay_that_may_delete_reaches_back_before_a_route(replay: str | None, requests: int) -> None:
+    """A person asks for it; whatever else lies before the horizon is the past, and makes no request."""
+    settings = DeletesSettings.model_validate(simple())
+    handler, tx = opened(Requests(TOPICS, settings), ends=50)
+    headers = [("ce_sequence", b"2"), ("ce_reason", b"gone")]
+    if replay is not None:
+        headers.append(("rollcall-replay", replay.encode()))
+    handler.on_record(tx, Record(TOPICS.latest, 0, 3, START, b"shop/1", None, headers), START)
+    assert len(tx.sent) == requests
+
+
 def test_without_targets_nothing_is_kept() -> None:
     """Records are skipped before they are decoded."""
     handler, tx = opened(Requests(TOPICS, DeletesSettings()))
