@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -37,6 +37,7 @@ class Run:
 
     seed: int
     seconds: float
+    kinds: Sequence[Kind]
     faults: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
@@ -112,7 +113,7 @@ class Soak:
 
     def _bag(self) -> list[Kind]:
         """Return every kind once, and kills twice more, in a random order."""
-        bag = [*KILLS, *KILLS, *KILLS, *OTHERS]
+        bag = [kind for kind in (*KILLS, *KILLS, *KILLS, *OTHERS) if kind in self._run.kinds]
         self._chance.shuffle(bag)
         return bag
 
@@ -181,30 +182,36 @@ class Soak:
 
 
 async def soak(
-    folder: Path, *, seed: int, seconds: float, rate: float, customers: int = 200, verbose: bool = False
-) -> tuple[Run, list[report.Row]]:
-    """Run once; return what has come of it, and the workers' memory by row of the report."""
-    run = Run(seed, seconds)
-    async with site(folder, seed=seed, customers=customers, workers=WORKERS) as running:
+    folder: Path,
+    run: Run,
+    *,
+    rate: float,
+    customers: int = 200,
+    verbose: bool = False,
+) -> list[report.Row]:
+    """Carry out a run; what has come of it is in `run`, the workers' memory is returned."""
+    async with site(folder, seed=run.seed, customers=customers, workers=WORKERS) as running:
         await Soak(run, running, verbose=verbose).carry_out(rate)
     run.complaints = running.complaints()
     for worker in running.fleet.workers.values():
         run.dead += [f"{worker.name} ended with {code} after SIGTERM" for code in worker.codes if code]
-    return run, report.memory(running.fleet)
+    return report.memory(running.fleet)
 
 
 def main() -> int:
     """Run by the command line; return the exit code: 0 where nothing was wrong."""
+    names = {kind.__name__: kind for kind in (*KILLS, *OTHERS)}
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--rate", type=float, default=75, help="writes a second in all upstreams")
+    parser.add_argument("--only", choices=names, nargs="*", default=list(names), help="these kinds of faults only")
     parser.add_argument("--keep", type=Path, help="keep logs and data in this folder")
     given = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # our readers live through the faults too
+    run = Run(given.seed, given.seconds, [names[name] for name in given.only])
     with tempfile.TemporaryDirectory(prefix="rollcall-soak-", ignore_cleanup_errors=True) as temporary:
-        folder = given.keep or Path(temporary)
-        run, memory = asyncio.run(soak(folder, seed=given.seed, seconds=given.seconds, rate=given.rate, verbose=True))
+        memory = asyncio.run(soak(given.keep or Path(temporary), run, rate=given.rate, verbose=True))
     report.show(run, memory)
     return 0 if run.well else 1
 

@@ -183,6 +183,7 @@ class World:
             (4, self._bulk),
             (9, self._come_or_go),
             (4, self._linked),
+            (3, self._leave),
             (4, self._late),
             (2, self._return),
         ]
@@ -318,6 +319,12 @@ class World:
         """Create a customer in the shop and its counterpart in the crm."""
         if min(self.upstreams[name].live() for name in (CRM, SHOP)) < self._size * 1.2:
             self._create(CRM, {"customerId": str(self._create(SHOP))})
+
+    def _leave(self) -> None:
+        """Delete a customer of the crm that has a counterpart in the shop."""
+        rows = [row for row in (self._any(CRM) for _ in range(8)) if row is not None and _links(row)]
+        if rows:
+            self._delete(CRM, rows[0])
 
     def _late(self) -> None:
         """Create a customer that becomes visible after its stamp."""
