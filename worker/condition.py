@@ -48,15 +48,37 @@ NOT_CONFIGURED: Final[dict[str, Any]] = {
 
 @dataclass
 class Condition:
-    """The condition of one source. `polled`: when a feed was last read to its end, in ms since the epoch."""
+    """The condition of one source.
+
+    `polled`: when a feed was last read to its end, `scanned`: an enumeration, in ms since the epoch; `following` names
+    the feeds that have to be read for the source to count as read.
+    """
 
     source: str
     kind: str
+    following: tuple[str, ...] = ()
     polled: int | None = None
+    scanned: int | None = None
     note: str | None = None
     _troubles: dict[tuple[State, str], RollcallError | None] = field(default_factory=dict)
     _alarms: dict[str, str] = field(default_factory=dict)
     _shown: State | None = None
+    _read: dict[str, int] = field(default_factory=dict)
+
+    def ended(self, feed: str, now: int, *, enumerates: bool) -> None:
+        """Note that a feed was read to its end at `now` (ms since the epoch)."""
+        self.polled = self._read[feed] = now
+        if enumerates:
+            self.scanned = now
+        telemetry.POLLED.labels(self.source).set(now / 1000)
+        if self.checkpoint is not None:
+            telemetry.CHECKPOINT.labels(self.source).set(self.checkpoint / 1000)
+
+    @property
+    def checkpoint(self) -> int | None:
+        """Return since when every change is read, in ms since the epoch: by its slowest feed; None if never."""
+        read = [self._read.get(feed) for feed in self.following]
+        return min((moment for moment in read if moment is not None), default=None) if None not in read else None
 
     @property
     def state(self) -> State:
@@ -137,5 +159,7 @@ class Condition:
             "unobserved": checkpoint.unobserved,
             "scans": checkpoint.scans,
             "polled_at": None if self.polled is None else rfc3339(self.polled),
+            "scanned_at": None if self.scanned is None else rfc3339(self.scanned),
+            "checkpoint_at": None if self.checkpoint is None else rfc3339(self.checkpoint),
             "at": rfc3339(now),
         }

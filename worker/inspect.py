@@ -11,8 +11,6 @@ from typing import Any, Final
 import orjson
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
-from rich.table import Table
-from rich.text import Text
 
 from worker.config import Config
 from worker.errors import UnavailableError
@@ -80,17 +78,6 @@ async def statuses(config: Config) -> list[dict[str, Any]]:
         else:
             newest[record.key] = orjson.loads(record.value)
     return [newest[key] for key in sorted(newest)]
-
-
-def status_table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Return the statuses as a table."""
-    table = Table("what", "state", "live", "set aside", "as of", "message")
-    for row in rows:
-        message = row.get("alarm") or row.get("message") or ""
-        what = f"{row.get('kind', '')} {row.get('source') or row.get('name') or ''}".strip()
-        cells = (what, row.get("state"), row.get("live"), row.get("set_aside"), row.get("at"), message)
-        table.add_row(*(Text("" if cell is None else plain(str(cell))) for cell in cells))
-    return table
 
 
 def plain(text: str) -> str:

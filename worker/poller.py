@@ -69,6 +69,8 @@ class Source:
         parts = self.watch, detector, task, self._committer, self._upstream, self._absence
         self._rounds = Rounds(*parts, self._save)
         self.feeds = {feed.name: feed for feed in adapter.feeds()} or {FEED: Feed(FEED, settings.interval)}
+        changes = tuple(feed.name for feed in self.feeds.values() if not feed.enumerates)
+        self.condition.following = changes or tuple(self.feeds)
         self._due = dict.fromkeys(self.feeds, 0.0)
         self._cursors: dict[str, Cursor] = {}  # where to ask on: ahead of the checkpoint by what waits to be committed
         self._scans: dict[str, Enumeration] = {}
@@ -356,8 +358,7 @@ class Source:
             checkpoint.republishing = False
             self.log.info("source_republished_whole")
         self._due[feed.name] = time.monotonic() + feed.interval
-        self.condition.polled = now_ms()
-        telemetry.POLLED.labels(self.name).set_to_current_time()
+        self.condition.ended(feed.name, now_ms(), enumerates=feed.enumerates)
 
     def _apply(self, tx: Transaction, page: Page, now: int, mark: bytes | None) -> list[str]:
         """Write what a page changes; return the ids whose records have to be read."""
@@ -469,7 +470,7 @@ class Source:
     def _news(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what of the status is published as soon as it changes, and what a little later."""
         record = self._record(0)
-        del record["polled_at"], record["scans"]
+        del record["polled_at"], record["scanned_at"], record["checkpoint_at"], record["scans"]
         return record, {name: record.pop(name) for name in _COUNTS if name in record}
 
     def _record(self, now: int) -> dict[str, Any]:

@@ -26,7 +26,10 @@ class Findings:
 
 
 async def check(path: Path, wanted: Sequence[str] = ()) -> Findings:
-    """Look at everything that these roles need, by default all stages; raises ConfigError for no file, UsageError for no role."""
+    """Look at everything that the `wanted` roles need, by default all stages.
+
+    Raises ConfigError where the file cannot be read at all, UsageError for a role that there is not.
+    """
     problems, config, doubtful = configuration.examine(path)
     found = Findings(problems)
     if config is None:

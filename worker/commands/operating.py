@@ -1,19 +1,46 @@
 """`rollcall check`, `status` and `acls`: whether all is in order, how things stand, and who needs which rights."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 import click
 import orjson
+from rich.table import Table
+from rich.text import Text
 
 from worker import acls as rights
-from worker import checking, inspect
+from worker import checking, inspect, overview
 from worker import config as configuration
 from worker.acls import ROLES
 from worker.commands.common import config as configured
 from worker.commands.common import finish, out, run
 from worker.errors import ConfigError
+from worker.overview import Row
+
+# Of each kind of row: the columns' names and the fields in them.
+_COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
+    "source": {
+        "source": "source",
+        "state": "state",
+        "live": "live",
+        "set aside": "set_aside",
+        "checkpoint": "checkpoint_seconds",
+        "last scan": "scanned_seconds",
+        "": "message",
+    },
+    "stage": {
+        "stage": "stage",
+        "state": "state",
+        "workers": "workers",
+        "tasks": "tasks",
+        "of": "partitions",
+        "lag": "lag",
+        "": "message",
+    },
+    "target": {"target": "target", "state": "state", "": "reason"},
+}
 
 
 @click.command()
@@ -38,13 +65,42 @@ def check(ctx: click.Context, roles: Sequence[str]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON lines instead of a table.")
 @click.pass_context
 def status(ctx: click.Context, *, as_json: bool) -> None:
-    """Show the state of sources and handlers."""
-    rows = run(inspect.statuses(configured(ctx)))
+    """Show how it stands: sources, stages with their lag, what waits for a person, targets, dead letters."""
+    rows: list[Row] = run(overview.overview(configured(ctx)))
     if as_json:
         for row in rows:
             click.echo(orjson.dumps(row))
         return
-    out().print(inspect.status_table(rows))
+    for table in tables(rows):
+        out().print(table)
+    for row in rows:
+        if row["kind"] == "held":
+            click.echo(f"waits for you: {row['count']} {row['what']} of {row['of']}: `{row['decide']}`")
+        if row["kind"] == "deadletters":
+            most = "" if row["exact"] else "up to "
+            click.echo(
+                f"dead letters: {most}{row['count']}" + (" (`rollcall deadletters list`)" if row["count"] else "")
+            )
+
+
+def tables(rows: Sequence[Row]) -> Iterator[Table]:
+    """Yield a table of each kind that there is something of."""
+    for kind, columns in _COLUMNS.items():
+        shown = [row for row in rows if row["kind"] == kind]
+        if not shown:
+            continue
+        table = Table(*columns)
+        for row in shown:
+            table.add_row(*(Text(_cell(row, field)) for field in columns.values()))
+        yield table
+
+
+def _cell(row: Row, field: str) -> str:
+    """Return a value as it is shown; what comes from outside never commands the terminal."""
+    value = row.get("alarm") or row.get(field) if field == "message" else row.get(field)
+    if value is None:
+        return ""
+    return f"{value} s" if field.endswith("_seconds") else inspect.plain(str(value))
 
 
 @click.command()
