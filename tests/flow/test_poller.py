@@ -1,8 +1,6 @@
 """The poll loop against a real API: nothing is lost, nothing comes twice, and nobody is taken for deleted wrongly."""
 
 from collections.abc import AsyncGenerator
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.flow.poll_world import KEY, World, until, world
+from worker import breaker, poller, upstream
 from worker.events import CREATED, DELETED, UPDATED
 from worker.simulator.drivly import Drivly as Upstream
 from worker.sources import Cursor, Moment, Page, Response
@@ -19,28 +18,16 @@ SWEEP = "select"
 SWEEP_LATER = "select.*greater_than"
 CHANGES = "sort=updatedAt"
 LOOKUP = r"/customers/\d+"
-PAYLOAD_404 = '{"errors":[{"message":"Not Found"}]}'
-
-
-PAUSES: dict[str, dict[str, Any]] = {
-    "worker.poller": {"_BACKOFF": (0.02, 0.1), "_CREDENTIAL_PAUSE": 0.05, "_SECRETS_SECONDS": 0.02},
-    "worker.breaker": {"_BACKOFF": (0.02, 0.1), "_PAUSE": (0.1, 0.2)},
-    "worker.upstream": {"_SECRETS_SECONDS": 0.02},
-}
-
-
 pytestmark = pytest.mark.usefixtures("hurry")
 
 
 @pytest.fixture
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have pauses that a test can wait for."""
-    for name, pauses in PAUSES.items():
-        if find_spec(name):
-            module = import_module(name)
-            for pause, seconds in pauses.items():
-                if hasattr(module, pause):
-                    monkeypatch.setattr(module, pause, seconds)
+    monkeypatch.setattr(breaker, "_BACKOFF", (0.02, 0.1))
+    monkeypatch.setattr(breaker, "_PAUSE", (0.1, 0.2))
+    monkeypatch.setattr(poller, "_CREDENTIAL_PAUSE", 0.05)
+    monkeypatch.setattr(upstream, "_SECRETS_SECONDS", 0.02)
 
 
 def created(crm: Upstream) -> bool:
