@@ -28,6 +28,7 @@ class Entry:
     reason: Reason | None = None
     live_count: int | None = None
     requested: list[tuple[str, str]] = field(default_factory=list)  # (request, target) that its return calls off
+    waiting: bool = False  # for the deletion that a departure, which was read already, follows from
     cluster: str | None = None  # digest of its newest cluster record
     cluster_at: int | None = None
     losing: dict[str, Any] | None = None  # it is a duplicate, by that record: of whom, by which evidence

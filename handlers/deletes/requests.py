@@ -160,7 +160,9 @@ class Requests:
             send_cancel(tx, self._requests, request, target, "a newer version of the customer was published")
         entry.sequence, entry.live, entry.changed, entry.seen_live = sequence, True, moment, record.timestamp
         entry.references, entry.requested, entry.reason = references, [], None
-        tx.delete(_WAITING + _digest(record.key or b""))
+        if entry.waiting:
+            tx.delete(_WAITING + _digest(record.key or b""))
+            entry.waiting = False
 
     def _is_deleted(
         self, tx: Tx, entry: Entry, record: Record, sequence: int, moment: int, customer: str, now: int
@@ -173,10 +175,11 @@ class Requests:
         asked_for = header(record.headers, REPLAY) is not None
         routes = self._routes.get(source, []) if asked_for else self._above(tx, source, record)
         self._ask(tx, entry, drafts.by_deletion(self._settings, cause, entry, routes, now))
-        waiting = tx.get(_WAITING + _digest(record.key or b""))
-        if waiting is not None:
-            tx.delete(_WAITING + _digest(record.key or b""))
-            departure = orjson.loads(waiting)
+        if entry.waiting:
+            waiting = _WAITING + _digest(record.key or b"")
+            departure = orjson.loads(tx.get(waiting) or b"")
+            tx.delete(waiting)
+            entry.waiting = False
             if departure["sequence"] == sequence:
                 self._carry(tx, entry, (source, customer), departure, now)
 
@@ -221,9 +224,11 @@ class Requests:
         if not routes:
             return Skip("unrouted")
         departure |= {"routes": routes, "at": record.timestamp}
-        entry = Entry.load(tx, key)
-        if entry is None or entry.sequence < departure["sequence"]:
+        entry = Entry.load(tx, key) or Entry(0, live=False, changed=0)
+        if entry.sequence < departure["sequence"]:
             tx.put(_WAITING + _digest(key), orjson.dumps(departure))
+            entry.waiting = True
+            entry.save(tx, key)
             return Done()
         if entry.live or entry.sequence > departure["sequence"]:
             return Skip("superseded")
