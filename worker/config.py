@@ -48,6 +48,7 @@ class HandlersSettings(Model):
 
     dedupe: DedupeSettings = Field(default_factory=DedupeSettings)
     deletes: DeletesSettings = Field(default_factory=DeletesSettings)
+    dedupe_generation: int = Field(default=1, ge=1, description="Of its state; `rollcall rebuild dedupe` says when")
     plugins: dict[SourceName, PluginSettings] = Field(default_factory=dict)
 
 
@@ -108,8 +109,13 @@ class Config:
         """Return the topics' names."""
         kept = self.file.receipts_retention
         retention = -1 if kept is None else int(kept * 1000)
+        own = self.file.handlers
         return Topics(
-            self.file.prefix, self.file.kafka.partitions, retention, tuple(sorted(self.file.handlers.plugins))
+            self.file.prefix,
+            self.file.kafka.partitions,
+            retention,
+            tuple(sorted(own.plugins)),
+            own.dedupe_generation,
         )
 
     def hasher(self) -> Hasher:

@@ -20,6 +20,8 @@ Cleanup = Literal["compact", "delete"]
 
 # The stages, in the order in which the data flows through them.
 STAGES: Final = ("poll", "keys", "pairs", "clusters", "requests", "executor")
+# Those whose state follows from the table of customers, and so can be built anew beside the old one.
+REBUILT: Final = frozenset({"keys", "pairs", "clusters"})
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -64,17 +66,30 @@ class Topics:
 
     Public names start with `prefix`. Internal ones start with `rollcall.`, or with `rollcall.<prefix>.` where the
     prefix is not the default, so that deployments with different prefixes never meet.
+
+    `generation` numbers the state of the duplicate search, with all that belongs to it; one that is being built beside
+    the present one (`shadow`) publishes to internal topics, where it is compared with what is published.
     """
 
     prefix: str = "customers"
     partitions: int = 8
     receipts_retention_ms: int = -1
     plugins: tuple[str, ...] = ()
+    generation: int = 1
+    shadow: bool = False
 
     @property
     def internal(self) -> str:
         """Return what internal names start with, without the dot."""
         return "rollcall" if self.prefix == "customers" else f"rollcall.{self.prefix}"
+
+    def _generated(self, name: str) -> str:
+        """Return a name as the present generation has it."""
+        return name if self.generation == 1 else f"{name}.{self.generation}"
+
+    def _published(self, name: str, short: str) -> str:
+        """Return where this generation publishes what belongs into topic `name`."""
+        return f"{self.internal}.shadow.{short}.{self.generation}" if self.shadow else name
 
     @property
     def events(self) -> str:
@@ -89,12 +104,12 @@ class Topics:
     @property
     def clusters(self) -> str:
         """Return the table of which cluster a customer is in."""
-        return f"{self.prefix}.clusters"
+        return self._published(f"{self.prefix}.clusters", "clusters")
 
     @property
     def identity(self) -> str:
         """Return the log of merges, splits, changed winners and reviews."""
-        return f"{self.prefix}.identity"
+        return self._published(f"{self.prefix}.identity", "identity")
 
     @property
     def deletions(self) -> str:
@@ -114,17 +129,17 @@ class Topics:
     @property
     def keys(self) -> str:
         """Return the match keys, from the keys stage to the pairs stage."""
-        return f"{self.internal}.keys"
+        return self._generated(f"{self.internal}.keys")
 
     @property
     def links(self) -> str:
         """Return nodes and links, from the keys and pairs stages to the clusters stage."""
-        return f"{self.internal}.links"
+        return self._generated(f"{self.internal}.links")
 
     @property
     def departures(self) -> str:
         """Return customers that left a cluster, from the clusters stage to the deletes."""
-        return f"{self.internal}.departures"
+        return self._published(f"{self.internal}.departures", "departures")
 
     @property
     def requests(self) -> str:
@@ -153,15 +168,17 @@ class Topics:
 
     def state(self, stage: str) -> str:
         """Return the changelog of a stage's state."""
-        return f"{self.internal}.state.{stage}"
+        name = f"{self.internal}.state.{stage}"
+        return self._generated(name) if stage in REBUILT else name
 
     def group(self, stage: str) -> str:
         """Return the consumer group of a stage."""
-        return f"{self.prefix}.{stage}"
+        name = f"{self.prefix}.{stage}"
+        return self._generated(name) if stage in REBUILT else name
 
     def transactional_id(self, stage: str, partition: int) -> str:
         """Return the transactional id of the one producer that writes for this stage and partition."""
-        return f"{self.prefix}.{stage}.{partition}"
+        return f"{self.group(stage)}.{partition}"
 
     def declared(self, stages: Iterable[str] | None = None) -> tuple[TopicSpec, ...]:
         """Return every topic, with the state topics of `stages`: by default of all, those of plug-ins included."""

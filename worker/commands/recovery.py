@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from worker import deadletters as letters
+from worker import rebuild as rebuilding
 from worker import replay as replays
 from worker import sequences as versions
 from worker.changes import rfc3339
@@ -303,4 +304,17 @@ def sequences_import(ctx: click.Context, file: Path, ahead: int) -> None:
     click.echo(f"{done.taken} taken up, {done.left} left as they are")
 
 
-COMMANDS = (deadletters, replay, sequences, tail)
+@click.command()
+@click.argument("handler")
+@click.pass_context
+def rebuild(ctx: click.Context, handler: str) -> None:
+    """Build the state of HANDLER anew from customers.latest, and publish only what differs.
+
+    It works beside the running workers until it has caught up, then waits until they are stopped.
+    """
+    found = run(rebuilding.rebuild(configured(ctx), handler, lambda line: click.echo(line, err=True)))
+    click.echo(f"{found.changed} memberships changed, {found.removed} removed, {found.events} identity events")
+    click.echo(f"now set handlers.dedupe_generation: {found.generation}, and start the workers again")
+
+
+COMMANDS = (deadletters, rebuild, replay, sequences, tail)

@@ -73,12 +73,17 @@ async def _stage(seed: int, customers: int) -> AsyncGenerator[tuple[World, Confi
     """Set everything up, and take it down again whatever happens."""
     folder = Path(tempfile.mkdtemp(prefix="rollcall-demo-"))
     world = World(seed)
-    os.environ |= {"DEMO_KEY": KEY, "ROLLCALL_PEPPER": secrets.token_hex(32)}
+    os.environ |= {"DEMO_KEY": KEY}
+    pepper = folder / "pepper"  # in a file, so that a worker that is started by hand finds it
+    pepper.write_text(secrets.token_hex(32), encoding="ascii")
     try:
         async with embedded.cluster(folder / "kafka") as kafka:
             await world.start(customers)
             path = folder / "rollcall.yaml"
-            content = settings(kafka.bootstrap, world) | {"state_dir": str(folder / "state")}
+            content = settings(kafka.bootstrap, world) | {
+                "state_dir": str(folder / "state"),
+                "pepper": {"file": str(pepper)},
+            }
             path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
             config = configuration.load(path)
             await apply_topics(config.file.kafka, config.topics)

@@ -1,0 +1,132 @@
+"""The duplicate search's state built anew: what differs is published, and nothing else."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from tests.integration.conftest import Deployment
+from worker import inspect, rebuild, service
+from worker.config import Config, parse
+from worker.errors import UsageError
+from worker.testkit import latest, person
+
+DEADLINE = 90.0
+
+
+@pytest.fixture
+def config(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    """Return a configuration for a deployment's duplicate search."""
+    monkeypatch.setenv("ROLLCALL_PEPPER", "synthetic")
+    return parse(raw(deployment, tmp_path, 1))
+
+
+def raw(deployment: Deployment, folder: Path, generation: int) -> dict[str, Any]:
+    """Return it before it is checked."""
+    kafka = deployment.connection.settings
+    return {
+        "prefix": deployment.topics.prefix,
+        "kafka": {"bootstrap": kafka.bootstrap, "partitions": kafka.partitions},
+        "state_dir": str(folder / "workers"),
+        "handlers": {"dedupe_generation": generation},
+    }
+
+
+@asynccontextmanager
+async def handling(config: Config) -> AsyncGenerator[asyncio.Event]:
+    """Run the stages of dedupe while the block runs, or until the event is set."""
+    stop = asyncio.Event()
+    serving = asyncio.ensure_future(service.serve(config, rebuild.STAGES, stop=stop))
+    try:
+        yield stop
+    finally:
+        stop.set()
+        await serving
+
+
+async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
+    """Wait until a condition gives something."""
+    async with asyncio.timeout(DEADLINE):
+        while not (found := await condition()):
+            await asyncio.sleep(0.2)
+    return found
+
+
+async def clusters(config: Config) -> set[frozenset[str]]:
+    """Return the published clusters of more than one."""
+    groups: dict[str, set[str]] = {}
+    rows = {row.key: row.value for row in await inspect.records(config, config.topics.clusters)}
+    for key, value in rows.items():
+        if value is not None:
+            groups.setdefault(orjson.loads(value)["cluster"], set()).add((key or b"").decode())
+    return {frozenset(group) for group in groups.values()}
+
+
+def twice(number: int) -> Sequence[tuple[bytes, bytes | None, Any]]:
+    """Return one person as two customers of two sources."""
+    how: dict[str, Any] = {
+        "given": f"Ada{number}",
+        "family": f"Byron{number}",
+        "born": f"19{70 + number}-02-03",
+        "emails": [f"ada{number}@example.com"],
+        "phones": [f"+1555010{number:04}"],
+    }
+    return [latest(person(source, str(number), **how), 1) for source in ("crm", "shop")]
+
+
+async def publish(deployment: Deployment, rows: Sequence[tuple[bytes, bytes | None, Any]]) -> None:
+    """Write customers to the table."""
+    await deployment.connection.publish(deployment.topics, [(deployment.topics.latest, *row) for row in rows])
+
+
+async def test_only_what_differs_is_published(deployment: Deployment, config: Config, tmp_path: Path) -> None:
+    """A membership that was lost from the topic comes back, one that is foreign goes; the next generation works on."""
+    people = [frozenset({f"crm/{n}", f"shop/{n}"}) for n in range(4)]
+    await publish(deployment, [row for n in range(3) for row in twice(n)])
+
+    async def found(wanted: int) -> bool:
+        return await clusters(config) == set(people[:wanted])
+
+    lines: list[str] = []
+    async with handling(config) as stop:
+        await until(lambda: found(3))
+        topics = deployment.topics
+        alien = b'{"cluster": "x", "winner": "crm/8", "size": 2, "path": []}'
+        spoiled = [(topics.clusters, b"crm/0", None), (topics.clusters, b"shop/0", None)]
+        spoiled += [(topics.clusters, b"crm/8", alien), (topics.clusters, b"crm/9", alien)]  # type: ignore[list-item]
+        await deployment.connection.publish(topics, spoiled)
+        before = len(await inspect.records(config, topics.clusters))
+
+        def tell(line: str) -> None:
+            lines.append(line)
+            if "now stop every worker" in line:
+                stop.set()
+
+        difference = await rebuild.rebuild(config, "dedupe", tell)
+    assert (difference.generation, difference.changed, difference.removed, difference.events) == (2, 2, 2, 2)
+    assert len(await inspect.records(config, topics.clusters)) == before + 4
+    assert await found(3)
+    settled = Counter(row.key for row in await inspect.records(config, topics.clusters))
+    identity = [orjson.loads(row.value or b"") for row in await inspect.records(config, topics.identity)]
+    assert [event["rebuilt"] for event in identity].count(True) == 2
+    assert any("caught up" in line for line in lines)
+
+    following = parse(raw(deployment, tmp_path, 2))
+    assert following.topics.clusters == topics.clusters
+    async with handling(following):
+        await publish(deployment, twice(3))
+        await until(lambda: found(4))
+    counts = Counter(row.key for row in await inspect.records(config, topics.clusters))
+    assert {key for key, count in counts.items() if count != settled[key]} == {b"crm/3", b"shop/3"}
+
+
+@pytest.mark.parametrize("handler", ["deletes", "requests", "mine"])
+async def test_what_does_not_follow_from_the_table_is_refused(config: Config, handler: str) -> None:
+    """The deletes' state, and a plug-in's, is nowhere else."""
+    with pytest.raises(UsageError, match="cannot be rebuilt"):
+        await rebuild.rebuild(config, handler, lambda _: None)
