@@ -22,9 +22,11 @@ from worker.errors import EmbeddedKafkaError
 DEADLINE_SECONDS = 60.0
 PASSWORD = "sasl_plain_password"
 PROGRAM = """
-import asyncio, json, sys
+import asyncio, json, signal, sys
 from pathlib import Path
 from worker import embedded
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
 
 async def main():
     async with embedded.cluster() as cluster:
