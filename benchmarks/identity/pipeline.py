@@ -6,7 +6,7 @@ stage sends is handled at once.
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
-from time import perf_counter
+from time import thread_time
 from typing import Any
 
 import orjson
@@ -58,7 +58,7 @@ class FastState:
 
 
 class Pipeline:
-    """Feeds the stages; `published` has the newest value by topic and key, `spent` the seconds by stage."""
+    """Feeds the stages; `published` has the newest value by topic and key, `spent` the seconds of processor time by stage."""
 
     def __init__(self, settings: DedupeSettings | None = None, pepper: bytes = b"a pepper for benchmarks") -> None:
         """Open the stages over empty state."""
@@ -87,9 +87,9 @@ class Pipeline:
                 continue
             record = Record(topic, 0, self.count[topic], 0, key, value, headers)
             self.count[topic] += 1
-            begin = perf_counter()
+            begin = thread_time()
             outcome = handler.on_record(self._tx(topic), record, 0)
-            self.spent[handler.stage] += perf_counter() - begin
+            self.spent[handler.stage] += thread_time() - begin
             if isinstance(outcome, Dead):
                 raise TypeError(outcome.reason)
 

@@ -7,13 +7,14 @@ doubt. Everything that follows from a record (memberships, identity events, depa
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
 from handlers.dedupe.events import Cause, Departure, Evidence
 from handlers.dedupe.publish import Publisher
-from handlers.dedupe.resolve import Resolver
+from handlers.dedupe.profile import KEY_BYTES
+from handlers.dedupe.resolve import Resolver, Rules
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from handlers.dedupe.store import Change, Node, Store, Variant
 from handlers.dedupe.wire import Link, NodeMessage, Unlink, read_link_key, sequence_of
@@ -34,9 +35,9 @@ class Clusters:
         """`topics` names where memberships, identity events and departures go."""
         self.inputs = (Input(topics.links),)
         self._topics = topics
-        self._settings = settings
         self._patience = int(settings.patience * 1000)
         self._horizon = 0
+        self._rules = Rules(settings)
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # noqa: ARG002
         """Note up to where a task without state reads the past: what it finds there is marked as rebuilt."""
@@ -49,21 +50,20 @@ class Clusters:
 
     def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:
         """Take a customer, a link or an acknowledgement."""
-        key = record.key or b""
         try:
-            work = _Work(self._settings, self._topics, tx, record, now, rebuilt=record.offset < self._horizon)
-            match key[:1]:
-                case b"n":
-                    outcome = work.node(key[1:].decode(), NodeMessage.read(record.value, record.headers))
-                case b"l":
-                    outcome = self._link(work, record)
-                case b"a":
-                    version = int(header(record.headers, "v") or "missing")
-                    outcome = work.acknowledge(key[1:10].hex(), key[10:].decode(), version)
-                case _:
-                    return Dead("not a message of the stages before")
+            said = _read(record)
         except (ValueError, TypeError):
             return Dead("not a message of the stages before")
+        work = self._work(tx, record, now, rebuilt=record.offset < self._horizon)
+        match said:
+            case _Node(name, message):
+                outcome = work.node(name, message)
+            case _Seen(name, key, version):
+                outcome = work.acknowledge(key, name, version)
+            case _Said(key, pair, Link() as link):
+                outcome = work.link(key, pair, link)
+            case _Said(key, pair, Unlink() as unlink):
+                outcome = work.unlink(key, pair, unlink)
         work.finish()
         return outcome
 
@@ -74,32 +74,69 @@ class Clusters:
         """Do without the evidence on changes that have waited for too long."""
         late = [key[1:] for key, since in tx.scan(b"w") if int(since) + self._patience <= now]
         for name in late:
-            origin = Record(self._topics.links, 0, 0, now, name, None)
-            work = _Work(self._settings, self._topics, tx, origin, now, rebuilt=False)
+            work = self._work(tx, Record(self._topics.links, 0, 0, now, name, None), now, rebuilt=False)
             work.give_up(name.decode())
             work.finish()
         return now + max(1000, self._patience // 10)
 
-    def _link(self, work: "_Work", record: Record) -> Outcome:
-        key, a, b = read_link_key(record.key or b"")
-        if record.value is None:
-            return work.unlink(key, (a.decode(), b.decode()), Unlink.read(record.headers))
-        return work.link(key, (a.decode(), b.decode()), Link.decode(record.value))
+    def _work(self, tx: Tx, record: Record, now: int, *, rebuilt: bool) -> "_Work":
+        publisher = Publisher(tx, self._topics, record, now, rebuilt=rebuilt)
+        store = Store(tx)
+        return _Work(tx, self._topics.departures, store, publisher, Resolver(self._rules, store, publisher), now)
+
+
+class _Node(NamedTuple):
+    """A customer's new version."""
+
+    name: str
+    message: NodeMessage
+
+
+class _Seen(NamedTuple):
+    """A bucket has seen a version."""
+
+    name: str
+    key: str
+    version: int
+
+
+class _Said(NamedTuple):
+    """A bucket has said something on a pair."""
+
+    key: str
+    pair: tuple[str, str]
+    what: Link | Unlink
+
+
+def _read(record: Record) -> _Node | _Seen | _Said:
+    """Read a record of `links`; raises ValueError or TypeError for any other."""
+    key = record.key or b""
+    match key[:1]:
+        case b"n":
+            return _Node(key[1:].decode(), NodeMessage.read(record.value, record.headers))
+        case b"a":
+            version = int(header(record.headers, "v") or "missing")
+            return _Seen(key[1 + KEY_BYTES :].decode(), _name(key[1 : 1 + KEY_BYTES]), version)
+        case b"l":
+            match_key, a, b = read_link_key(key)
+            what = Unlink.read(record.headers) if record.value is None else Link.decode(record.value)
+            return _Said(_name(match_key), (a.decode(), b.decode()), what)
+        case _:
+            raise ValueError("not a message of the stages before")
 
 
 class _Work:
     """What one record sets off."""
 
-    def __init__(  # noqa: PLR0913 - what a transaction consists of
-        self, settings: DedupeSettings, topics: Topics, tx: Tx, record: Record, now: int, *, rebuilt: bool
+    def __init__(
+        self, tx: Tx, departures: str, store: Store, publisher: Publisher, resolver: Resolver, now: int
     ) -> None:
         self._tx = tx
-        self._topics = topics
+        self._departures = departures
+        self._store = store
+        self._publisher = publisher
+        self._resolver = resolver
         self._now = now
-        self._rebuilt = rebuilt
-        self._store = Store(tx)
-        publisher = Publisher(tx, topics, record, now, rebuilt=rebuilt)
-        self._resolver = Resolver(settings, self._store, publisher)
 
     def finish(self) -> None:
         """Write what has changed."""
@@ -134,7 +171,7 @@ class _Work:
         self._advance(node)
         return Done()
 
-    def link(self, key: bytes, pair: tuple[str, str], said: Link) -> Outcome:
+    def link(self, key: str, pair: tuple[str, str], said: Link) -> Outcome:
         """Take a bucket's support for a pair."""
         if self._stale(pair, said.versions):
             return Skip("seen")
@@ -143,36 +180,48 @@ class _Work:
         if variant is None:
             variant = Variant(said.versions, said.flags, said.agreed, list(said.fields), {})
             known.variants.append(variant)
-        if variant.keys.get(_name(key), [-1])[0] >= said.stamp:
+        before = variant.keys.get(key)
+        if before is not None and before[0] >= said.stamp:
             return Skip("seen")
-        for name in pair:
-            if (leaving := self._store.node(name).leaving) is not None:
-                leaving.fresh = True
-                self._store.change(self._store.node(name))
-        before = self._resolver.standing(variant)
+        if before is None and not said.weight and variant.tags:
+            # One more bucket that adds nothing to the score of a pair that is supported already.
+            variant.keys[key] = [said.stamp, 0.0, True]
+            self._refresh(pair)
+            self._store.change_pair(known)
+            return Done()
+        stood = self._resolver.standing(variant)
         variant.flags, variant.agreed, variant.fields = said.flags, said.agreed, list(said.fields)
-        variant.keys[_name(key)] = [said.stamp, said.weight, True]
+        variant.keys[key] = [said.stamp, said.weight, True]
+        self._refresh(pair)
         self._store.change_pair(known)
-        self._resolver.weighed(known, variant, before)
+        self._resolver.weighed(known, variant, stood)
         return Done()
 
-    def unlink(self, key: bytes, pair: tuple[str, str], said: Unlink) -> Outcome:
+    def unlink(self, key: str, pair: tuple[str, str], said: Unlink) -> Outcome:
         """Take back a bucket's support, unless a new version replaces it: that is told by the customer itself."""
         if said.gone or self._stale(pair, said.versions):
             return Skip("seen")
         known = self._store.pair(*pair)
         variant = next((v for v in known.variants if v.versions == said.versions), None)
-        if variant is None or variant.keys.get(_name(key), [said.stamp])[0] >= said.stamp:
+        if variant is None or variant.keys.get(key, [said.stamp])[0] >= said.stamp:
             return Skip("seen")
-        before = self._resolver.standing(variant)
-        variant.keys[_name(key)] = [said.stamp, 0.0, False]
+        stood = self._resolver.standing(variant)
+        variant.keys[key] = [said.stamp, 0.0, False]
         self._store.change_pair(known)
-        self._resolver.weighed(known, variant, before)
+        self._resolver.weighed(known, variant, stood)
         return Done()
 
     def give_up(self, name: str) -> None:
         """Do the changes of a customer that have waited for too long."""
         self._advance(self._store.node(name), late=True)
+
+    def _refresh(self, pair: tuple[str, str]) -> None:
+        """Note on a deletion that waits that there is evidence on its customer which was not there when it came."""
+        for name in pair:
+            node = self._store.node(name)
+            if (leaving := node.leaving) is not None:
+                leaving.fresh = True
+                self._store.change(node)
 
     def _stale(self, pair: tuple[str, str], versions: tuple[int, int]) -> bool:
         for name, version in zip(pair, versions, strict=True):
@@ -185,7 +234,7 @@ class _Work:
         if node.queue:
             node.queue[-1].data = data
             return
-        node.data = data
+        node.data = self._store.describe(node, data)
         self._resolver.resolve([node.name])
 
     def _advance(self, node: Node, *, late: bool = False) -> None:
@@ -212,7 +261,10 @@ class _Work:
         before = self._resolver.published(node)
         evidence = self._evidence(node, before)
         cluster = node.cluster
-        node.identity, node.data = change.identity, change.data
+        lone = node.cluster is None and not node.near and not node.tangled and not self._publisher.rebuilt
+        node.identity, node.data = change.identity, self._store.describe(node, change.data or {})
+        if lone:
+            return
         concerned = self._resolver.outdate(node, change.identity)
         self._resolver.resolve([node.name, *before, *concerned])
         left = [name for name in before if name not in self._resolver.published(node)]
@@ -238,6 +290,7 @@ class _Work:
         evidence = self._evidence(node, change.together)
         unverified = node.data is not None and change.identity != node.identity
         node.identity, node.data = 0, None
+        self._store.undescribe(node)
         concerned = self._resolver.outdate(node, change.version + 1)
         self._resolver.resolve([node.name, *before, *concerned])
         remaining = [name for name in change.together if self._store.node(name).data is not None]
@@ -274,9 +327,9 @@ class _Work:
             "winner": was[1],
             "remaining": left,
             "evidence": [item for item in evidence if item["customer"] in left],
-            "doubt": [*doubt, *(["rebuilt"] if self._rebuilt else [])],
+            "doubt": [*doubt, *(["rebuilt"] if self._publisher.rebuilt else [])],
         }
-        self._tx.send(self._topics.departures, node.name.encode(), orjson.dumps(departure))
+        self._tx.send(self._departures, node.name.encode(), orjson.dumps(departure))
 
 
 def _evidence(customer: str, variant: Variant) -> Evidence:

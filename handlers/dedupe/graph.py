@@ -4,7 +4,7 @@ The links are taken from the strongest to the weakest; each one joins its two cl
 cap would be exceeded. The same component gives the same clusters whatever came first.
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -44,15 +44,30 @@ class _Group:
     unique: dict[str, dict[str, str]]
 
 
-def partition(nodes: Mapping[str, Data], edges: Iterable[Edge], caps: Caps) -> Partition:
-    """Return the clusters of the customers `nodes` under the links `edges`."""
+def partition(
+    nodes: Mapping[str, Data], edges: Collection[Edge], caps: Caps, opposed: Callable[[str, str], bool]
+) -> Partition:
+    """Return the clusters of the customers `nodes` under the links `edges`.
+
+    `opposed` says of two customers whether they are held for two people: two clusters are not joined if more of their
+    members are opposed than linked.
+    """
+    linked = {(edge.a, edge.b) for edge in edges}
+
+    def quarrel(one: _Group, other: _Group) -> bool:
+        pairs = [(a, b) if a.encode() < b.encode() else (b, a) for a in one.members for b in other.members]
+        apart = [pair for pair in pairs if pair not in linked]
+        if not apart:
+            return False
+        return sum(opposed(a, b) for a, b in apart) > caps.opposed * (len(pairs) - len(apart))
+
     groups = {name: _group(name, data) for name, data in nodes.items()}
     refused: list[tuple[Edge, str]] = []
     for edge in sorted(edges, key=lambda edge: (-edge.score, edge.a, edge.b)):
         one, other = groups[edge.a], groups[edge.b]
         if one is other:
             continue
-        reason = _objection(one, other, caps)
+        reason = _objection(one, other, caps) or ("opposed" if quarrel(one, other) else None)
         if reason is not None:
             refused.append((edge, reason))
             continue

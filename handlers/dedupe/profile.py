@@ -148,7 +148,11 @@ class Refiner:
             landlines,
             raw.first_seen[:4],
         ]
+        encoded = orjson.dumps(profile)
+        match_keys = tuple(sorted(set(keys.values())))
         node = {
+            "profile": encoded.decode(),
+            "keys": b"".join(match_keys).hex(),
             "scope": scope,
             "source": raw.source,
             "seen": raw.first_seen,
@@ -158,7 +162,7 @@ class Refiner:
             "emails": [self._key(scope, "E", email).hex()[2:] for email in emails],
             "phones": [self._key(scope, "P", number).hex()[2:] for number, _ in phones],
         }
-        return Refined(orjson.dumps(profile), tuple(sorted(set(keys.values()))), node)
+        return Refined(encoded, match_keys, node)
 
     def _key(self, scope: str, tag: str, text: str) -> bytes:
         return tag.encode() + bytes.fromhex(self._hash("match", f"{scope}\0{tag}\0{text}")[:16])

@@ -9,25 +9,35 @@ from collections.abc import Iterable, Sequence
 from handlers.dedupe.graph import Edge, Partition, cluster_id, founder_id, partition, path, winner
 from handlers.dedupe.lineage import Shape, changes
 from handlers.dedupe.publish import Publisher
-from handlers.dedupe.scoring import Judge
+from handlers.dedupe.scoring import Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.store import Cluster, Node, Pair, Store, Variant
+
+
+class Rules:
+    """The settings, with what is made of them once."""
+
+    def __init__(self, settings: DedupeSettings) -> None:
+        """Make a scorer and a judge of `settings`."""
+        self.settings = settings
+        self.scorer = Scorer(settings)
+        self.judge = Judge(settings)
 
 
 class Resolver:
     """Works on one transaction's store and publishes what comes of it."""
 
-    def __init__(self, settings: DedupeSettings, store: Store, publisher: Publisher) -> None:
-        """Take the thresholds, caps and priorities from `settings`."""
-        self._settings = settings
+    def __init__(self, rules: Rules, store: Store, publisher: Publisher) -> None:
+        """Work by `rules`."""
+        self._rules = rules
+        self._settings = rules.settings
         self._store = store
         self._publisher = publisher
-        self._judgement = Judge(settings)
         self._winners: dict[str, str] = {}
 
     def standing(self, variant: Variant) -> float:
         """Return how a pair stands."""
-        return variant.standing(self._judgement)
+        return variant.standing(self._rules.judge)
 
     def published(self, node: Node) -> list[str]:
         """Return with whom a customer is published."""
@@ -111,7 +121,10 @@ class Resolver:
                 variant = self._store.current(pair)
                 if variant is not None and self.standing(variant) >= self._settings.link:
                     edges[pair.a, pair.b] = Edge(pair.a, pair.b, self.standing(variant))
-        return partition(nodes, edges.values(), self._settings.caps)
+        return partition(nodes, edges.values(), self._settings.caps, self._opposed)
+
+    def _opposed(self, a: str, b: str) -> bool:
+        return self._rules.scorer.compare(self._store.profile(a), self._store.profile(b)).opposed
 
     def _publish(self, affected: set[str], partitions: list[Partition]) -> None:
         store = self._store

@@ -18,6 +18,7 @@ from typing import Final
 from handlers.dedupe import fields
 from handlers.dedupe.comparand import Profile
 from handlers.dedupe.fields import Alike
+from handlers.dedupe.nicknames import KNOWN
 from handlers.dedupe.settings import DedupeSettings
 
 FIELDS: Final = ("identifier", "birth_date", "given", "family", "street", "house", "postcode", "city")
@@ -31,13 +32,15 @@ class Need(IntEnum):
     """What a pair has to have in common, beside its score, before it is linked: household members have much in common.
 
     `VALUE`: an identifier, e-mail address, phone number or reference. `STRONG`: an identifier, or two kinds of those.
-    `IDENTIFIER`: an identifier, since something speaks against the pair (a veto).
+    `IDENTIFIER`: an identifier, since something speaks against the pair (a veto). `REVIEW`: a person's decision, since
+    an identifier in common is as likely to be the spouse's; without one the pair is out of the question.
     """
 
     NOTHING = 0
     VALUE = 1
     STRONG = 2
     IDENTIFIER = 3
+    REVIEW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,12 @@ class Comparison:
     block: str | None
     clash: bool
     same_source: bool
+
+    @property
+    def opposed(self) -> bool:
+        """Return whether the two are held for two people, whatever others have in common with both."""
+        known = any(key[:1] == b"N" for key in self.agreed)
+        return self.need == Need.REVIEW or (self.need == Need.IDENTIFIER and not known)
 
     def best(self) -> dict[str, float]:
         """Return the most that each kind of value in common adds, by tag."""
@@ -81,11 +90,12 @@ class Judge:
         the pair is out of the question.
         """
         score = sum(weights) + sum(best.values())
-        if need == Need.NOTHING or "N" in best:
+        enough = "N" in best or len(best) >= need
+        if need == Need.NOTHING or (enough and need <= Need.STRONG):
             return score
-        if need == Need.IDENTIFIER:
+        if need >= Need.IDENTIFIER and "N" not in best:
             return _NEVER
-        return score if len(best) >= need else min(score - self._penalty, self._just_below)
+        return score - self._penalty if need == Need.IDENTIFIER else min(score - self._penalty, self._just_below)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,7 @@ class _Place:
     home: bool
     perhaps: bool
     near: bool
+    street: bool
 
 
 class Scorer:
@@ -117,16 +128,20 @@ class Scorer:
             house > 0 and street > 0 and postcode > 0,
             house > 0 and (street > 0 or (street == 0 and postcode > 0)),
             street > 0 or postcode > 0,
+            street > 0,
         )
         agreed = {key: self._value(key, a, b) for key in a.keys & b.keys if key[0] in VALUE_TAGS}
         veto = self._veto(a, b, alike, edits)
-        lifted = veto is not None and place.home and family > 0 and self._outweighed(a, b, veto, alike, edits)
-        need = Need.IDENTIFIER if veto else self._need(a, b, alike, edits, place)
+        lifted = veto is not None and family > 0 and self._outweighed(a, b, veto, alike, edits, place)
+        need = self._need(a, b, alike, edits, place)
+        if veto is not None:
+            borrowed = veto in {"given_name", "middle_name"} and edits != 0 and _borrowed(a, b, alike, edits)
+            need = Need.REVIEW if borrowed else Need.IDENTIFIER
         same_source = a.source == b.source
         return Comparison(
             (identifier, born, given, family, street, house, postcode, city),
             agreed,
-            Need.NOTHING if close or lifted else need,
+            Need.NOTHING if lifted or (close and need != Need.REVIEW) else need,
             veto,
             lifted,
             "kind" if _kinds_differ(a.kind, b.kind) else "unique_id" if conflict else None,
@@ -137,28 +152,33 @@ class Scorer:
     def _veto(self, a: Profile, b: Profile, alike: Alike, edits: int) -> str | None:
         if alike == Alike.OTHER or (alike == Alike.DIFFERENT and edits):
             return "given_name"
+        if alike == Alike.MISSING and _initials_differ(a.middle, b.middle):
+            return "middle_name"
         if edits >= self._vetoes.birth_date_edits:
             return "birth_date"
         return "suffix" if a.suffix and b.suffix and a.suffix != b.suffix else None
 
-    def _outweighed(self, a: Profile, b: Profile, veto: str, alike: Alike, edits: int) -> bool:
-        """Return whether a veto on two people of one family name in one home is more likely due to an error.
+    def _outweighed(self, a: Profile, b: Profile, veto: str, alike: Alike, edits: int, place: _Place) -> bool:
+        """Return whether a veto on two people of one family name is more likely due to an error.
 
-        Twins live together as children, and parents and children of one name are a generation apart.
+        Twins live together as children and have middle names of their own, and parents and children of one name are a
+        generation apart.
         """
-        if veto == "given_name":
-            return edits == 0 and min(a.seen, b.seen) - int(a.born[:4]) >= self._vetoes.grown_up
+        if veto == "given_name" and edits == 0:
+            grown_up = min(a.seen, b.seen) - int(a.born[:4]) >= self._vetoes.grown_up
+            return (place.home and grown_up) or _misnamed(a, b)
         apart = abs(int(a.born[:4]) - int(b.born[:4])) if edits > 0 else 0
         shortest, longest = self._vetoes.generation
-        return veto == "birth_date" and alike >= Alike.MISTYPED and not shortest <= apart <= longest
+        return veto == "birth_date" and place.home and alike >= Alike.MISTYPED and not shortest <= apart <= longest
 
     def _need(self, a: Profile, b: Profile, alike: Alike, edits: int, place: _Place) -> Need:
         """Return what a pair without a veto needs; `alike` says how much the given names are."""
         if alike == Alike.SAME:
-            namesakes = a.suffix != b.suffix and edits < 0
-            if namesakes:
+            if edits < 0 and (a.suffix != b.suffix or _initials_differ(a.middle, b.middle)):
                 return Need.STRONG
-            return Need.NOTHING if edits == 0 or (edits == 1 and place.near) or place.perhaps else Need.VALUE
+            middle = a.middle[:1] == b.middle[:1] != ""
+            enough = edits == 0 or (edits == 1 and (place.near or middle)) or place.perhaps or (middle and place.street)
+            return Need.NOTHING if enough else Need.VALUE
         if alike >= Alike.SIMILAR and (edits == 0 or (edits == 1 and place.near)):
             return Need.NOTHING
         if alike == Alike.MISTYPED:
@@ -183,3 +203,24 @@ class Scorer:
 
 def _kinds_differ(a: str, b: str) -> bool:
     return "company" in {a, b} and (a in _PEOPLE or b in _PEOPLE)
+
+
+def _initials_differ(a: str, b: str) -> bool:
+    return bool(a and b and a[0] != b[0])
+
+
+def _misnamed(a: Profile, b: Profile) -> bool:
+    """Return whether one of two given names is none that people have, while the middle names agree."""
+    return a.middle[:1] == b.middle[:1] != "" and not (a.given in KNOWN and b.given in KNOWN)
+
+
+def _borrowed(a: Profile, b: Profile, alike: Alike, edits: int) -> bool:
+    """Return whether an identifier in common is likely that of another member of the family, entered for this one.
+
+    That happens, and then middle names differ as given names do, or nothing is known of them and of the birth dates.
+    """
+    if _initials_differ(a.middle, b.middle):
+        return True
+    if a.middle and b.middle:
+        return alike != Alike.DIFFERENT and a.given in KNOWN and b.given in KNOWN
+    return edits < 0

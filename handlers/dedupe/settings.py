@@ -84,6 +84,9 @@ class Caps(Model):
     emails: int = Field(default=5, ge=1)
     phones: int = Field(default=5, ge=1)
     identifiers: int = Field(default=1, ge=1, description="Of each unique type")
+    opposed: float = Field(
+        default=1, ge=0, description="Members of two clusters held for two people, for each link between the clusters"
+    )
     component: int = Field(
         default=250, ge=2, description="Linked customers that are looked at together; a larger tangle merges nobody"
     )

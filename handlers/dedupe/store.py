@@ -11,6 +11,7 @@ from typing import Any, Final
 import orjson
 
 from handlers.dedupe import wire
+from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.scoring import FIELDS, Judge
 from worker.handling import State
 
@@ -223,6 +224,21 @@ class Store:
         if 0 in versions:
             return None
         return next((variant for variant in pair.variants if variant.versions == versions), None)
+
+    def describe(self, node: Node, data: dict[str, Any]) -> dict[str, Any]:
+        """Keep the profile of a customer aside, where it is seldom looked at; return the rest of `data`."""
+        kept = {name: value for name, value in data.items() if name not in {"profile", "keys"}}
+        self._state.put(b"i" + node.name.encode(), orjson.dumps([data["keys"], data["profile"]]))
+        return kept
+
+    def undescribe(self, node: Node) -> None:
+        """Forget the profile of a customer."""
+        self._state.delete(b"i" + node.name.encode())
+
+    def profile(self, name: str) -> Profile:
+        """Return the profile of a live customer."""
+        keys, profile = orjson.loads(self._state.get(b"i" + name.encode()) or b"[]")
+        return parse(bytes.fromhex(keys), profile.encode())
 
     def cluster(self, cluster: str) -> Cluster:
         """Return a published cluster."""

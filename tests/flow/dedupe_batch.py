@@ -47,7 +47,9 @@ def batch(customers: Mapping[str, Customer], settings: DedupeSettings, hasher: H
         if met and compared.clash and any(key[:1] == b"E" for key in met):
             found.reviews[a, b] = "email_clash"
     found.links = {pair: score for pair, score in standing.items() if score >= settings.link}
-    refused = _unite(found, refined, settings)
+    compared_all = {pair: scorer.compare(*(_profile(refined[name]) for name in pair)) for pair in standing}
+    opposed = {pair for pair, compared in compared_all.items() if compared.opposed}
+    refused = _unite(found, refined, settings, opposed)
     for pair, score in standing.items():
         if found.reviews.get(pair) is None and found.of(pair[0]) != found.of(pair[1]):
             if settings.review <= score < settings.link:
@@ -71,7 +73,9 @@ def _score(compared: Comparison, met: Iterable[bytes], settings: DedupeSettings)
     return Judge(settings).standing(compared.fields, compared.need, best)
 
 
-def _unite(found: Found, refined: Mapping[str, Refined], settings: DedupeSettings) -> dict[tuple[str, str], str]:
+def _unite(
+    found: Found, refined: Mapping[str, Refined], settings: DedupeSettings, opposed: set[tuple[str, str]]
+) -> dict[tuple[str, str], str]:
     group = {name: frozenset({name}) for name in refined}
     component = dict(group)
     for a, b in found.links:
@@ -84,6 +88,8 @@ def _unite(found: Found, refined: Mapping[str, Refined], settings: DedupeSetting
             refused[a, b] = "component"
         elif group[a] != group[b] and (reason := _over(both, [group[a], group[b]], refined, settings)):
             refused[a, b] = reason
+        elif group[a] != group[b] and _quarrel(group[a], group[b], found, opposed, settings):
+            refused[a, b] = "opposed"
         else:
             for name in both:
                 group[name] = both
@@ -91,6 +97,16 @@ def _unite(found: Found, refined: Mapping[str, Refined], settings: DedupeSetting
         if len(members) > 1:
             found.clusters[members] = _identity(members, refined, settings)
     return refused
+
+
+def _quarrel(
+    one: frozenset[str], other: frozenset[str], found: Found, opposed: set[tuple[str, str]], settings: DedupeSettings
+) -> bool:
+    cross = [(a, b) for a, b in combinations(sorted(one | other, key=str.encode), 2) if (a in one) != (b in one)]
+    linked = [pair for pair in cross if pair in found.links]
+    return len([pair for pair in cross if pair in opposed and pair not in found.links]) > settings.caps.opposed * len(
+        linked
+    )
 
 
 def _over(
