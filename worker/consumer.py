@@ -95,7 +95,7 @@ class HandlerLoop:
         def take_up(tx: Transaction) -> None:
             for where in inputs:
                 key = _POSITION + where.topic.encode()
-                if tx.get(key) is None and by_topic[where.topic]:
+                if tx.get(key) is None:
                     tx.put(key, b"%d" % self._fresh(where.topic, by_topic))
             self._timer = self._handler.open(tx, self._task.partition, by_topic, now_ms())
 
@@ -137,6 +137,8 @@ class HandlerLoop:
             return result
 
         result = await self._task.transact(with_calls)
+        if self._task.stopping.is_set():
+            return result  # the next owner finds them in the state, and looks before it repeats anything
         for call in calls:
             running = asyncio.ensure_future(self._make(call))
             self._calls.add(running)

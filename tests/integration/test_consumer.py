@@ -148,6 +148,21 @@ async def test_further_inputs_are_read_and_positions_survive(deployment: Deploym
     assert sorted(filter(None, await values(deployment, deployment.topics.receipts))) == [b"a", b"b", b"c"]
 
 
+async def test_what_comes_while_nobody_is_there_is_not_skipped(deployment: Deployment) -> None:
+    """An input that starts at its end, and was empty then, is read from there on: also what came between two owners."""
+    handler = Obedient(deployment)
+    handler.inputs = (Input(deployment.topics.latest), Input(deployment.topics.approvals, start="latest"))
+    async with handling(deployment, handler) as task:
+        await until(lambda: asyncio.sleep(0, task.working))
+    await publish(deployment, deployment.topics.approvals, "a")
+
+    async def finished() -> bool:
+        return await values(deployment, deployment.topics.receipts) == [b"a"]
+
+    async with handling(deployment, handler):
+        await until(finished)
+
+
 async def test_a_call_is_made_after_its_transaction_and_answered_in_another(deployment: Deployment) -> None:
     """By the time the target is called, what asked for the call is committed."""
     seen: list[list[bytes | None]] = []
