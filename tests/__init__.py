@@ -1,0 +1,1 @@
+"""The tests; their folders say what they need: nothing, a simulator, a broker, real processes."""

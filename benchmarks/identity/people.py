@@ -7,6 +7,7 @@ there are twins, fathers and sons of one name, employers' phones and placeholder
 four systems, each of which knows it with gaps, typing errors, nicknames, old addresses and married names.
 """
 
+import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random
@@ -225,6 +226,6 @@ def typo(random: Random, text: str, share: float) -> str:
     if kind == 1:
         return text[:at] + text[at] + text[at:]
     if kind == 2:
-        letters = "0123456789" if text[at].isdigit() else "etaoinshrdlu"
+        letters = string.digits if text[at].isdigit() else "etaoinshrdlu"
         return text[:at] + random.choice(letters) + text[at + 1 :]
     return text[:at] + text[at + 1] + text[at] + text[at + 2 :]

@@ -58,7 +58,7 @@ class FastState:
 
 
 class Pipeline:
-    """Feeds the stages; `published` has the newest value by topic and key, `spent` the seconds of processor time by stage."""
+    """Feeds the stages; `published` has the newest value by topic and key, `spent` the processor seconds by stage."""
 
     def __init__(self, settings: DedupeSettings | None = None, pepper: bytes = b"a pepper for benchmarks") -> None:
         """Open the stages over empty state."""
@@ -124,7 +124,7 @@ class _Tx:
         value: bytes | None,
         headers: Headers | None = None,
         *,
-        partition_key: bytes | None = None,  # noqa: ARG002 - there is one partition
+        partition_key: bytes | None = None,  # ruff: ignore[unused-method-argument] - there is one partition
     ) -> None:
         self._queue.append((topic, key, value, headers or []))
 

@@ -120,7 +120,7 @@ def _pseudo_customer(
 _NORMALIZERS = {region: Normalizer(region, HASHER, {}) for region in ("US", "AU")}
 
 
-def customer(  # noqa: PLR0913 - the fields of the data sets
+def customer(
     source: str,
     id_: str,
     *,

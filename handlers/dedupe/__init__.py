@@ -14,7 +14,7 @@ from handlers.dedupe.settings import DedupeSettings
 from worker.handling import Handler
 from worker.topics import Topics
 
-__all__ = ["Clusters", "Keys", "Pairs", "DedupeSettings", "stages"]
+__all__ = ["Clusters", "DedupeSettings", "Keys", "Pairs", "stages"]
 
 
 def stages(settings: DedupeSettings, topics: Topics, hasher: Hasher) -> Sequence[Callable[[], Handler]]:

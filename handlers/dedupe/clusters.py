@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from handlers.dedupe.events import Cause, Departure, Evidence
-from handlers.dedupe.publish import Publisher
 from handlers.dedupe.profile import KEY_BYTES
+from handlers.dedupe.publish import Publisher
 from handlers.dedupe.resolve import Resolver, Rules
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from handlers.dedupe.store import Change, Node, Store, Variant
@@ -39,7 +39,7 @@ class Clusters:
         self._horizon = 0
         self._rules = Rules(settings)
 
-    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # noqa: ARG002
+    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument]
         """Note up to where a task without state reads the past: what it finds there is marked as rebuilt."""
         known = tx.get(_HORIZON)
         if known is None:
@@ -309,7 +309,7 @@ class _Work:
                 found.append(_evidence(other, variant))
         return found
 
-    def _tell(  # noqa: PLR0913 - what a departure consists of
+    def _tell(
         self,
         node: Node,
         cause: Cause,

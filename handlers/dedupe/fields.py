@@ -24,7 +24,7 @@ _edits = OSA.distance
 class Alike(IntEnum):
     """How much two given names are alike.
 
-    `OTHER` and `DIFFERENT` names are two, the latter with letters in common; `SIMILAR` ones are spelt much alike, and of
+    `OTHER` and `DIFFERENT` names are two, the latter with letters in common; `SIMILAR` ones are spelt alike, and of
     `MISTYPED` ones only one is a name that people have; short forms are the `SAME`.
     """
 

@@ -7,6 +7,7 @@ cap would be exceeded. The same component gives the same clusters whatever came 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import starmap
 from typing import Any
 
 from handlers.dedupe.profile import near
@@ -59,7 +60,7 @@ def partition(
         apart = [pair for pair in pairs if pair not in linked]
         if not apart:
             return False
-        return sum(opposed(a, b) for a, b in apart) > caps.opposed * (len(pairs) - len(apart))
+        return sum(starmap(opposed, apart)) > caps.opposed * (len(pairs) - len(apart))
 
     groups = {name: _group(name, data) for name, data in nodes.items()}
     refused: list[tuple[Edge, str]] = []

@@ -68,11 +68,11 @@ class Keys:
         self._settings = settings
         self._refiner = Refiner(settings, hasher)
 
-    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # noqa: ARG002
+    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument]
         """Nothing is to be done at the start."""
         return None
 
-    def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:  # noqa: ARG002
+    def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:  # ruff: ignore[unused-method-argument]
         """Take a newest customer, or its deletion."""
         customer = record.key or b""
         if not 1 <= len(customer) <= MAX_KEY:
@@ -100,7 +100,7 @@ class Keys:
     def on_reply(self, tx: Tx, call: Call, reply: Reply, now: int) -> None:
         """No calls are made here."""
 
-    def on_timer(self, tx: Tx, now: int) -> int | None:  # noqa: ARG002
+    def on_timer(self, tx: Tx, now: int) -> int | None:  # ruff: ignore[unused-method-argument]
         """No timer is set here."""
         return None
 

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.comparand import Profile, parse
+from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.scoring import Comparison, Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.wire import BLOCKED, CLASH, LIFTED, NEED_SHIFT, SAME_SOURCE, Leave, Link, Member, Unlink, link_key
@@ -46,11 +46,11 @@ class Pairs:
         self._compare = Scorer(settings).compare
         self._judge = Judge(settings)
 
-    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # noqa: ARG002
+    def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument]
         """Nothing is to be done at the start."""
         return None
 
-    def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:  # noqa: ARG002
+    def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:  # ruff: ignore[unused-method-argument]
         """Take a customer that enters, changes in or leaves a bucket."""
         where = record.key or b""
         if len(where) <= KEY_BYTES:
@@ -67,7 +67,7 @@ class Pairs:
     def on_reply(self, tx: Tx, call: Call, reply: Reply, now: int) -> None:
         """No calls are made here."""
 
-    def on_timer(self, tx: Tx, now: int) -> int | None:  # noqa: ARG002
+    def on_timer(self, tx: Tx, now: int) -> int | None:  # ruff: ignore[unused-method-argument]
         """No timer is set here."""
         return None
 
@@ -151,7 +151,7 @@ class _Bucket:
     def resize(self, count: int) -> None:
         """Note the number of members of a bucket that has, or had, too many."""
         self.count = count
-        if count > self._pairs._limit:  # noqa: SLF001 - the bucket is a part of the stage
+        if count > self._pairs._limit:  # ruff: ignore[private-member-access] - the bucket is a part of the stage
             self._tx.put(b"g" + self._key, _COUNT.pack(count))
         else:
             self._tx.delete(b"g" + self._key)

@@ -182,7 +182,7 @@ def _blocking(given: str, family: str, born: str, addresses: list[list[str]]) ->
     return texts
 
 
-def _names(name: Name | None, company: Any) -> tuple[str, str, str, str]:  # noqa: ANN401 - a Company or null
+def _names(name: Name | None, company: Any) -> tuple[str, str, str, str]:
     if name is None:
         return "", "", fold(company["name"] or "") if company else "", ""
     given, family = fold(name["given"] or ""), fold(name["family"] or "")

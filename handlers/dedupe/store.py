@@ -6,6 +6,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import starmap
 from typing import Any, Final
 
 import orjson
@@ -75,7 +76,7 @@ class Node:
     def decode(cls, name: str, value: bytes) -> "Node":
         """Read the state."""
         identity, seen, data, queue, near, cluster, digest, tangled = orjson.loads(value)
-        return cls(name, identity, seen, data, [Change(*c) for c in queue], set(near), cluster, digest, tangled)
+        return cls(name, identity, seen, data, list(starmap(Change, queue)), set(near), cluster, digest, tangled)
 
 
 @dataclass(slots=True)

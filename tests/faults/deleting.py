@@ -13,7 +13,7 @@ import orjson
 
 from tests.faults.checking import DELETES, Verdict, sequence
 from tests.faults.reading import Read
-from tests.faults.upstreams import CRM, SHOP, Delete, Shop, Write, World
+from tests.faults.upstreams import CRM, SHOP, Delete, Shop, World, Write
 
 # A return that was committed so shortly before the DELETE was sent cannot be known to whoever sent it.
 UNAWARE: Final = 3.0
@@ -89,7 +89,7 @@ def _check_receipt(
         "SUPERSEDED": ask.back is not None or changed,
         "BLOCKED": not customer.isdigit(),
     }
-    if not grounds.get(outcome, False):
+    if not grounds.get(outcome):
         verdict.say(DELETES, f"{what}: without grounds")
 
 

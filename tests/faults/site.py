@@ -11,8 +11,8 @@ from typing import Any, Final
 import yaml
 from aiokafka import TopicPartition
 
+from tests.faults.checking import Verdict, check_clusters, check_readers, check_stream, histories, of, table
 from tests.faults.deleting import check_deletions
-from tests.faults.checking import READERS, Verdict, check_clusters, check_readers, check_stream, histories, of, table
 from tests.faults.fleet import Fleet
 from tests.faults.proxy import Network, Proxy, proxies
 from tests.faults.reading import Follower, read_all

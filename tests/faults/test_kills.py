@@ -56,7 +56,7 @@ async def test_workers_killed_all_the_time(tmp_path: Path) -> None:
 @pytest.mark.timeout(300)
 async def test_a_worker_that_was_stopped_past_its_time_is_fenced(tmp_path: Path) -> None:
     """A poller stopped for longer than the transaction time-out wakes up to find its partitions gone."""
-    import signal  # noqa: PLC0415 - of this test only
+    import signal  # ruff: ignore[import-outside-top-level] - of this test only
 
     roles = {"one": ["poll"], "two": ["poll"], "handlers": ["handle"]}
     over = {"kafka": {"transaction_timeout": "4s", "commit_timeout": "3s", "session_timeout": "6s"}, **NO_GUARD}

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import combinations
 
-from handlers.dedupe.profile import Hasher, Refined, Refiner, extract
 from handlers.dedupe.comparand import Profile, parse
+from handlers.dedupe.profile import Hasher, Refined, Refiner, extract
 from handlers.dedupe.scoring import Comparison, Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
 from worker.events import Customer

@@ -1,7 +1,7 @@
 """The handler loop, on a real broker: one handler that does what the record tells it to."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -31,9 +31,11 @@ class Obedient:
         self.patience = 2
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:
+        """Want no timer."""
         return None
 
     def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:
+        """Do as the record says."""
         order = (record.value or b"").decode()
         if order == "dead":
             return Dead("it says so")
@@ -52,14 +54,18 @@ class Obedient:
         return Done()
 
     def on_reply(self, tx: Tx, call: Call, reply: Reply, now: int) -> None:
+        """Say what was answered."""
         tx.send(self._topics.receipts, b"reply", b"%d" % (reply.status or 0), partition_key=b"one")
 
     def on_timer(self, tx: Tx, now: int) -> int | None:
+        """Never come."""
         return None
 
 
 @asynccontextmanager
-async def handling(deployment: Deployment, handler: Handler, lanes: Mapping[str, Lane] | None = None):
+async def handling(
+    deployment: Deployment, handler: Handler, lanes: Mapping[str, Lane] | None = None
+) -> AsyncGenerator[Task]:
     """Run a handler on partition 0 while the block runs, then let it drain."""
     task = deployment.task("keys")
     await task.start(owner)

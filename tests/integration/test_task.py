@@ -102,7 +102,10 @@ async def test_a_rejected_record_fails_its_transaction(deployment: Deployment) -
     limit = {"max.message.bytes": "2000"}
     async with deployment.connection.admin() as admin:
         await admin.alter({deployment.topics.events: limit})
-        while not limit.items() <= (await admin.found([deployment.topics.events]))[deployment.topics.events].config.items():
+        while (
+            not limit.items()
+            <= (await admin.found([deployment.topics.events]))[deployment.topics.events].config.items()
+        ):
             pass
 
     def work(tx: Transaction) -> None:

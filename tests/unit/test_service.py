@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 from worker.service import _unexpected
 
 
-async def test_an_error_that_nobody_awaits_is_logged_by_its_class_only() -> None:
+async def test_an_error_that_nobody_awaits_is_logged_by_its_class_only(  # ruff: ignore[unused-async] - needs a loop
+) -> None:
     """Its text may hold anything; those that aiokafka leaves behind say nothing new."""
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_unexpected)

@@ -175,7 +175,7 @@ async def _play(console: Console, world: World, config: Config, path: Path) -> l
     console.print("An outage: the crm lists only some of its customers ...")
     outage = await scenes.outage(world, config)
     console.print("A mass deletion in the crm, which waits for `rollcall deletions approve` ...")
-    return [outage, await scenes.mass_deletion(world, config, path)]
+    return [outage, await scenes.mass_deletion(world, path)]
 
 
 async def _settle(console: Console, world: World, config: Config, workers: Workers) -> list[checks.Check]:

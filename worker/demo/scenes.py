@@ -40,7 +40,7 @@ async def outage(world: World, config: Config) -> Check:
     return Check(f"an outage that hides {missing} customers raises an alarm, and deletes nobody", missing, wrong)
 
 
-async def mass_deletion(world: World, config: Config, path: Path) -> Check:
+async def mass_deletion(world: World, path: Path) -> Check:
     """Delete many crm customers at once: their deletions downstream wait until `rollcall deletions approve`."""
     world.delete_at_once(_AT_ONCE)
     held = await _until(lambda: _held(path))

@@ -41,9 +41,7 @@ def test_a_requests_id_follows_from_what_is_asked_and_not_from_when() -> None:
     assert first["id"] == again["id"]
 
 
-@pytest.mark.parametrize(
-    "other", [{"source": "web"}, {"origin": "b"}, {"sequence": 4}, {"authority": "tombstone"}]
-)
+@pytest.mark.parametrize("other", [{"source": "web"}, {"origin": "b"}, {"sequence": 4}, {"authority": "tombstone"}])
 def test_another_customer_version_or_authority_is_another_request(other: dict[str, Any]) -> None:
     """Nothing that differs is taken for the same."""
     (first,) = by_deletion(SETTINGS, cause(), ENTRY, routes(route()), 100)

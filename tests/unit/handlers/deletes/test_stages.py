@@ -15,9 +15,10 @@ from worker.testkit import MemoryTx
 from worker.topics import Topics
 
 TOPICS = Topics(partitions=1)
-SETTINGS = DeletesSettings.model_validate(
-    {"targets": {"crm": drivly()}, "routes": [route(link="reference", reference="key"), route(link="cluster")]}
-)
+SETTINGS = DeletesSettings.model_validate({
+    "targets": {"crm": drivly()},
+    "routes": [route(link="reference", reference="key"), route(link="cluster")],
+})
 INPUTS = (TOPICS.latest, TOPICS.departures, TOPICS.approvals, TOPICS.clusters, TOPICS.requests)
 
 

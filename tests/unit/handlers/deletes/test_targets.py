@@ -25,19 +25,17 @@ from worker.handling import Reply
 
 NOW = 1_700_000_000_000
 DRIVLY = DrivlyTarget.model_validate({"kind": "drivly", "url": "http://127.0.0.1:1", "key": {"env": "KEY"}})
-HTTP = HttpTarget.model_validate(
-    {
-        "kind": "http",
-        "url": "http://127.0.0.1:1",
-        "path": "/v1/people/{id}",
-        "lookup": "/v1/people/{id}",
-        "id_field": "id",
-        "changed_field": "changed",
-        "relations": ["orders"],
-        "canary_id": "canary",
-        "headers": {"X-Key": {"env": "KEY"}},
-    }
-)
+HTTP = HttpTarget.model_validate({
+    "kind": "http",
+    "url": "http://127.0.0.1:1",
+    "path": "/v1/people/{id}",
+    "lookup": "/v1/people/{id}",
+    "id_field": "id",
+    "changed_field": "changed",
+    "relations": ["orders"],
+    "canary_id": "canary",
+    "headers": {"X-Key": {"env": "KEY"}},
+})
 BOTH = pytest.mark.parametrize("target", [target_of(DRIVLY), target_of(HTTP)], ids=["drivly", "http"])
 
 
