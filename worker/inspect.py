@@ -18,24 +18,35 @@ from worker.handling import Record
 from worker.kafka import Connection, bounded_stop
 
 _READ: Final = 2_000
+_STALL_SECONDS: Final = 60.0
 _ANSWER_POLL: Final = 0.3
 ANSWER_SECONDS: Final = 20.0
 
 
 async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
-    """Yield every committed record of a topic that is there now, partition by partition."""
+    """Yield every committed record of a topic that is there now, partition by partition.
+
+    Raises UnavailableError where a transaction stays open for longer than any of ours can.
+    """
     connection = Connection(config.file.kafka)
     where = [TopicPartition(topic, partition) for partition in range(config.file.kafka.partitions)]
     consumer = await connection.consumer()
     try:
         consumer.assign(where)
-        ends = await consumer.end_offsets(where)
+        ends = await connection.ends(where)
         await consumer.seek_to_beginning(*where)
         open_ = {one for one in where if await consumer.position(one) < ends[one]}
+        moved = time.monotonic()
         while open_:
-            for records in (await consumer.getmany(*open_, timeout_ms=500, max_records=_READ)).values():
+            read = await consumer.getmany(*open_, timeout_ms=500, max_records=_READ)
+            for records in read.values():
                 for record in records:
                     yield record
+            if read:
+                moved = time.monotonic()
+            elif time.monotonic() - moved > _STALL_SECONDS:
+                message = f"{topic} cannot be read to its end: a transaction has been open there for a minute"
+                raise UnavailableError(message, hint="Is a replica missing, or a worker stopped in mid-transaction?")
             open_ = {one for one in open_ if await consumer.position(one) < ends[one]}
     finally:
         await bounded_stop(consumer.stop(), "reader")

@@ -139,6 +139,19 @@ class Connection:
         await self._start(consumer, "consumer")
         return consumer
 
+    async def ends(self, where: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Return the ends of partitions as a `read_uncommitted` consumer sees them.
+
+        What was committed by now lies before them. A `read_committed` consumer's own ends may still lie before it: the
+        markers of a transaction are written a moment after its commit was answered.
+        """
+        probe = await self.consumer(committed=False)
+        try:
+            found: dict[TopicPartition, int] = await probe.end_offsets(where)
+        finally:
+            await bounded_stop(probe.stop(), "probe")
+        return found
+
     async def publish(
         self, topics: Topics, records: Iterable[tuple[str, bytes, bytes | None, *tuple[Headers, ...]]]
     ) -> None:

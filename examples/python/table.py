@@ -21,7 +21,8 @@ async def table(bootstrap: str) -> dict[str, dict]:
     customers: dict[str, dict] = {}
     await consumer.start()  # without a group it is given every partition
     try:
-        partitions = consumer.assignment()
+        while not (partitions := consumer.assignment()):  # it hears of the partitions a moment after its start
+            await asyncio.sleep(0.1)
         await consumer.seek_to_beginning(*partitions)
         ends = await consumer.end_offsets(partitions)
         while any([await consumer.position(one) < ends[one] for one in partitions]):

@@ -43,7 +43,7 @@ class Deployment:
         consumer = await self.connection.consumer()
         try:
             consumer.assign(where)
-            ends = await consumer.end_offsets(where)
+            ends = await self.connection.ends(where)
             await consumer.seek_to_beginning(*where)
             records = []
             while any([await consumer.position(one) < ends[one] for one in where]):

@@ -157,7 +157,8 @@ async def test_deletions_are_requested_once_more_only_with_the_flag(past: tuple[
 
         async def requested() -> list[str]:
             rows = await deployment.read(topics.requests)
-            return sorted(orjson.loads(row.value)["request"]["origin"] for row in rows if row.value)
+            values = [row.value for row in rows if row.value and b'"origin"' in row.value]
+            return sorted(orjson.loads(value)["request"]["origin"] for value in values)
 
         wanted = [str(n) for n in range(CUSTOMERS) if n != 1]
 
