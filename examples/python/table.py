@@ -17,13 +17,17 @@ from cloudevents.core.formats.json import JSONFormat
 
 async def table(bootstrap: str) -> dict[str, dict]:
     """Return every live customer by its key."""
-    consumer = AIOKafkaConsumer("customers.latest", bootstrap_servers=bootstrap, isolation_level="read_committed")
+    consumer = AIOKafkaConsumer(  # without a group it is given every partition
+        "customers.latest",
+        bootstrap_servers=bootstrap,
+        isolation_level="read_committed",
+        auto_offset_reset="earliest",
+    )
     customers: dict[str, dict] = {}
-    await consumer.start()  # without a group it is given every partition
+    await consumer.start()
     try:
         while not (partitions := consumer.assignment()):  # it hears of the partitions a moment after its start
             await asyncio.sleep(0.1)
-        await consumer.seek_to_beginning(*partitions)
         ends = await consumer.end_offsets(partitions)
         while any([await consumer.position(one) < ends[one] for one in partitions]):
             for records in (await consumer.getmany(timeout_ms=1000)).values():

@@ -8,7 +8,7 @@ import orjson
 from handlers.dedupe.profile import KEY_BYTES
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Profile:
     """What is compared of a customer, and its match keys.
 

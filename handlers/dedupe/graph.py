@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import starmap
-from typing import Any
+from typing import Any, NamedTuple
 
 from handlers.dedupe.profile import near
 from handlers.dedupe.settings import Caps
@@ -17,8 +17,7 @@ from handlers.dedupe.settings import Caps
 Data = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Edge:
+class Edge(NamedTuple):
     """Two customers that are linked, with the score; `a` < `b`."""
 
     a: str

@@ -8,9 +8,8 @@ how many to expect: that is how they know when all evidence on a customer's last
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 
@@ -26,8 +25,7 @@ _STATE: Final = struct.Struct(">QQBB16s")
 _LIVE: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What is remembered of a customer: the version seen, the identity version, the match keys, two digests."""
 
     version: int

@@ -8,8 +8,7 @@ its present members alone, so what it supported before is computed again instead
 
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.profile import KEY_BYTES
@@ -22,8 +21,7 @@ from worker.topics import Topics
 _COUNT: Final = struct.Struct(">Q")
 
 
-@dataclass(frozen=True, slots=True)
-class Comparand:
+class Comparand(NamedTuple):
     """A member as it is compared."""
 
     customer: bytes

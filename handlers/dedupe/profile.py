@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, Protocol, cast
+from hashlib import blake2b
+from typing import Any, Final, NamedTuple, Protocol, cast
 
 import orjson
 from anyascii import anyascii
@@ -56,8 +57,7 @@ class Raw:
     completeness: int
 
 
-@dataclass(frozen=True, slots=True)
-class Refined:
+class Refined(NamedTuple):
     """What travels: `profile` and `keys` to the buckets, `node` to the clusters."""
 
     profile: bytes
@@ -119,7 +119,9 @@ class Refiner:
     def __init__(self, settings: DedupeSettings, hasher: Hasher) -> None:
         """Prepare the match keys in use and the generic values."""
         self._settings = settings
-        self._hash = hasher.identifier
+        # A key of our own, out of the installation's: a match key takes a single keyed hash then.
+        secret = bytes.fromhex(hasher.identifier("match", "key"))
+        self._hash = blake2b(key=secret, digest_size=KEY_BYTES - 1, person=b"match key")
         self._generic = GenericValues(settings.generic, hasher.identifier)
         self._tags = frozenset(settings.keys)
         self._unique = frozenset(settings.vetoes.unique)
@@ -165,7 +167,9 @@ class Refiner:
         return Refined(encoded, match_keys, node)
 
     def _key(self, scope: str, tag: str, text: str) -> bytes:
-        return tag.encode() + bytes.fromhex(self._hash("match", f"{scope}\0{tag}\0{text}")[:16])
+        digest = self._hash.copy()
+        digest.update(f"{scope}\0{tag}\0{text}".encode(errors="replace"))
+        return tag.encode() + digest.digest()
 
 
 def _blocking(given: str, family: str, born: str, addresses: list[list[str]]) -> list[tuple[str, str]]:

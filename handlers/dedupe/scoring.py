@@ -10,10 +10,9 @@ and birth dates agree.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from handlers.dedupe import fields
 from handlers.dedupe.comparand import Profile
@@ -43,8 +42,7 @@ class Need(IntEnum):
     REVIEW = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(NamedTuple):
     """The outcome: `fields` in the order of FIELDS, `agreed` values with their weights, and what stands against it.
 
     `veto` says why only an identifier can link the pair; `lifted`: it is not heeded, since all the rest agrees.
@@ -98,8 +96,7 @@ class Judge:
         return score - self._penalty if need == Need.IDENTIFIER else min(score - self._penalty, self._just_below)
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """What the addresses say: the same home for certain, or the same as far as is known."""
 
     home: bool

@@ -15,8 +15,7 @@ Nulls go away by compaction, so that what was true once does not stay for ever.
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 
@@ -38,8 +37,7 @@ def sequence_of(version: int) -> int:
     return version >> REVISION_BITS
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A customer in a bucket: its identity version, all its match keys and the profile."""
 
     version: int
@@ -63,8 +61,7 @@ class Member:
         return cls(version, bool(wants_ack), value[begin : begin + size], value[begin + size :])
 
 
-@dataclass(frozen=True, slots=True)
-class Leave:
+class Leave(NamedTuple):
     """A customer has left a bucket, as of `version`; the scope says whom an acknowledgement goes to."""
 
     version: int
@@ -81,8 +78,7 @@ class Leave:
         return cls(_number(headers, "v"), _number(headers, "ack") == 1, header(headers, "scope") or "")
 
 
-@dataclass(frozen=True, slots=True)
-class NodeMessage:
+class NodeMessage(NamedTuple):
     """A customer as the clusters stage needs to know it.
 
     `version` is that of this message, `identity` the last one that changed what is compared, `expected` how many
@@ -111,8 +107,7 @@ class NodeMessage:
         return cls(version, identity, expected, data)
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """Two customers that met under a match key.
 
     `versions` are the identity versions that were compared; `stamp` (the offset that caused it) orders what one bucket
@@ -146,8 +141,7 @@ LIFTED: Final = 8
 NEED_SHIFT: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Unlink:
+class Unlink(NamedTuple):
     """A bucket no longer supports a pair. `gone`: because one of the two has another version now, or none."""
 
     versions: tuple[int, int]
