@@ -145,8 +145,9 @@ class Detector:
         fingerprint = self._hasher.fingerprint(self._tag + essence)
         raw = tx.get(self._prefix + identity)
         if changes.unchanged(raw, self.scope, fingerprint):
-            self._count("unchanged")
-            self._mended(tx, identity)
+            self.counts["unchanged"] = self.counts.get("unchanged", 0) + 1
+            if self.checkpoint.set_aside:
+                self._mended(tx, identity)
             return
         try:
             customer = self.adapter.normalize(row, self._normalizer)
@@ -247,10 +248,12 @@ class Detector:
 
     def _shown(self, tx: PollTx, customer_id: str, mark: bytes | None) -> bytes | None:
         """Mark a customer as shown; return its id as it stands in keys, None (it is set aside) if it is too long."""
-        identity = _identity(customer_id)
+        identity = customer_id.encode()
+        if long := len(identity) > _LONGEST_ID:
+            identity = _identity(customer_id)
         if mark is not None and tx.mark(mark + identity):
             self.shown[mark] += 1
-        if len(customer_id) > len(identity):
+        if long:
             self._set_aside(tx, customer_id, "id_too_long", len(customer_id.encode()))
             return None
         return identity

@@ -315,6 +315,8 @@ class Source:
         now, mark, size = now_ms(), None if scan is None else scan.mark, len(page.items)
         if any(isinstance(item, Stub) for item in page.items):
             for customer_id in await self._committer.done(lambda tx: self._named(tx, page, now, mark), size):
+                if scan is not None:
+                    scan.looked_up = True
                 await self._look_up(customer_id, mark)
             await self._committer.put(lambda tx: self._move(tx, feed, page.cursor))
         else:
