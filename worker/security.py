@@ -5,6 +5,7 @@ a session's time is up. Guarantees:
 
 - every new connection is made with the password, the certificates and the token that are there at that moment, so that
   a rotated one is taken up without a restart;
+- closing a client does not wait for a broker's goodbye (RFC 8446, section 6.1: it may close without);
 - one that cannot be read just then (a file that is being replaced) leaves the last known one in use;
 - neither a password nor a token is in an error, or is sent where a token endpoint redirects to.
 """
@@ -40,6 +41,7 @@ log = structlog.get_logger()
 _TOKEN_SHARE: Final = 0.8  # of a token's life, after which it is renewed
 _DEFAULT_LIFE: Final = 300.0
 _REFUSAL_SECONDS: Final = 3.0
+_GOODBYE_SECONDS: Final = 0.2
 _OK: Final = 200
 _LONGEST_ANSWER: Final = 64 * 1024
 
@@ -133,6 +135,16 @@ class RenewingClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no t
         client.__class__ = cls
         client.settings = settings
         client.tls_files = _stamps(settings)
+
+    async def close(self) -> None:
+        """Close; where a broker does not answer the goodbye of TLS, which uvloop waits for, without that."""
+        transports = [one._writer.transport for one in self._conns.values() if one._writer is not None]  # ruff: ignore[private-member-access] - there is no public way to them
+        closing = asyncio.ensure_future(super().close())
+        done, _ = await asyncio.wait([closing], timeout=_GOODBYE_SECONDS)
+        if not done:
+            for transport in transports:
+                transport.abort()
+        await closing
 
     @property
     def _sasl_plain_password(self) -> str | None:

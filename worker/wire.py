@@ -97,7 +97,7 @@ class _MetadataRequestV10(RequestStruct):  # type: ignore[misc]
 class TopicsRequest(Request[_MetadataRequestV10]):  # type: ignore[misc]
     """Metadata v10 of topics by name: the first version that tells a topic's id (KIP-516); aiokafka stops at v5.
 
-    With `rights`, also which operations the asking principal may do on them and on the cluster (KIP-430).
+    With `rights`, also which operations the asking principal may do on them, or without names on the cluster (KIP-430).
     """
 
     API_KEY = 3
@@ -111,7 +111,7 @@ class TopicsRequest(Request[_MetadataRequestV10]):  # type: ignore[misc]
         """Return the request as it is sent."""
         no_id = bytes(16)
         topics: list[tuple[bytes, str, dict[int, bytes]]] = [(no_id, name, {}) for name in self._names]
-        return request_struct_class(topics, False, self._rights, self._rights, {})
+        return request_struct_class(topics, False, self._rights and not topics, self._rights and bool(topics), {})
 
 
 class _GroupsResponse(Response):  # type: ignore[misc]

@@ -1,11 +1,16 @@
 """Kafka over TLS, by password, by token and by certificate: who may come in does, and who may not is told why."""
 
+import asyncio
+import json
+import sys
+
 import pytest
 
 from tests.secure.conftest import Secured
 from worker.errors import KafkaUnavailableError
-from worker.kafka import Connection
+from worker.kafka import Connection, apply_topics
 from worker.settings import KafkaSettings
+from worker.topics import Topics
 
 
 async def cluster_of(settings: KafkaSettings) -> str:
@@ -28,6 +33,47 @@ async def test_a_wrong_password(secured: Secured) -> None:
         await cluster_of(settings)
     assert "username" in str(refused.value)
     assert "not at all right" not in str(refused.value)
+
+
+CLOSE = """
+import json, sys
+import uvloop
+from aiokafka import TopicPartition
+from worker.kafka import Connection, bounded_stop
+from worker.settings import KafkaSettings
+
+async def main():
+    for _ in range(8):
+        consumer = await Connection(KafkaSettings.model_validate(json.loads(sys.argv[1]))).consumer()
+        where = TopicPartition(sys.argv[2], 0)
+        consumer.assign([where])
+        ends = await consumer.end_offsets([where])
+        await consumer.seek_to_beginning(where)
+        while await consumer.position(where) < ends[where]:
+            await consumer.getmany(where, timeout_ms=500)
+        await bounded_stop(consumer.stop(), "reader")
+
+uvloop.run(main())
+"""
+
+
+async def test_clients_close_over_tls_on_the_event_loop_of_workers(admin: KafkaSettings, topics: Topics) -> None:
+    """None has to be given up: uvloop waits for a goodbye that a broker does not send."""
+    await apply_topics(admin, topics)
+    await Connection(admin).publish(topics, [(topics.status, b"key", b"{}")])
+    settings = json.dumps(admin.model_dump(mode="json", exclude_defaults=True))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        CLOSE,
+        settings,
+        topics.status,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    logged = b"".join(await process.communicate()).decode()
+    assert process.returncode == 0, logged
+    assert "kafka_client_abandoned" not in logged
 
 
 async def test_a_token(secured: Secured) -> None:
