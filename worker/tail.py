@@ -19,6 +19,7 @@ from worker.kafka import Connection, bounded_stop
 from worker.reading import Moment, Wanted, partitions_of, pick, places
 
 PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts", "deadletters")
+_KEYED_OTHERWISE: Final = {"identity": "the id of a cluster", "receipts": "the id of a request"}
 _READ: Final = 2_000
 _WIDTH: Final = 160
 
@@ -38,6 +39,9 @@ async def tail(config: Config, topic: str, view: View) -> None:
     """Print records of a public topic; raises UsageError where there is no such topic, and Kafka's errors."""
     if topic not in PUBLIC:
         raise UsageError(f"there is no topic {topic!r} to show; there are {', '.join(PUBLIC)}")
+    if topic in _KEYED_OTHERWISE and (view.wanted.source or view.wanted.customer):
+        message = f"the keys of {topic} are no customers: --source and --customer find nothing there"
+        raise UsageError(message, hint=f"The key is {_KEYED_OTHERWISE[topic]}; use --type, --from and --until.")
     name = getattr(config.topics, topic)
     connection = Connection(config.file.kafka)
     count = await partitions_of(connection, name)

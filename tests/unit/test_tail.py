@@ -23,6 +23,14 @@ async def test_a_topic_that_cannot_be_shown_is_named_before_kafka_is_asked() -> 
         await tail.tail(checked, "status", tail.View(Wanted(), Moment(), None, follow=False))
 
 
+@pytest.mark.parametrize("topic", ["identity", "receipts"])
+async def test_a_topic_that_is_not_keyed_by_customer_says_so(topic: str) -> None:
+    """Nothing would be found."""
+    checked = config.parse({"kafka": {"bootstrap": "127.0.0.1:1"}})
+    with pytest.raises(UsageError, match="are no customers"):
+        await tail.tail(checked, topic, tail.View(Wanted(source="crm"), Moment(), None, follow=False))
+
+
 @pytest.mark.parametrize(
     ("wanted", "keys"),
     [
