@@ -3,18 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test soak check format lock clean
+.PHONY: demo test check format lock clean
 
 demo: .venv/demo ## run all of it here for a minute, and check the result
 	$(BIN)/rollcall demo
 
-test: .venv/dev ## all tests but the soak
+test: .venv/dev ## all tests but the soaks
 	$(BIN)/pytest
-
-SEED ?= 1
-SECONDS ?= 300
-soak: .venv/dev ## workers, brokers and networks hurt by a schedule, for a long while: make soak SEED=2 SECONDS=300
-	$(BIN)/python -m tests.faults.soak --seed $(SEED) --seconds $(SECONDS)
 
 check: .venv/dev ## the inner loop: lint, types, import layers, unit tests
 	$(BIN)/ruff check .

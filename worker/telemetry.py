@@ -49,6 +49,17 @@ DEAD_LETTERS = _counter("dead_letters_total", "Records set aside.", "stage")
 LAG = _gauge("input_lag_records", "Records of an input not yet handled.", "stage", "topic", "partition")
 
 
+def table() -> str:
+    """Return every metric as a table in Markdown, as it stands in `docs/metrics.md`."""
+    rows = ["| metric | type | labels | meaning |", "|---|---|---|---|"]
+    for metric in (value for value in globals().values() if isinstance(value, Counter | Gauge | Histogram)):
+        (family,) = metric.describe()
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = ", ".join(f"`{label}`" for label in metric._labelnames)  # ruff: ignore[private-member-access] - there is no public way to them
+        rows.append(f"| `{name}` | {family.type} | {labels} | {family.documentation} |")
+    return "\n".join(rows) + "\n"
+
+
 def configure_logging(*, level: str = "info", text: bool | None = None) -> None:
     """Set up structlog: JSON lines, or text where `text` says so (by default, where standard error is a terminal)."""
     as_text = sys.stderr.isatty() if text is None else text

@@ -1,0 +1,69 @@
+"""Metrics and log lines: named by rule, and documented as they are, no more and no less."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import Counter, Gauge, Histogram
+
+from worker import logevents, telemetry
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [path for folder in ("worker", "handlers") for path in sorted((ROOT / folder).rglob("*.py"))]
+LEVELS = {"debug", "info", "warning", "error", "exception", "critical"}
+METRICS = {name: metric for name, metric in vars(telemetry).items() if isinstance(metric, Counter | Gauge | Histogram)}
+
+
+def logged() -> Iterator[tuple[str, str, frozenset[str]]]:
+    """Yield (name, level, fields) of every call of a logger in the code."""
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
+                owner = node.func.value
+                name = owner.id if isinstance(owner, ast.Name) else getattr(owner, "attr", "")
+                if name.lstrip("_") == "log":
+                    (event,) = node.args
+                    assert isinstance(event, ast.Constant), f"{path}:{node.lineno}: a line has a name of its own"
+                    yield event.value, node.func.attr, frozenset(str(keyword.arg) for keyword in node.keywords)
+
+
+def test_every_line_is_registered() -> None:
+    """By name and level, with the fields that the register says; and nothing is registered that is never logged."""
+    found = list(logged())
+    assert {name for name, _, _ in found} == set(logevents.EVENTS)
+    for name, level, fields in found:
+        assert level == logevents.EVENTS[name].level, name
+        assert fields <= set(logevents.EVENTS[name].fields), name
+
+
+def test_every_field_is_used() -> None:
+    """No field is registered that no line has."""
+    for name, event in logevents.EVENTS.items():
+        used = {field for logged_name, _, fields in logged() if logged_name == name for field in fields}
+        assert used == set(event.fields), name
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_metrics_are_named_by_convention(name: str) -> None:
+    """Prefix, base units, and the suffixes of Prometheus' conventions for names."""
+    (family,) = METRICS[name].describe()
+    assert family.name.startswith("rollcall_")
+    assert family.name.islower()
+    assert not family.name.endswith("_total")
+    assert family.documentation.endswith(".")
+    assert not any(unit in family.name for unit in ("_ms", "millis", "minutes", "percent", "_kb"))
+    if isinstance(METRICS[name], Histogram):
+        assert family.name.endswith("_seconds")
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_is_set(name: str) -> None:
+    """None is declared that nothing sets."""
+    assert any(f"telemetry.{name}" in path.read_text("utf-8") for path in SOURCES)
+
+
+@pytest.mark.parametrize(("document", "table"), [("metrics", telemetry.table()), ("logs", logevents.table())])
+def test_the_documents_are_as_the_code(document: str, table: str) -> None:
+    """`make reference` writes them anew."""
+    assert table in (ROOT / "docs" / f"{document}.md").read_text("utf-8")

@@ -1,0 +1,93 @@
+"""Every line that a worker may log: its name, level, fields, what it means and what to do about it.
+
+The code logs by these names and fields and no others; a test compares. What is in a field is a name, a count or an
+error's words, never anything out of a customer's record.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """A line of the log. `fields` are those beside `event`, `level`, `timestamp` and what says where it was."""
+
+    level: Level
+    meaning: str
+    fields: tuple[str, ...] = ()
+    todo: str = ""
+
+
+EVENTS: Final[Mapping[str, LogEvent]] = {
+    # A worker's life
+    "starting": LogEvent("info", "The checks passed; work begins.", ("stages", "prefix", "state")),
+    "listening": LogEvent("info", "Probes and metrics are served.", ("host", "port")),
+    "stopping": LogEvent("info", "SIGTERM came; open work is finished.", ("grace_seconds",)),
+    "stopped": LogEvent("info", "The worker has ended as it should."),
+    "stop_overdue": LogEvent(
+        "error", "Something did not end, and the process was ended over it.", ("after_seconds",), "Report it."
+    ),
+    "unexpected_error": LogEvent(
+        "error", "A mistake of the program's own; the worker ends.", ("what", "error"), "Report it."
+    ),
+    # Partitions and tasks
+    "partitions_assigned": LogEvent("info", "The group has handed partitions out anew.", ("partitions", "gone")),
+    "group_not_joined": LogEvent("warning", "The group could not be joined; tried again.", ("reason",)),
+    "group_membership_lost": LogEvent("warning", "The membership failed; the group is joined anew.", ("error",)),
+    "task_start_put_off": LogEvent("info", "A partition is not ours for certain yet.", ("reason",)),
+    "store_read_anew": LogEvent("info", "The local store is not used; the state comes from Kafka.", ("reason",)),
+    "task_restoring": LogEvent("info", "How far the state has been read.", ("percent",)),
+    "task_restored": LogEvent("info", "The state is complete.", ("records", "offset", "seconds", "keys")),
+    "store_failed": LogEvent("warning", "The local disk failed.", ("reason", "hint"), "Look at the disk."),
+    "task_failed": LogEvent("warning", "A task has ended over an error; it starts again.", ("error", "reason")),
+    "task_fenced": LogEvent("warning", "Another worker owns the partition now.", ("reason",)),
+    "task_cut_short": LogEvent("warning", "A task did not end within the grace.", ("partition", "after_seconds")),
+    "task_abandoned": LogEvent("error", "A task did not end at all.", ("partition", "after_seconds"), "Report it."),
+    "transaction_outlasts_hold": LogEvent("warning", "A rebalance did not wait for a transaction.", ("seconds",)),
+    # Kafka
+    "kafka_client_abandoned": LogEvent("warning", "A client did not stop in time.", ("client", "after_seconds")),
+    "kafka_client_close_failed": LogEvent("warning", "A client failed while stopping.", ("client", "error")),
+    "kafka_credential_kept": LogEvent(
+        "warning", "A credential cannot be read; the last one is used.", ("reason",), "Mend the secret."
+    ),
+    # Sources
+    "source_state": LogEvent("info", "A source is in another state.", ("source", "state")),
+    "source_trouble": LogEvent(
+        "warning", "Something keeps a source from being polled.", ("source", "state", "reason", "hint"), "See `hint`."
+    ),
+    "source_alarm": LogEvent(
+        "error", "Something is withheld, for a person to look at.", ("source", "alarm"), "`rollcall status` says more."
+    ),
+    "source_alarm_over": LogEvent("info", "An alarm is over.", ("source", "about")),
+    "source_republished": LogEvent("warning", "Everything of a source is published anew.", ("reason",)),
+    "source_republished_whole": LogEvent("info", "That is done."),
+    "source_scope_changed": LogEvent("warning", "Filter or credential changed: it is read anew.", ("reason",)),
+    "cursor_expired": LogEvent("warning", "The upstream forgot a cursor; the feed starts over.", ("feed", "reason")),
+    "absence_not_concluded": LogEvent("info", "An enumeration proves no absence.", ("feed", "reason")),
+    # Orders of operators
+    "order": LogEvent("info", "An order was carried out or refused.", ("order", "what", "source", "outcome")),
+    "order_set_aside": LogEvent("warning", "A record of the control topic is no order.", ("offset", "reason")),
+    "orders_lost": LogEvent(
+        "error", "Orders were deleted before they were read.", ("topic", "partition", "position"), "Give them again."
+    ),
+    # Handlers
+    "record_set_aside": LogEvent(
+        "error", "A record is a dead letter now.", ("topic", "offset", "error"), "`rollcall deadletters list`."
+    ),
+    "call_unanswered": LogEvent("warning", "A call to a target got no whole answer.", ("lane", "reason")),
+    "call_failed": LogEvent("warning", "A call to a target was not made, or was refused.", ("lane", "reason")),
+    # Tools
+    "embedded_kafka.fetch": LogEvent("info", "Apache Kafka is fetched for tests.", ("version", "jars", "folder")),
+}
+
+
+def table() -> str:
+    """Return the lines as a table in Markdown, as it stands in `docs/logs.md`."""
+    rows = ["| event | level | meaning | fields | what to do |", "|---|---|---|---|---|"]
+    for name, event in EVENTS.items():
+        fields = ", ".join(f"`{field}`" for field in event.fields)
+        rows.append(f"| `{name}` | {event.level} | {event.meaning} | {fields} | {event.todo} |")
+    return "\n".join(rows) + "\n"
