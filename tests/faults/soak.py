@@ -8,6 +8,7 @@ import argparse
 import asyncio
 import logging
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -190,6 +191,8 @@ async def soak(
     verbose: bool = False,
 ) -> list[report.Row]:
     """Carry out a run; what has come of it is in `run`, the workers' memory is returned."""
+    if (mine := asyncio.current_task()) is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)
     async with site(folder, seed=run.seed, customers=customers, workers=WORKERS) as running:
         await Soak(run, running, verbose=verbose).carry_out(rate)
     run.complaints = running.complaints()
