@@ -15,6 +15,7 @@ from handlers.dedupe.events import Cause, Departure, Evidence
 from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.publish import Publisher
 from handlers.dedupe.resolve import Resolver, Rules
+from handlers.dedupe.scoring import VALUE_TAGS
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from handlers.dedupe.store import Change, Node, Store, Variant
 from handlers.dedupe.wire import Link, NodeMessage, Unlink, read_link_key, sequence_of
@@ -183,13 +184,13 @@ class _Work:
         before = variant.keys.get(key)
         if before is not None and before[0] >= said.stamp:
             return Skip("seen")
-        if before is None and not said.weight and variant.tags:
-            # One more bucket that adds nothing to the score of a pair that is supported already.
+        if before is None and ord(key[0]) not in VALUE_TAGS and variant.tags:
+            # One more bucket that adds nothing to a pair that is supported already.
             variant.keys[key] = [said.stamp, 0.0, True]
             self._refresh(pair)
             self._store.change_pair(known)
             return Done()
-        stood = self._resolver.standing(variant)
+        stood = self._resolver.account(variant)
         variant.flags, variant.agreed, variant.fields = said.flags, said.agreed, list(said.fields)
         variant.keys[key] = [said.stamp, said.weight, True]
         self._refresh(pair)
@@ -205,7 +206,7 @@ class _Work:
         variant = next((v for v in known.variants if v.versions == said.versions), None)
         if variant is None or variant.keys.get(key, [said.stamp])[0] >= said.stamp:
             return Skip("seen")
-        stood = self._resolver.standing(variant)
+        stood = self._resolver.account(variant)
         variant.keys[key] = [said.stamp, 0.0, False]
         self._store.change_pair(known)
         self._resolver.weighed(known, variant, stood)

@@ -27,13 +27,27 @@ class Step(TypedDict):
     score: float
 
 
+class Proof(Step):
+    """A link with what it rests on.
+
+    `keys` are the kinds of values in common that count (`identifier`, `email`, `phone`, `reference`); `fields` the
+    weights of the other fields; `exact_id`: an identifier in common; `generic`: a value in common that too many
+    customers share, which was not counted.
+    """
+
+    keys: list[str]
+    fields: dict[str, float]
+    exact_id: bool
+    generic: bool
+
+
 class Membership(TypedDict):
     """The value on `customers.clusters`: the cluster a customer is in, and the links from it to the winner."""
 
     cluster: str
     winner: str
     size: int
-    path: list[Step]
+    path: list[Proof]
 
 
 class Merged(TypedDict):

@@ -14,12 +14,12 @@ from handlers.dedupe.events import (
     IdentityType,
     Membership,
     Merged,
+    Proof,
     Review,
     Split,
     WinnerChanged,
     identity_headers,
 )
-from handlers.dedupe.graph import Edge
 from handlers.dedupe.lineage import Shape
 from handlers.dedupe.store import Node, Pair
 from worker.handling import Record, Tx
@@ -38,7 +38,7 @@ class Publisher:
         self._now = now
         self._count = 0
 
-    def membership(self, node: Node, cluster: str | None, shape: Shape | None, path: Sequence[Edge]) -> str:
+    def membership(self, node: Node, cluster: str | None, shape: Shape | None, path: list[Proof]) -> str:
         """Publish a customer's membership if it differs from the last one; return its digest, empty for none."""
         if cluster is None or shape is None:
             if node.cluster is not None or self.rebuilt:
@@ -48,7 +48,7 @@ class Publisher:
             "cluster": cluster,
             "winner": shape.winner,
             "size": len(shape.members),
-            "path": [{"a": edge.a, "b": edge.b, "score": edge.score} for edge in path],
+            "path": path,
         }
         value = orjson.dumps(membership)
         digest = blake2b(value, digest_size=8).hexdigest()

@@ -5,13 +5,23 @@ the outcome depends on the links that count now and on nothing that was there be
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
+from handlers.dedupe.events import Proof
 from handlers.dedupe.graph import Edge, Partition, cluster_id, founder_id, partition, path, winner
 from handlers.dedupe.lineage import Shape, changes
 from handlers.dedupe.publish import Publisher
 from handlers.dedupe.scoring import Judge, Scorer
-from handlers.dedupe.settings import DedupeSettings
+from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from handlers.dedupe.store import Cluster, Node, Pair, Store, Variant
+
+
+class Account(NamedTuple):
+    """What the published clusters take from a pair; see `Variant` for the parts."""
+
+    standing: float
+    values: str
+    generic: bool
 
 
 class Rules:
@@ -39,6 +49,10 @@ class Resolver:
         """Return how a pair stands."""
         return variant.standing(self._rules.judge)
 
+    def account(self, variant: Variant) -> Account:
+        """Return what the published clusters take from a pair."""
+        return Account(self.standing(variant), variant.values, variant.generic)
+
     def published(self, node: Node) -> list[str]:
         """Return with whom a customer is published."""
         if node.cluster is None:
@@ -62,13 +76,12 @@ class Resolver:
                 concerned.append(pair.other(node.name))
         return concerned
 
-    def weighed(self, pair: Pair, variant: Variant, before: float) -> None:
-        """See to what follows from a pair's having another support; `before` is how it stood until now."""
+    def weighed(self, pair: Pair, variant: Variant, before: Account) -> None:
+        """See to what follows from a pair's having another support; `before` is its account until now."""
         if self._store.current(pair) is not variant:
             return
-        link = self._settings.link
-        after = self.standing(variant)
-        if max(before, after) >= link and before != after:
+        after = self.account(variant)
+        if max(before.standing, after.standing) >= self._settings.link and before != after:
             self.resolve([pair.a, pair.b])
         else:
             self._judge(pair, {})
@@ -156,11 +169,26 @@ class Resolver:
             node = self._store.node(name)
             home = after.get(name)
             shape = new[home] if home else None
-            steps = path(shape.tree, name, shape.winner) if shape else []
+            steps = [self._proof(edge) for edge in path(shape.tree, name, shape.winner)] if shape else []
             digest = self._publisher.membership(node, home, shape, steps)
             if (node.cluster, node.digest) != (home, digest):
                 node.cluster, node.digest = home, digest
                 self._store.change(node)
+
+    def _proof(self, edge: Edge) -> Proof:
+        variant = self._store.current(self._store.pair(edge.a, edge.b))
+        if variant is None:
+            message = "a cluster rests on a link that does not count"
+            raise AssertionError(message)
+        return {
+            "a": edge.a,
+            "b": edge.b,
+            "score": edge.score,
+            "keys": [KEY_KINDS[tag] for tag in variant.values],
+            "fields": variant.weights(),
+            "exact_id": "N" in variant.values,
+            "generic": variant.generic,
+        }
 
     def _judge(self, pair: Pair, refused: dict[tuple[str, str], str]) -> None:
         variant = self._store.current(pair)

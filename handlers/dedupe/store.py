@@ -13,7 +13,7 @@ import orjson
 
 from handlers.dedupe import wire
 from handlers.dedupe.comparand import Profile, parse
-from handlers.dedupe.scoring import FIELDS, Judge
+from handlers.dedupe.scoring import FIELDS, VALUE_TAGS, Judge
 from worker.handling import State
 
 # Two long keys of customers do not fit into one key of the state: then their hash stands for them.
@@ -101,6 +101,11 @@ class Variant:
             if supports and weight > best.get(key[0], 0.0):
                 best[key[0]] = weight
         return best
+
+    @property
+    def values(self) -> str:
+        """Return the tags of the kinds of values in common that a small bucket supports."""
+        return "".join(tag for tag in self.tags if ord(tag) in VALUE_TAGS)
 
     @property
     def score(self) -> float:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import combinations
+from typing import Any
 
 from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.profile import Hasher, Refined, Refiner, extract
-from handlers.dedupe.scoring import Comparison, Judge, Scorer
-from handlers.dedupe.settings import DedupeSettings
+from handlers.dedupe.scoring import FIELDS, Comparison, Judge, Scorer
+from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from worker.events import Customer
 
 
@@ -22,6 +23,7 @@ class Found:
 
     clusters: dict[frozenset[str], tuple[str, str]] = field(default_factory=dict)  # members: (id, winner)
     links: dict[tuple[str, str], float] = field(default_factory=dict)
+    proofs: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     reviews: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def of(self, name: str) -> frozenset[str]:
@@ -44,6 +46,8 @@ def batch(customers: Mapping[str, Customer], settings: DedupeSettings, hasher: H
         met = set(refined[a].keys) & set(refined[b].keys) & small
         compared = scorer.compare(_profile(refined[a]), _profile(refined[b]))
         standing[a, b] = _score(compared, met, settings)
+        if standing[a, b] >= settings.link:
+            found.proofs[a, b] = _proof(a, b, compared, met, standing[a, b])
         if met and compared.clash and any(key[:1] == b"E" for key in met):
             found.reviews[a, b] = "email_clash"
     found.links = {pair: score for pair, score in standing.items() if score >= settings.link}
@@ -71,6 +75,19 @@ def _score(compared: Comparison, met: Iterable[bytes], settings: DedupeSettings)
         if key in met:
             best[chr(key[0])] = max(weight, best.get(chr(key[0]), 0.0))
     return Judge(settings).standing(compared.fields, compared.need, best)
+
+
+def _proof(a: str, b: str, compared: Comparison, met: set[bytes], score: float) -> dict[str, Any]:
+    kinds = {KEY_KINDS[chr(key[0])] for key in compared.agreed if key in met}
+    return {
+        "a": a,
+        "b": b,
+        "score": score,
+        "keys": sorted(kinds),
+        "fields": {name: weight for name, weight in zip(FIELDS, compared.fields, strict=True) if weight != 0},
+        "exact_id": "identifier" in kinds,
+        "generic": not compared.agreed.keys() <= met,
+    }
 
 
 def _unite(

@@ -5,6 +5,9 @@ from typing import Any
 import orjson
 
 from handlers.dedupe import DedupeSettings, stages
+from handlers.dedupe.settings import Generic
+from handlers.deletes.drafts import losing
+from handlers.deletes.settings import DeletesSettings
 from worker.events import Customer, header
 from worker.privacy import Hasher
 from worker.testkit import Harness, deleted, latest, person
@@ -82,6 +85,33 @@ def test_a_deletion_says_who_remains_and_why() -> None:
     assert evidence["customer"] == "dintero/9"
     assert "email" in evidence["keys"]
     assert not evidence["generic"]
+
+
+def test_a_membership_says_enough_to_delete_the_losing_one() -> None:
+    """Of two customers of one source that agree in independent fields, the deletes handler knows which one may go."""
+    run = harness()
+    put(run, 1, person("drivly", "1", **ADA))
+    put(run, 1, person("drivly", "2", **ADA))
+    (step,) = clusters(run)["drivly/2"]["path"]
+    assert step["keys"] == ["email"]
+    assert step["fields"] == {"birth_date": 7, "given": 5, "family": 6}
+    assert not step["exact_id"]
+    assert not step["generic"]
+    assert losing(DeletesSettings(), "drivly/2", clusters(run)["drivly/2"]) == "1"
+    assert losing(DeletesSettings(), "drivly/1", clusters(run)["drivly/1"]) is None
+
+
+def test_evidence_follows_what_becomes_of_a_value() -> None:
+    """A link that stands by other means is told anew once one of its values turns out to be everybody's."""
+    run = harness(settings=DedupeSettings(generic=Generic(bucket=3)))
+    put(run, 1, person("drivly", "1", phones=["+12025550799"], **ADA))
+    put(run, 1, person("drivly", "2", phones=["+12025550799"], **ADA))
+    assert clusters(run)["drivly/2"]["path"][0]["keys"] == ["email", "phone"]
+    for number, given in enumerate(("Brian", "Charlotte")):
+        put(run, 1, person("dintero", str(number), given=given, family="Young", phones=["+12025550799"]))
+    (step,) = clusters(run)["drivly/2"]["path"]
+    assert (step["keys"], step["generic"]) == (["email"], True)
+    assert losing(DeletesSettings(), "drivly/2", clusters(run)["drivly/2"]) is None
 
 
 def test_a_household_is_not_one_person() -> None:

@@ -174,7 +174,7 @@ def open_reviews(run: Harness) -> dict[tuple[str, str], str]:
 
 
 def check_clusters(run: Harness, found: Found) -> None:
-    """Compare what is published with what the batch run found, ids, winners and paths included."""
+    """Compare what is published with what the batch run found, ids, winners and the evidence of paths included."""
     memberships = published(run)
     expected = {name: known for members, known in found.clusters.items() for name in members}
     assert {name: (known["cluster"], known["winner"]) for name, known in memberships.items()} == expected
@@ -183,7 +183,7 @@ def check_clusters(run: Harness, found: Found) -> None:
         at = name
         for step in known["path"]:
             assert at in (step["a"], step["b"])
-            assert found.links[step["a"], step["b"]] == step["score"]
+            assert {**step, "keys": sorted(step["keys"])} == found.proofs[step["a"], step["b"]]
             at = step["b"] if at == step["a"] else step["a"]
         assert at == known["winner"]
 
