@@ -14,6 +14,7 @@ from worker import inspect
 from worker.demo.scenes import rollcall
 from worker.demo.world import CRM, KEY, SHOP
 from worker.errors import RollcallError
+from worker.simulator import Drivly
 
 pytestmark = pytest.mark.timeout(180)
 DEADLINE = 60.0
@@ -136,6 +137,7 @@ async def test_a_credential_that_stops_working(shop: Site) -> None:
     assert not any((await outcomes(shop, ids)).values())
     system.clear_faults()
     assert {tuple(got) for got in (await receipted(shop, ids)).values()} == {("VERIFIED",)}
+    assert isinstance(system, Drivly)
     assert system.authorization == KEY
 
 

@@ -16,7 +16,7 @@ from worker.config import Config
 from worker.demo import settings as demo_settings
 from worker.demo.world import World
 from worker.errors import ConfigError
-from worker.simulator.drivly import Drivly
+from worker.simulator import Connect, Dintero, Drivly, MyKaarma, Simulator
 from worker.sources import available
 from worker.topics import DAY_MS
 
@@ -245,14 +245,19 @@ def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(config.json_schema())
 
 
-def test_the_demos_configuration_is_in_order() -> None:
-    """To the schema as to the program."""
-    world = World(1, {name: Drivly() for name in ("crm", "shop")})
-    for port, system in enumerate(world.systems.values(), 4711):
+@pytest.mark.parametrize("all_kinds", [True, False])
+def test_the_demos_configuration_is_in_order(*, all_kinds: bool) -> None:
+    """To the schema as to the program; with all kinds of systems, and with the two that the fault tests have."""
+    systems: dict[str, Simulator] = {name: Drivly() for name in ("crm", "shop")}
+    if all_kinds:
+        systems |= {"telco": Connect(), "garage": MyKaarma(), "club": Dintero()}
+    for port, system in enumerate(systems.values(), 4711):
         system.url = f"http://127.0.0.1:{port}"
-    made = yaml.safe_load(yaml.safe_dump(demo_settings("127.0.0.1:9092", world)))
+    made = yaml.safe_load(yaml.safe_dump(demo_settings("127.0.0.1:9092", World(1, systems=systems))))
     assert complaints(made) == []
-    assert set(config.parse(made).sources) == {"crm", "shop"}
+    assert {name: source.settings.kind for name, source in config.parse(made).sources.items()} == {
+        name: system.kind for name, system in systems.items()
+    }
 
 
 durations = st.one_of(

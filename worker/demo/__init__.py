@@ -1,7 +1,7 @@
 """`rollcall demo`: all of it on one machine, for a minute, and a verdict.
 
-A real broker, two simulated systems behind real HTTP, the very worker processes that production runs. What happens is
-random by a seed; at the end the topics are held against the systems (`checks`).
+A real broker, five simulated systems of all four kinds behind real HTTP, the very worker processes that production
+runs. What happens is random by a seed; at the end the topics are held against the systems (`checks`).
 """
 
 import asyncio
@@ -23,15 +23,18 @@ from rich.live import Live
 from rich.table import Table
 
 from worker import config as configuration
-from worker import embedded, inspect
+from worker import embedded, inspect, ordering
 from worker.config import Config
 from worker.demo import checks, scenes
 from worker.demo.workers import Workers
-from worker.demo.world import CRM, KEY, SHOP, World
+from worker.demo.world import API_KEY, CLIENT_SECRET, CRM, GARAGE, KEY, PASSWORD, SHOP, World
 from worker.errors import RollcallError
 from worker.kafka import apply_topics
+from worker.simulator import Connect, Dintero, Drivly, MyKaarma
 
 _SETTLE_SECONDS: Final = 60.0
+_ANSWER_SECONDS: Final = 30.0
+_REQUESTER: Final = "00000000-0000-4000-8000-000000000001"
 _SHOWN: Final = 10
 
 
@@ -42,20 +45,16 @@ def settings(bootstrap: str, world: World) -> dict[str, Any]:
         "rate": 500,
         "burst": 100,
     }
-    source = {
-        "kind": "drivly",
-        "key": {"env": "DEMO_KEY"},
-        "interval": "500ms",
-        "lookback": "3s",
-        "scan_interval": "2s",
-        "absence_guard_count": 60,
-        **api,
-    }
-    urls = {name: f"{system.url}/api" for name, system in world.systems.items()}
+    quick = {"interval": "500ms", "scan_interval": "2s", "absence_guard_count": 60, **api}
+    drivly = {"kind": "drivly", "key": {"env": "DEMO_KEY"}, "lookback": "3s", **quick}
+    urls = {name: f"{system.url}/api" for name, system in world.systems.items() if isinstance(system, Drivly)}
     return {
         "kafka": {"bootstrap": bootstrap, "partitions": 4},
         "log": {"format": "json"},
-        "sources": {name: {**source, "url": url} for name, url in urls.items()},
+        "sources": {
+            **{name: {**drivly, "url": url} for name, url in urls.items()},
+            **{name: {**source, **quick} for name, source in _others(world).items()},
+        },
         "handlers": {
             "deletes": {
                 "targets": {
@@ -68,12 +67,32 @@ def settings(bootstrap: str, world: World) -> dict[str, Any]:
     }
 
 
+def _others(world: World) -> dict[str, dict[str, Any]]:
+    """Return the sources of the smaller systems, as far as they are there."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, system in world.systems.items():
+        match system:
+            case Connect():
+                found[name] = {"key": {"env": "DEMO_API_KEY"}}
+            case MyKaarma():
+                credential = {"username": {"env": "DEMO_USER"}, "password": {"env": "DEMO_PASSWORD"}}
+                found[name] = {**credential, "requester_user_uuid": _REQUESTER, "dealer_uuids": system.dealers}
+            case Dintero():
+                client = {"client_id": {"env": "DEMO_CLIENT"}, "client_secret": {"env": "DEMO_CLIENT_SECRET"}}
+                found[name] = {**client, "aid": system.account, "lookback": "3s"}
+            case _:
+                continue
+        found[name] |= {"kind": system.kind, "url": system.url}
+    return found
+
+
 @asynccontextmanager
 async def _stage(seed: int, customers: int) -> AsyncGenerator[tuple[World, Config, Workers, Path]]:
     """Set everything up, and take it down again whatever happens."""
     folder = Path(tempfile.mkdtemp(prefix="rollcall-demo-"))
-    world = World(seed)
-    os.environ |= {"DEMO_KEY": KEY}
+    world = World(seed, all_kinds=True)
+    os.environ |= {"DEMO_KEY": KEY, "DEMO_API_KEY": API_KEY, "DEMO_USER": "rollcall", "DEMO_PASSWORD": PASSWORD}
+    os.environ |= {"DEMO_CLIENT": "dintero-test-client", "DEMO_CLIENT_SECRET": CLIENT_SECRET}
     pepper = folder / "pepper"  # in a file, so that a worker that is started by hand finds it
     pepper.write_text(secrets.token_hex(32), encoding="ascii")
     try:
@@ -112,8 +131,16 @@ async def run(*, customers: int, seconds: float, seed: int, keep: bool) -> int:
     console = Console(highlight=False, soft_wrap=True)
     if (mine := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)
-    console.print("Starting a Kafka broker, two simulated systems, a poller and the handlers ...")
+    console.print("Starting a Kafka broker, five simulated systems, a poller and the handlers (15 seconds or so) ...")
     async with _stage(seed, customers) as (world, config, workers, path):
+        kinds = ", ".join(
+            f"{name} ({system.kind}, {len(system.customers())})" for name, system in world.systems.items()
+        )
+        console.print(f"Running. The systems and their customers: {kinds}.")
+        console.print(
+            f"For {seconds:g} seconds customers come, change and go, some are entered twice; a customer deleted in the "
+            f"{CRM} is to be deleted in the {SHOP}."
+        )
         await _watch(console, world, config, workers, seconds)
         results = await _settle(console, world, config, workers)
         if not any(check.wrong for check in results):
@@ -130,16 +157,19 @@ async def run(*, customers: int, seconds: float, seed: int, keep: bool) -> int:
 
 async def _watch(console: Console, world: World, config: Config, workers: Workers, seconds: float) -> None:
     """Let the world churn, and show how it goes: a live table on a terminal, lines elsewhere."""
+    await _fill_watch_list(world, config)
     churn = asyncio.ensure_future(world.churn(seconds))
     started = time.monotonic()
     try:
         if console.is_terminal:
             with Live(console=console, refresh_per_second=4) as live:
                 while not churn.done():
+                    await _fill_watch_list(world, config)
                     live.update(_progress(world, await _read(config), time.monotonic() - started))
                     await asyncio.wait([churn], timeout=1)
         else:
             while not churn.done():
+                await _fill_watch_list(world, config)
                 topics = await _read(config)
                 console.print(
                     f"{time.monotonic() - started:5.1f} s  {sum(world.done.values())} changes made, "
@@ -148,10 +178,19 @@ async def _watch(console: Console, world: World, config: Config, workers: Worker
                 )
                 await asyncio.wait([churn], timeout=5)
         await churn
+        await _fill_watch_list(world, config)
     finally:
         churn.cancel()
     if died := workers.died():
         raise RollcallError("\n".join(died))
+
+
+async def _fill_watch_list(world: World, config: Config) -> None:
+    """Have the garage's new customers watched, as `rollcall watch add` does."""
+    ids, world.unwatched[:] = list(world.unwatched), []
+    if ids:
+        wanted = ordering.given("watch", GARAGE, ids=ordering.watchable(config, GARAGE, ids))
+        await ordering.carry_out(config, wanted, _ANSWER_SECONDS)
 
 
 def _progress(world: World, topics: checks.Topics, seconds: float) -> Table:
@@ -172,10 +211,10 @@ def _progress(world: World, topics: checks.Topics, seconds: float) -> Table:
 
 async def _play(console: Console, world: World, config: Config, path: Path) -> list[checks.Check]:
     """Play the scenes that come after the churn."""
-    console.print("An outage: the crm lists only some of its customers ...")
-    outage = await scenes.outage(world, config)
-    console.print("A mass deletion in the crm, which waits for `rollcall deletions approve` ...")
-    return [outage, await scenes.mass_deletion(world, path)]
+    console.print(f"An outage: the {CRM} lists only some of its customers. Nobody may be taken for deleted ...")
+    outage = await scenes.outage(world, config, console.print)
+    console.print(f"Many customers are really deleted in the {CRM} at once. That waits for a person ...")
+    return [outage, await scenes.mass_deletion(world, path, console.print)]
 
 
 async def _settle(console: Console, world: World, config: Config, workers: Workers) -> list[checks.Check]:
@@ -193,7 +232,7 @@ async def _settle(console: Console, world: World, config: Config, workers: Worke
 
 def _report(console: Console, world: World, results: list[checks.Check]) -> int:
     console.print()
-    console.print("What happened: " + ", ".join(f"{count} {what}" for what, count in world.done.items()))
+    console.print("What happened: " + ", ".join(f"{count} {what}" for what, count in world.done.most_common()))
     console.print()
     table = Table("checked", "count", "wrong")
     for check in results:

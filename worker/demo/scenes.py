@@ -1,6 +1,7 @@
 """What the demo shows beyond the churn: an outage that must not delete anybody, and a mass deletion that must wait.
 
-Each scene plays against the running workers, by the commands that an operator would give, and ends in a check.
+Each scene plays against the running workers, by the commands that an operator would give, and ends in a check. `say`
+is given what there is to see.
 """
 
 import asyncio
@@ -24,31 +25,34 @@ _SHOWN: Final = 50
 _AT_ONCE: Final = 40
 
 
-async def outage(world: World, config: Config) -> Check:
+async def outage(world: World, config: Config, say: Callable[[str], None]) -> Check:
     """Have the crm list only its first customers, as if that were all: an alarm is raised and nobody is deleted."""
     crm = world.systems[CRM]
     deleted = await _deletions(config)
     crm.fault("short", keep=_SHOWN)
-    alarmed = await _until(lambda: _alarm(config))
+    alarm = await _until(lambda: _alarm(config))
     crm.clear_faults()
-    wrong = [] if alarmed else ["no alarm was raised"]
+    wrong = [] if alarm else ["no alarm was raised"]
+    say(f"  `rollcall status` shows the alarm: {alarm}")
     calm = await _until(lambda: _calm(config))
     wrong += [] if calm else ["the alarm stayed on after the outage"]
     lost = await _deletions(config) - deleted
     wrong += [f"{lost} customers were taken for deleted"] if lost else []
     missing = len(crm.customers()) - _SHOWN
-    return Check(f"an outage that hides {missing} customers raises an alarm, and deletes nobody", missing, wrong)
+    return Check("outage: an alarm for the customers hidden, nobody deleted", missing, wrong)
 
 
-async def mass_deletion(world: World, path: Path) -> Check:
+async def mass_deletion(world: World, path: Path, say: Callable[[str], None]) -> Check:
     """Delete many crm customers at once: their deletions downstream wait until `rollcall deletions approve`."""
     world.delete_at_once(_AT_ONCE)
     held = await _until(lambda: _held(path))
     wrong = [] if held else ["no plan was held"]
     for plan in held or []:
+        say(f"  held: {plan['count']} deletions in the {plan['target']} ({plan['reason']})")
+        say(f"  rollcall deletions approve {plan['plan']}@{plan['hash']} --who demo")
         answer = await rollcall(path, "deletions", "approve", f"{plan['plan']}@{plan['hash']}", "--who", "demo")
         wrong += [] if answer.startswith(b"done") else [f"plan {plan['plan']} was not approved: {answer.decode()}"]
-    return Check("a mass deletion is held as a plan, and done once it is approved", _AT_ONCE, wrong)
+    return Check("mass deletion: held, approved by the command, done", _AT_ONCE, wrong)
 
 
 async def _until(condition: Callable[[], Awaitable[Any]]) -> Any:
@@ -66,12 +70,13 @@ async def _crm(config: Config) -> dict[str, Any]:
     return rows[0] if rows else {}
 
 
-async def _alarm(config: Config) -> bool:
-    return bool((await _crm(config)).get("alarm"))
+async def _alarm(config: Config) -> str | None:
+    found: str | None = (await _crm(config)).get("alarm")
+    return found
 
 
 async def _calm(config: Config) -> bool:
-    return not (await _crm(config)).get("alarm")
+    return not await _alarm(config)
 
 
 async def _deletions(config: Config) -> int:
