@@ -142,8 +142,12 @@ class Site:
         return verdict
 
     def complaints(self) -> list[str]:
-        """Return what workers have logged that is no event: tracebacks, warnings of Python."""
-        return [f"{name}: {event['text']}" for name, event in self.fleet.events() if event["event"] == "raw"]
+        """Return what workers have logged that is no event: tracebacks, warnings of Python; not why they have ended."""
+        return [
+            f"{name}: {event['text']}"
+            for name, event in self.fleet.events()
+            if event["event"] == "raw" and not event["text"].startswith(("rollcall: ", "  "))
+        ]
 
 
 @asynccontextmanager

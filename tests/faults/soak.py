@@ -18,13 +18,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import orjson
+
 from tests.faults import report
 from tests.faults.checking import Verdict
 from tests.faults.fleet import Worker, tail
 from tests.faults.kinds import KILLS, OTHERS, Hand, Kind, NothingToHurtError
 from tests.faults.recovery import recovery
 from tests.faults.site import Site, site
-from worker.errors import KafkaUnavailableError
+from worker.errors import KafkaUnavailableError, TopicError
 
 WORKERS: Final[Mapping[str, int]] = {"handler": 2, "poller": 2}
 SETTLE: Final = 240.0
@@ -43,10 +45,14 @@ class Run:
     missed: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
     recoveries: list[tuple[str, float]] = field(default_factory=list)
+    together: float = 0.0
+    """How long it took to recover from the overlapping faults."""
     stuck: list[str] = field(default_factory=list)
     dead: list[str] = field(default_factory=list)
     unavailable: int = 0
     """Workers that ended because Kafka could not be reached when they started."""
+    refused: int = 0
+    """Workers that did not start because a fault had altered a topic's settings just then, as they should not."""
     complaints: list[str] = field(default_factory=list)
     writes: int = 0
     kills: int = 0
@@ -54,9 +60,14 @@ class Run:
     verdict: Verdict = field(default_factory=Verdict)
 
     @property
+    def slow(self) -> list[str]:
+        """Return the faults that came alone after which work took too long to go on."""
+        return [f"{kind}: {took:.1f} s" for kind, took in self.recoveries if took > report.WITHIN]
+
+    @property
     def well(self) -> bool:
         """Return whether nothing was wrong."""
-        return self.verdict.right and not (self.stuck or self.dead or self.complaints or self.failed)
+        return self.verdict.right and not (self.stuck or self.slow or self.dead or self.complaints or self.failed)
 
 
 class Soak:
@@ -108,6 +119,8 @@ class Soak:
         code = worker.process.returncode if worker.process is not None else None
         if code == KafkaUnavailableError.exit_code:
             self._run.unavailable += 1
+        elif code == TopicError.exit_code and "max.message.bytes should be" in tail(worker.log):
+            self._run.refused += 1
         else:
             self._run.dead.append(f"{worker.name} ended with {code}: {tail(worker.log)}")
             self.say(self._run.dead[-1])
@@ -148,6 +161,7 @@ class Soak:
         if under_way:
             await asyncio.wait(under_way)
         slowest, took, stuck = await recovery(self._site)
+        self._run.together = took
         self.say(f"all overlapping faults are over; recovered in {took:.1f} s ({slowest})")
         self._run.stuck += [f"after the overlapping faults: {name}" for name in stuck]
 
@@ -209,6 +223,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--rate", type=float, default=75, help="writes a second in all upstreams")
     parser.add_argument("--only", choices=names, nargs="*", default=list(names), help="these kinds of faults only")
+    parser.add_argument("--write", type=Path, help="write what has come of it to this file, as JSON")
     parser.add_argument("--keep", type=Path, help="keep logs and data in this folder")
     given = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # our readers live through the faults too
@@ -216,7 +231,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rollcall-soak-", ignore_cleanup_errors=True) as temporary:
         memory = asyncio.run(soak(given.keep or Path(temporary), run, rate=given.rate, verbose=True))
     report.show(run, memory)
-    return 0 if run.well else 1
+    if given.write:
+        given.write.write_bytes(orjson.dumps(report.facts(run, memory)))
+    return 0 if run.well and not report.not_flat(memory) else 1
 
 
 if __name__ == "__main__":
