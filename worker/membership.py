@@ -8,7 +8,8 @@ put on hold meanwhile, one taken away ends. Guarantees:
 - a fenced task is dropped and the group joined anew; no second producer with its id is started before that;
 - a partition has one task at a time, and a worker that is stopping takes none up any more;
 - a task that ended by itself is started again, with a growing pause; an error that no retry can help stops the worker;
-- stopping takes no longer than the grace period, and what it had to cut is said.
+- stopping takes the grace period at most and `_CLOSE_SECONDS` for closing what had to be cut, which is said; a member
+  that fails has the whole worker stop at once, so that nobody waits for a second grace period after the first.
 """
 
 import asyncio
@@ -45,10 +46,15 @@ _PAUSES: Final = (0.2, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # by the failures in a ro
 _PUT_OFF_SECONDS: Final = 0.5
 # A task that ran this long had recovered: its next failure is a new one.
 _STEADY_SECONDS: Final = 60.0
-# For a task that was cancelled to close its clients: longer than each of them is given (kafka.CLOSE_TIMEOUT).
+# For everything that was cancelled to close its clients: longer than each of them is given (kafka.CLOSE_TIMEOUT).
 _CLOSE_SECONDS: Final = 12.0
 
 Run = Callable[[Task], Awaitable[None]]
+
+
+def _until(moment: float) -> float:
+    """Return the seconds from now until a moment of the monotonic clock, 0 where it has passed."""
+    return max(0.0, moment - time.monotonic())
 
 
 class _PutOffError(RollcallError):
@@ -121,9 +127,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         return self.joined.is_set() and all(task is not None and task.working for task in tasks)
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Be a member until `stop`; raises what no retry can help.
+        """Be a member until `stop`; raises what no retry can help, and sets `stop` then.
 
-        After `stop` it takes the grace period at most, and a little for closing what had to be cut.
+        After `stop` it takes the grace period at most, and `_CLOSE_SECONDS` for closing what had to be cut.
         """
         stopped = asyncio.ensure_future(stop.wait())
         member = asyncio.ensure_future(self._be_member())
@@ -133,6 +139,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 member.result()
         finally:
             stopped.cancel()
+            stop.set()
             await self._wind_up(member)
 
     async def _be_member(self) -> None:
@@ -147,14 +154,18 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 await self._poll()
 
     async def _wind_up(self, member: "asyncio.Future[None]") -> None:
-        """Drain the tasks as a member still, then leave."""
+        """Drain the tasks as a member still, then leave; all of it by one deadline."""
         self._stopping = True
-        await asyncio.gather(*(self._end(partition, drain=True) for partition in list(self._owned)))
+        drained = time.monotonic() + self._grace
+        closed = drained + _CLOSE_SECONDS
+        await asyncio.gather(*(self._end(partition, drained, closed) for partition in list(self._owned)))
         if self._closing:
-            await asyncio.wait(self._closing.values(), timeout=_CLOSE_SECONDS)
+            await asyncio.wait(self._closing.values(), timeout=_until(closed))
         member.cancel()
-        await asyncio.wait([member], timeout=_CLOSE_SECONDS)
-        await self._leave()
+        await asyncio.wait([member], timeout=_until(closed))
+        leaving = asyncio.ensure_future(self._leave())
+        await asyncio.wait([leaving], timeout=_until(closed))
+        leaving.cancel()  # where it is done, nothing happens
 
     async def _join(self) -> None:
         settings = self._connection.settings
@@ -229,7 +240,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         gone = [partition for partition in self._owned if partition not in mine]
         self.log.info("partitions_assigned", partitions=sorted(mine), gone=sorted(gone))
         for partition in gone:
-            closing = self._closing[partition] = asyncio.ensure_future(self._end(partition, drain=False))
+            closing = self._closing[partition] = asyncio.ensure_future(self._end_now(partition))
             closing.add_done_callback(partial(self._closed, partition))
         for partition in () if self._stopping else mine:
             owned = self._owned.get(partition)
@@ -325,20 +336,28 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             async with asyncio.timeout(seconds):
                 await owned.stopping.wait()
 
-    async def _end(self, partition: int, *, drain: bool) -> None:
-        """End the work on a partition; with `drain` it may finish what it has begun, within the grace period."""
+    async def _end_now(self, partition: int) -> None:
+        """End the work on a partition that is not ours any more."""
+        now = time.monotonic()
+        await self._end(partition, now, now + _CLOSE_SECONDS)
+
+    async def _end(self, partition: int, drained: float, closed: float) -> None:
+        """End the work on a partition.
+
+        Its task may finish until the moment `drained` what it has begun, and close until the moment `closed`.
+        """
         owned = self._owned.pop(partition)
         owned.stopping.set()
         owned.granted.set()
         if owned.work is None or owned.work.done():
             return
-        if drain and owned.task is not None:
+        if owned.task is not None and (patience := _until(drained)):
             owned.task.stopping.set()
-            await asyncio.wait([owned.work], timeout=self._grace)
+            await asyncio.wait([owned.work], timeout=patience)
             if not owned.work.done():
                 self.log.warning("task_cut_short", partition=partition, after_seconds=self._grace)
         if not owned.work.done():
             owned.work.cancel()
-            await asyncio.wait([owned.work], timeout=_CLOSE_SECONDS)
+            await asyncio.wait([owned.work], timeout=_until(closed))
         if not owned.work.done():
             self.log.error("task_abandoned", partition=partition, after_seconds=_CLOSE_SECONDS)

@@ -3,14 +3,16 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import lmdb
 import pytest
+from structlog.testing import capture_logs
 
 from tests.integration.conftest import PARTITIONS, Deployment, owner
-from worker.errors import StoreError
+from worker import membership
+from worker.errors import StateError, StoreError
 from worker.membership import Membership
 from worker.task import Task, Transaction
 
@@ -35,12 +37,15 @@ class Worker:
     release: asyncio.Event = field(default_factory=asyncio.Event)
     fail: asyncio.Event = field(default_factory=asyncio.Event)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    broken: set[int] = field(default_factory=set)
+    """Partitions whose state no retry can help."""
+    grace: float = SECONDS
 
     def __post_init__(self) -> None:
         """Make the member."""
         topics = self.deployment.topics
         args = self.deployment.connection, topics.group("poll"), topics.state("poll"), self._make, self._run
-        self.member = Membership(*args, grace=SECONDS)
+        self.member = Membership(*args, grace=self.grace)
         self.serving: asyncio.Future[None] | None = None
 
     def _make(self, partition: int) -> Task:
@@ -51,6 +56,8 @@ class Worker:
     async def _run(self, task: Task) -> None:
         task.working = True
         while not task.stopping.is_set():
+            if task.partition in self.broken:
+                raise StateError("it is of a later version")
             if self.fail.is_set() and task.dead is not None:
                 raise task.dead
             await asyncio.sleep(0.05)
@@ -159,3 +166,60 @@ async def test_a_store_that_fails_is_read_anew_by_a_new_task(deployment: Deploym
         assert worker.member.tasks[0].store.wiped == "it could not be read or written"
         with worker.member.tasks[0].store.reading() as state:
             assert state.get(b"a") == b"1"
+
+
+async def test_a_member_that_fails_has_its_fellows_stop_before_it_has_drained(deployment: Deployment) -> None:
+    """One grace period is enough for the whole worker: nobody begins to drain when another has finished."""
+    worker = Worker(deployment, "only")
+    worker.start()
+    try:
+        await until(lambda: worker.partitions == set(range(PARTITIONS)))
+        worker.broken.add(0)
+        await until(worker.stop.is_set)
+        assert worker.serving is not None
+        assert not worker.serving.done()  # the other partition is still being drained
+    finally:
+        with pytest.raises(StateError):
+            await worker.end()
+
+
+async def test_a_task_that_does_not_end_is_cut_and_named(deployment: Deployment) -> None:
+    """After the grace period it is cancelled, and the log says which partition that was."""
+    worker = Worker(deployment, "only", grace=0.3)
+    worker.start()
+    await until(lambda: worker.partitions == set(range(PARTITIONS)))
+    worker.stop.set()
+    assert worker.serving is not None
+    with capture_logs() as logs:
+        await asyncio.wait_for(worker.serving, SECONDS)
+    cut = [entry["partition"] for entry in logs if entry["event"] == "task_cut_short"]
+    assert sorted(cut) == list(range(PARTITIONS))
+    assert worker.member.tasks == {}
+
+
+async def test_what_cannot_even_be_cancelled_is_left_behind(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing is bounded as a whole, and what was abandoned is named as such."""
+    monkeypatch.setattr(membership, "_CLOSE_SECONDS", 0.5)
+    worker = Worker(deployment, "only", grace=0.1)
+    freed = asyncio.Event()
+
+    async def deaf(task: Task) -> None:
+        task.working = True
+        while not freed.is_set():
+            with suppress(asyncio.CancelledError):
+                await freed.wait()
+
+    worker.member._run = deaf
+    worker.start()
+    await until(lambda: worker.partitions == set(range(PARTITIONS)))
+    works = [owned.work for owned in worker.member._owned.values()]
+    worker.stop.set()
+    assert worker.serving is not None
+    with capture_logs() as logs:
+        await asyncio.wait_for(worker.serving, SECONDS)
+    abandoned = [entry["partition"] for entry in logs if entry["event"] == "task_abandoned"]
+    assert sorted(abandoned) == list(range(PARTITIONS))
+    freed.set()
+    await asyncio.wait([work for work in works if work is not None], timeout=SECONDS)
