@@ -113,7 +113,7 @@ class Scorer:
         self._weights = settings.weights
         self._vetoes = settings.vetoes
         self._unique = frozenset(settings.vetoes.unique)
-        self.compare = lru_cache(65_536)(self._compare)
+        self.compare = lru_cache(8_192)(self._compare)
 
     def _compare(self, a: Profile, b: Profile) -> Comparison:
         weights = self._weights
