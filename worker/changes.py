@@ -14,6 +14,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -27,6 +28,7 @@ _SCOPE_AND_FINGERPRINT = slice(22, 42)
 _LIVE: Final = 1
 _FORMAT: Final = 1
 _NEVER: Final = -(2**63)
+_DAY_MS: Final = 86_400_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 # The first and the last millisecond that a date can be written for.
 _TIMES: Final = (-62_135_596_800_000, 253_402_300_799_999)
@@ -117,29 +119,25 @@ def seen(
     """
     first_seen = now if entry is None else entry.first_seen
     sequence = 0 if entry is None else entry.sequence
+    same = entry is not None and entry.live and entry.fingerprint == fingerprint
     fresh = Entry(
         live=True,
         missed=0,
-        sequence=sequence,
+        sequence=sequence if same else sequence + 1,
         first_seen=first_seen,
         updated=updated,
         scope=scope,
         fingerprint=fingerprint,
         hashes=hashes,
     )
-    if entry is not None and entry.live and entry.fingerprint == fingerprint:
+    if same:
         return Decision(fresh, None)
     customer["first_seen"] = rfc3339(first_seen)
     if entry is None or not entry.live:
-        changed = [name for name in FIELDS if not _empty(customer[name])]  # type: ignore[literal-required]
-        return _event(fresh, CREATED, changed, customer)
-    return _event(fresh, UPDATED, differing(entry.hashes, hashes), customer)
-
-
-def _event(fresh: Entry, type_: EventType, changed: list[str], customer: Customer) -> Decision:
-    sequence = fresh.sequence + 1
-    change = Change(type_, sequence, changed, fresh.first_seen, customer)
-    return Decision(replace(fresh, sequence=sequence), change)
+        changed = [name for name in FIELDS if (value := customer[name]) or not _empty(value)]  # type: ignore[literal-required]
+        return Decision(fresh, Change(CREATED, fresh.sequence, changed, first_seen, customer))
+    changed = differing(entry.hashes, hashes)
+    return Decision(fresh, Change(UPDATED, fresh.sequence, changed, first_seen, customer))
 
 
 def exists(entry: Entry | None, updated: int | None, scope: bytes) -> Decision | None:
@@ -211,11 +209,19 @@ def _empty(value: object) -> bool:
     return value is None or value in ([], {})
 
 
+@lru_cache(256)
 def rfc3339(milliseconds: int) -> str:
     """Return a time as RFC 3339 in UTC with milliseconds; one outside the years 1 to 9999 as the nearest of them."""
     first, last = _TIMES
-    moment = _EPOCH + timedelta(milliseconds=min(max(milliseconds, first), last))
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    day, left = divmod(min(max(milliseconds, first), last), _DAY_MS)
+    seconds, left = divmod(left, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    return f"{_day(day)}T{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}.{left:03d}Z"
+
+
+@lru_cache(256)
+def _day(days: int) -> str:
+    return (_EPOCH + timedelta(days=days)).date().isoformat()
 
 
 class PlanHash:

@@ -155,7 +155,7 @@ class Detector:
         except Exception as error:  # ruff: ignore[blind-except] - see _unreadable
             self._unreadable(tx, row, error)
             return
-        hashes = b"".join(map(self._hasher.field, parts.values()))
+        hashes = self._hasher.fields(parts.values())
         if raw is not None and self._another(raw, hashes):
             self.gone(tx, row.id, "absent", now)
             raw = tx.get(self._prefix + identity)

@@ -50,7 +50,8 @@ def check_size(limit: int, topic: str, key: bytes, value: bytes | None, headers:
     """Raise RecordTooLargeError if a record takes more than `limit` bytes."""
     size = len(key) + len(value or b"") + _OVERHEAD
     if headers:
-        size += sum(len(name) + len(content) + 4 for name, content in headers)
+        for name, content in headers:
+            size += len(name) + len(content) + 4
     if size > limit:
         message = f"a record for {topic} takes {size} bytes, more than kafka.max_record_bytes ({limit})"
         raise RecordTooLargeError(message, size=size)
