@@ -1,6 +1,6 @@
 """A small world for the deletions: both stages on the harness, and simulated systems to delete from."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -72,9 +72,18 @@ class World:
     """Topics, both stages, and the systems by name."""
 
     def __init__(
-        self, settings: Mapping[str, Any], *, seed: int = 0, undo: Undo | None = None, partitions: int = 4
+        self,
+        settings: Mapping[str, Any],
+        *,
+        seed: int = 0,
+        undo: Undo | None = None,
+        partitions: int = 4,
+        before: Callable[[Topics], Sequence[Callable[[], Handler]]] = lambda _: (),
     ) -> None:
-        """Build it; every target has one customer that is never deleted, so that canaries work."""
+        """Build it; every target has one customer that is never deleted, so that canaries work.
+
+        `before`: gives stages that run before these two.
+        """
         self.topics = Topics(partitions=partitions)
         self.settings = DeletesSettings.model_validate(settings)
         self.undo = undo
@@ -83,7 +92,7 @@ class World:
             system.add("999999")
         self.sequences: dict[bytes, int] = {}
         self.commands = 0
-        makers: list[Callable[[], Handler]] = [self._requests, self._executor]
+        makers: list[Callable[[], Handler]] = [*before(self.topics), self._requests, self._executor]
         self.harness = Harness(makers, partitions=partitions, answer=self._answer, seed=seed, now=START)
 
     def _requests(self) -> Handler:
