@@ -49,8 +49,8 @@ _FLOWS: Final[Mapping[str, _Flow]] = {
     "clusters": _Flow(("links", "replays"), ("clusters", "identity", "departures")),
     "requests": _Flow(("latest", "departures", "approvals", "clusters", "requests", "replays"), ("requests",)),
     "executor": _Flow(("requests", "approvals", "replays"), ("requests", "deletions", "receipts")),
-    "operator": _Flow((*PUBLIC, "deadletters", "status", "control"), ("control", "replays", "deadletters", "status")),
-    "approver": _Flow((*PUBLIC, "status"), ("approvals",)),
+    "operator": _Flow((*PUBLIC, "deadletters", "status"), ("control", "replays", "deadletters", "status")),
+    "approver": _Flow(("latest", "clusters", "deletions", "receipts", "status"), ("approvals",)),
     "subscriber": _Flow(PUBLIC),
     "topics": _Flow(()),
 }
@@ -117,6 +117,7 @@ def _declared(role: str, topics: Topics) -> Iterator[Grant]:
 def _others(role: str, topics: Topics, group: str) -> Iterator[Grant]:
     """Yield what it takes to see how far the stages are and what the cluster's clock shows, or to subscribe."""
     if role == "operator":
+        yield _allow("topic", topics.state("poll"), "Read", "Describe")  # watch lists, and the customers' versions
         for stage in (*WORKERS, *topics.plugins):
             yield _allow("group", topics.group(stage), "Describe")
         yield _allow("cluster", CLUSTER, "Describe")
