@@ -3,28 +3,33 @@
     python benchmarks/deletes.py [--customers 10000] [--concurrency 32]
 
 A real broker, a real `rollcall handle deletes`, the simulated Drivly in a process of its own. Published deletions go in
-as the poller would publish them; measured is the time from the first DELETE to the last receipt, and the worker's CPU.
-Every look-up before, DELETE and look-up after is a real request: three a deletion.
+as the poller would publish them; measured is the time from the first DELETE to the last receipt, by the receipts' own
+times, the CPU of each process, and the worker's transactions. Every look-up before, DELETE and look-up after is a real
+request: three a deletion.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import re
 import sys
 import tempfile
-import time
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+import aiohttp
 import orjson
 import yaml
+from aiokafka import TopicPartition
 
 from worker import config as configuration
 from worker import embedded, inspect
 from worker.changes import rfc3339
 from worker.config import Config
 from worker.demo.workers import Workers
-from worker.events import CREATED, DELETED, customer_key, event_headers
+from worker.events import CREATED, DELETED, EventType, customer_key, event_headers
 from worker.kafka import Connection, apply_topics
 from worker.task import Task, TaskSpec, Transaction, now_ms
 
@@ -70,7 +75,7 @@ async def publish(config: Config, folder: Path, customers: int, *, deleted: bool
         def work(tx: Transaction, first: int = start) -> None:
             for number in range(first, min(first + BATCH, customers + 1)):
                 key = customer_key("crm", str(number))
-                kind = DELETED if deleted else CREATED
+                kind: EventType = DELETED if deleted else CREATED
                 headers = event_headers(
                     key=key,
                     source="crm",
@@ -92,9 +97,35 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def receipts(config: Config) -> list[dict[str, object]]:
+async def receipts(config: Config) -> list[dict[str, Any]]:
     """Return the receipts there are."""
     return [orjson.loads(record.value or b"") for record in await inspect.records(config, config.topics.receipts)]
+
+
+async def receipted(config: Config) -> int:
+    """Return how many offsets the topic of receipts has: no fewer than receipts."""
+    consumer = await Connection(config.file.kafka).consumer()
+    try:
+        where = [TopicPartition(config.topics.receipts, one) for one in range(config.topics.partitions)]
+        return sum((await consumer.end_offsets(where)).values())
+    finally:
+        await consumer.stop()
+
+
+async def transactions(log: str) -> dict[str, int]:
+    """Return how many transactions each stage of the worker with this log has committed."""
+    port = next(json.loads(line)["port"] for line in log.splitlines() if '"listening"' in line)
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+        text = await answer.text()
+    found = re.findall(r'rollcall_transactions_total\{outcome="committed",stage="(\w+)"\} (\S+)', text)
+    return {stage: int(float(count)) for stage, count in found}
+
+
+def seconds(rows: list[dict[str, Any]]) -> float:
+    """Return the time from the first DELETE to the last receipt."""
+    first = min(row["attempts"][0]["at"] for row in rows if row["attempts"])
+    last = max(row["ended_at"] for row in rows)
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
 
 
 async def run(customers: int, concurrency: int) -> None:
@@ -116,20 +147,29 @@ async def run(customers: int, concurrency: int) -> None:
         await workers.start_all()
         await workers.ready()
         await publish(config, folder / "publisher", customers, deleted=False)
-        pid = workers.pid("deletes")
-        before, started = cpu(pid), time.monotonic()
+        assert kafka.nodes[0].pid is not None
+        processes = {"worker": workers.pid("deletes"), "target": simulator.pid, "broker": kafka.nodes[0].pid}
+        before = {name: cpu(pid) for name, pid in processes.items()}
+        committed = await transactions(workers.log("deletes"))
         await publish(config, folder / "publisher", customers, deleted=True)
-        while len(done := await receipts(config)) < customers:
+        done: list[dict[str, Any]] = []
+        while len(done) < customers:
             if died := workers.died():
                 raise RuntimeError("\n".join(died))
-            await asyncio.sleep(0.5)
-        took, used = time.monotonic() - started, cpu(pid) - before
-        outcomes = {str(receipt["outcome"]) for receipt in done}
+            await asyncio.sleep(1)
+            if await receipted(config) >= customers:
+                done = await receipts(config)
+        used = {name: cpu(pid) - before[name] for name, pid in processes.items()}
+        after = await transactions(workers.log("deletes"))
         await workers.stop_all()
     simulator.terminate()
     await simulator.wait()
-    print(f"{customers} deletions, concurrency {concurrency}: {customers / took:.0f} a second", end=", ")
-    print(f"{1e6 * used / customers:.0f} us CPU of the worker each, {took:.1f} s; outcomes {sorted(outcomes)}")
+    took, outcomes = seconds(done), sorted({str(receipt["outcome"]) for receipt in done})
+    print(
+        f"{customers} deletions, concurrency {concurrency}: {customers / took:.0f} a second ({took:.1f} s); {outcomes}"
+    )
+    print("CPU a deletion:", ", ".join(f"{name} {1e6 * one / customers:.0f} us" for name, one in used.items()))
+    print("transactions:", ", ".join(f"{stage} {after[stage] - committed.get(stage, 0)}" for stage in after))
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 Each handler is one or more stages; this file is where the worker finds them by name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, Final, Protocol
 
@@ -39,14 +39,19 @@ class Settings(Protocol):
         """Return the settings of the deletions."""
 
 
-def factory(stage: str, settings: Settings, topics: Topics, hasher: Hasher) -> Callable[[], Handler]:
-    """Return what makes the handler of `stage`; KeyError for another name."""
+def factory(
+    stage: str, settings: Settings, topics: Topics, hasher: Hasher, sources: Collection[str] | None = None
+) -> Callable[[], Handler]:
+    """Return what makes the handler of `stage`; KeyError for another name.
+
+    `sources`: the names of all that are polled, None where that is not known.
+    """
     makers: dict[str, Callable[[], Any]] = {
         "keys": lambda: Keys(topics, settings.dedupe, hasher),
         "pairs": lambda: Pairs(topics, settings.dedupe),
         "clusters": lambda: Clusters(topics, settings.dedupe),
         "requests": lambda: Requests(topics, settings.deletes),
-        "executor": lambda: Executor(topics, settings.deletes, from_settings(settings.deletes)),
+        "executor": lambda: Executor(topics, settings.deletes, from_settings(settings.deletes), sources),
     }
     return makers[stage]
 

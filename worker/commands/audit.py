@@ -7,10 +7,12 @@ import orjson
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from worker.audit import Audit, Report
 from worker.commands.common import config as configured
 from worker.commands.common import out, run
+from worker.inspect import plain
 
 _SHOWN = 20
 
@@ -34,7 +36,7 @@ def _table(report: Report) -> Table:
         count = sum(finding.kind == kind for finding in report.findings)
         table.add_row(f"WRONG: {kind}", str(count), style="red")
     for name, count in report.fields().items():
-        table.add_row(f"  differs in {name}", str(count), style="red")
+        table.add_row(Text(f"  differs in {plain(name)}"), str(count), style="red")
     return table
 
 
@@ -65,7 +67,7 @@ def audit(
     else:
         out().print(_table(report))
         for finding in report.findings[:_SHOWN]:
-            click.echo(f"{source}/{finding.id}: {finding.kind} {', '.join(finding.fields)}".rstrip())
+            click.echo(plain(f"{source}/{finding.id}: {finding.kind} {', '.join(finding.fields)}".rstrip()))
         if len(report.findings) > _SHOWN:
             click.echo(f"... and {len(report.findings) - _SHOWN} more; --json names all")
         click.echo("Something differs." if report.findings else "Everything is as it must be.")

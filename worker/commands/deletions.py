@@ -14,6 +14,7 @@ from typing import Any, Literal
 import click
 import orjson
 from rich.table import Table
+from rich.text import Text
 
 from handlers.deletes import operate
 from handlers.deletes.decisions import Decision, record_of
@@ -75,24 +76,40 @@ def list_(ctx: click.Context, state: str | None, target: str | None, source: str
             click.echo(orjson.dumps(line))
         return
     if plans:
-        held = Table("plan that waits for you", "target", "deletions", "reason", title="Held")
-        for plan in plans:
-            held.add_row(operate.handle(plan), plan["target"], str(plan["count"]), plan["reason"])
-        out().print(held)
+        out().print(held_table(plans))
         click.echo("`rollcall deletions approve PLAN` or `reject PLAN`")
+    out().print(deletions_table(rows))
+
+
+def held_table(plans: Sequence[dict[str, Any]]) -> Table:
+    """Return the plans as a table for people; what comes from outside is shown as it is, and commands nothing."""
+    table = Table("plan that waits for you", "target", "deletions", "reason", title="Held")
+    for plan in plans:
+        table.add_row(*map(_cell, (operate.handle(plan), plan["target"], str(plan["count"]), plan["reason"])))
+    return table
+
+
+def deletions_table(rows: Sequence[operate.Row]) -> Table:
+    """Return the newest deletion of each customer as a table for people."""
     table = Table("request", "target/customer", "state", "since", "because", "from", "plan or reason")
     for row in rows:
         what = f"{row['target']}/{row['customer']}"
-        table.add_row(
-            row["request"],
-            what,
-            row["state"],
-            row["since"],
-            row["authority"],
-            row["origin"],
-            row["plan_or_reason"] or "",
-        )
-    out().print(table)
+        cells = (row["request"], what, row["state"], row["since"], row["authority"], row["origin"])
+        table.add_row(*map(_cell, (*cells, row["plan_or_reason"] or "")))
+    return table
+
+
+def erasure_table(plan: operate.Erasure) -> Table:
+    """Return whom an erasure is about, and where each is deleted, as a table for people."""
+    table = Table("customer", "deleted at")
+    for key in plan.customers:
+        table.add_row(_cell(key), _cell(", ".join(plan.targets.get(key, ())) or "no target is configured for it"))
+    return table
+
+
+def _cell(text: str) -> Text:
+    """Return a text that neither the terminal nor rich takes for anything but text: ids may have [brackets]."""
+    return Text(inspect.plain(text))
 
 
 @deletions.command()
@@ -197,10 +214,7 @@ def erase(ctx: click.Context, customer: str | None, email: str | None, who: str,
         customer=customer,
         email=email,
     )
-    table = Table("customer", "deleted at")
-    for key in plan.customers:
-        table.add_row(key, ", ".join(plan.targets.get(key, ())) or "no target is configured for it")
-    out().print(table)
+    out().print(erasure_table(plan))
     if not yes:
         click.echo("nothing was done; --yes does it")
         return

@@ -10,8 +10,10 @@ from typing import Literal
 
 import click
 import orjson
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from worker import deadletters as letters
 from worker import rebuild as rebuilding
@@ -102,7 +104,8 @@ def list_(ctx: click.Context, stage: str | None, source: str | None, key: str | 
         place = f"{letter.record.topic} {letter.record.partition}-{letter.record.offset}" if letter.record.topic else ""
         key_ = (letter.record.key or b"").decode(errors="replace")
         why = letter.reason if letter.error in {"", "Dead"} else f"{letter.error}: {letter.reason}"
-        table.add_row(letter.name, rfc3339(letter.at), *map(plain, (letter.stage, place, key_, why)))
+        cells = (plain(text) for text in (letter.stage, place, key_, why))
+        table.add_row(letter.name, rfc3339(letter.at), *map(Text, cells))
     out().print(table)
 
 
@@ -264,7 +267,7 @@ def _copy(config: Config, plan: replays.Plan, rate: float) -> None:
     """Make the copies, with a bar on a terminal; say how to go on where it is stopped."""
     click.echo(f"replay {plan.id}: if it is stopped, `rollcall replay --resume {plan.id}` goes on with it")
     with Progress(console=out()) as bar:
-        task = bar.add_task(f"to {plan.target.name}", total=plan.total, completed=plan.passed)
+        task = bar.add_task(escape(f"to {plan.target.name}"), total=plan.total, completed=plan.passed)
         run(replays.run(config, plan, rate, lambda done: bar.update(task, completed=done.passed)))
     click.echo(f"{plan.copied} copies were made for {plan.target.name}")
 
