@@ -54,6 +54,8 @@ REPLAY: Final = "rollcall-replay"
 WITH_DELETES: Final = ";with-deletes"
 _HORIZON: Final = b"h/"
 _WAITING: Final = b"w/"
+_SHORTEST_MS: Final = 50
+_BUSY_MS: Final = 2_000  # checks may follow each other for so long
 _FOR_EXECUTORS: Final = frozenset({"clear", "request", "cancel", "vouch"})
 
 
@@ -91,6 +93,7 @@ class Requests:
         # Only what may be lost: checks that wait to be answered, which the executor asks again.
         self._checks: list[tuple[int, Message]] = []
         self._behind_until = 0
+        self._asked_at = 0
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -118,15 +121,18 @@ class Requests:
         """Never called: this stage makes no calls."""
 
     def on_timer(self, tx: Tx, now: int) -> int | None:
-        """Answer the checks that have waited long enough."""
+        """Answer the checks that have waited long enough, all in one transaction.
+
+        While they keep coming this is looked at more often, but not for each of them.
+        """
         if now >= self._behind_until:
             due = [check for moment, check in self._checks if moment <= now]
             self._checks = [waiting for waiting in self._checks if waiting[0] > now]
             for check in due:
                 self._vouch(tx, check)
-        soonest = min((max(moment, self._behind_until) for moment, _ in self._checks), default=None)
-        tick = now + _ms(self._settings.tick)
-        return tick if soonest is None else min(tick, soonest)
+        tick = _ms(self._settings.tick)
+        busy = self._checks or now < self._asked_at + _BUSY_MS
+        return now + (max(_SHORTEST_MS, min(tick, _ms(self._settings.settle))) if busy else tick)
 
     # What was published
 
@@ -321,6 +327,7 @@ class Requests:
             return Skip("not ours")
         _, check = read_message(record)
         self._checks.append((now + _ms(self._settings.settle), check))
+        self._asked_at = now
         return Done()
 
     def _vouch(self, tx: Tx, check: Message) -> None:
