@@ -65,6 +65,13 @@ class Condition:
     _shown: State | None = None
     _read: dict[str, int] = field(default_factory=dict)
 
+    def take_up(self, checkpoint: Checkpoint, now: int) -> None:
+        """Show the source in the metrics; its times count from `now` (ms since the epoch) until it is read."""
+        for gauge in (telemetry.POLLED, telemetry.CHECKPOINT):
+            gauge.labels(self.source).set(now / 1000)
+        telemetry.LIVE.labels(self.source).set(checkpoint.live)
+        telemetry.HELD.labels(self.source).set(checkpoint.held["missing"] if checkpoint.held else 0)
+
     def ended(self, feed: str, now: int, *, enumerates: bool) -> None:
         """Note that a feed was read to its end at `now` (ms since the epoch)."""
         self.polled = self._read[feed] = now
@@ -118,12 +125,14 @@ class Condition:
             return False
         log.error("source_alarm", source=self.source, alarm=text)
         self._alarms[about] = text
+        telemetry.ALARMS.labels(self.source).set(len(self._alarms))
         return True
 
     def clear_alarm(self, *abouts: str) -> bool:
         """Take alarms back; return whether there were any."""
         found = [about for about in abouts if self._alarms.pop(about, None) is not None]
         if found:
+            telemetry.ALARMS.labels(self.source).set(len(self._alarms))
             log.info("source_alarm_over", source=self.source, about=found)
         return bool(found)
 
@@ -132,14 +141,19 @@ class Condition:
         state = self.state
         if state == self._shown:
             return False
-        self.hide()
+        self._hide_state()
         telemetry.STATE.labels(self.source, state).set(1)
         log.info("source_state", source=self.source, state=state)
         self._shown = state
         return True
 
     def hide(self) -> None:
-        """Take the state out of the metrics: the source is not this worker's any more."""
+        """Take the source out of the metrics: it is not this worker's any more."""
+        self._hide_state()
+        for gauge in (telemetry.POLLED, telemetry.CHECKPOINT, telemetry.LIVE, telemetry.HELD, telemetry.ALARMS):
+            gauge.remove(self.source)
+
+    def _hide_state(self) -> None:
         if self._shown is not None:
             telemetry.STATE.remove(self.source, self._shown)
             self._shown = None

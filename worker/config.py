@@ -78,8 +78,8 @@ class _File(Model):
     state_dir: Path = Field(default=Path(".rollcall/state"), description="A cache of the state; may be lost")
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:0",
-        pattern=r"^[^:\s]+:\d{1,5}$",
-        description="host:port of /livez, /readyz and /metrics; port 0 takes a free one and logs it",
+        pattern=r"^([^:\s\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$",
+        description="host:port or [IPv6]:port of /livez, /readyz and /metrics; port 0 takes a free one and logs it",
     )
     grace: Duration = Field(default=25.0, gt=0, description="To come to an end in after SIGTERM")
     log: LogSettings = Field(default_factory=LogSettings)
@@ -103,6 +103,12 @@ class Config:
     path: Path
     file: _File
     sources: Mapping[str, Source]
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Return the host and the port to listen on: an IPv6 address without its brackets."""
+        host, _, port = self.file.listen.rpartition(":")
+        return host.strip("[]"), int(port)
 
     @property
     def topics(self) -> Topics:

@@ -82,6 +82,8 @@ class HandlerLoop:
             for call in list(self._calls):
                 with suppress(asyncio.CancelledError):
                     await call
+            for where in inputs:
+                telemetry.LAG.remove(self._handler.stage, where.topic, str(where.partition))
             await bounded_stop(consumer.stop(), f"inputs of {self._handler.stage}")
 
     async def _open(self, consumer: AIOKafkaConsumer, inputs: Sequence[TopicPartition]) -> None:

@@ -89,6 +89,7 @@ class Source:
             again = self.detector.load(state.get(self.detector.position))
             self.watch.load(state)
         self._cursors = dict(self.detector.checkpoint.cursors)
+        self.condition.take_up(self.detector.checkpoint, now_ms())
         if again:
             self.log.warning("source_republished", reason="its adapter, normalization or privacy policy has changed")
         committing = asyncio.ensure_future(self._committer.run())

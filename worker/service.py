@@ -49,10 +49,9 @@ Ids = tuple[str, dict[str, str]]  # of the cluster, and of the topics by name
 class Probes:
     """The HTTP server of /livez, /readyz and /metrics."""
 
-    def __init__(self, listen: str, memberships: Sequence[Membership]) -> None:
-        """`listen` is host:port."""
-        self._host, _, port = listen.rpartition(":")
-        self._port = int(port)
+    def __init__(self, address: tuple[str, int], memberships: Sequence[Membership]) -> None:
+        """`address` is host and port."""
+        self._host, self._port = address
         self._memberships = memberships
         self._runner: web.AppRunner | None = None
 
@@ -176,7 +175,7 @@ async def _serve(
 
 
 async def _run(config: Config, memberships: Sequence[Membership], stopping: asyncio.Event) -> None:
-    probes = Probes(config.file.listen, memberships)
+    probes = Probes(config.address, memberships)
     await probes.start()
     serving = [asyncio.ensure_future(membership.serve(stopping)) for membership in memberships]
     try:

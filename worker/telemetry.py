@@ -40,10 +40,15 @@ EVENTS = _counter("events_total", "Customer events published.", "source", "type"
 ROWS = _counter("rows_read_total", "Customer records read from a source.", "source", "outcome")
 REQUESTS = _counter("http_requests_total", "HTTP requests sent.", "lane", "outcome")
 REQUEST_SECONDS = _seconds("http_request_duration", "Time of an HTTP request.", "lane")
-CHECKPOINT = _gauge("checkpoint_timestamp_seconds", "When every feed of changes of a source was last read.", "source")
-POLLED = _gauge("last_poll_timestamp_seconds", "When a source was last read to its end.", "source")
+CHECKPOINT = _gauge(
+    "checkpoint_timestamp_seconds", "When all feeds of changes of a source were read, or it was taken up.", "source"
+)
+POLLED = _gauge(
+    "last_poll_timestamp_seconds", "When a source was last read to its end, or taken up by this worker.", "source"
+)
 LIVE = _gauge("customers_live", "Live customers of a source.", "source")
 HELD = _gauge("absences_held", "Absences that the guard holds back.", "source")
+ALARMS = _gauge("source_alarms", "Alarms of a source: what is withheld, for a person to look at.", "source")
 STATE = _gauge("source_state", "1 for the state that a source is in.", "source", "state")
 DEAD_LETTERS = _counter("dead_letters_total", "Records set aside.", "stage")
 LAG = _gauge("input_lag_records", "Records of an input not yet handled.", "stage", "topic", "partition")

@@ -10,9 +10,13 @@ import yaml
 from prometheus_client import Metric
 
 from tests.charts.rendering import CHART, Rendered, thorough, tool
-from worker import telemetry
+from worker import logevents, telemetry
+from worker.cli import main
+from worker.settings import KafkaSettings, SourceSettings
 
 ALERTS = CHART / "files" / "alerts.yaml"
+RUNBOOKS = CHART.parents[1] / "docs" / "runbooks.md"
+SETTINGS = {*KafkaSettings.model_fields, *SourceSettings.model_fields}
 DASHBOARD = CHART / "files" / "dashboard.json"
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
 
@@ -71,17 +75,43 @@ def test_the_dashboard_shows_every_metric_a_person_would_look_for() -> None:
     assert missing <= {
         "rollcall_restore_duration_seconds",
         "rollcall_records_written",
-        "rollcall_checkpoint_timestamp_seconds",
     }
 
 
 def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
-    """A summary, a description and a severity each."""
+    """A summary, a description, a runbook and a severity each."""
     names = [rule["alert"] for rule in rules()]
     assert len(names) == len(set(names))
     for rule in rules():
-        assert set(rule["annotations"]) == {"summary", "description"}
+        assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
         assert rule["labels"]["severity"] in {"critical", "warning"}
+
+
+def test_every_alert_has_a_runbook_and_none_is_left_over() -> None:
+    """Each links to a section of its name, which says what it means, where to look, and what to do."""
+    sections = re.split(r"^## ", RUNBOOKS.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    books = {title: body for title, _, body in (section.partition("\n") for section in sections)}
+    assert {rule["annotations"]["runbook_url"] for rule in rules()} == {
+        f"docs/{RUNBOOKS.name}#{title.lower()}" for title in books
+    }
+    assert set(books) == {rule["alert"] for rule in rules()}
+    for title, body in books.items():
+        for part in ("**Means.**", "**Look.**", "**Do.**"):
+            assert part in body, (title, part)
+
+
+def test_runbooks_name_what_there_is() -> None:
+    """Commands, metrics and log lines in them are ones that Rollcall has."""
+    words = re.findall(r"`([^`\n]+)`", RUNBOOKS.read_text(encoding="utf-8"))
+    named = [word.split() for word in words if word.startswith("rollcall ")]
+    assert named
+    for _, command, *_ in named:
+        assert command in main.commands, command
+    for word in words:
+        if word.startswith("rollcall_"):
+            assert word in {metric.name for metric in metrics().values()} | set(metrics()), word
+        elif re.fullmatch(r"[a-z]+(_[a-z]+)+", word):
+            assert word in {*logevents.EVENTS, *SETTINGS}, word
 
 
 def test_the_files_reach_the_cluster_as_they_are(production: Rendered) -> None:

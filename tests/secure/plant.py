@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from tests.secure.conftest import Secured
-from worker import acls, demo, inspect, service
+from worker import acls, demo, inspect, service, telemetry
 from worker import config as configuration
 from worker.config import Config
 from worker.demo.world import KEY, World
@@ -87,6 +87,13 @@ class Plant:
             ended = await asyncio.gather(*workers, return_exceptions=True)
             if failed := [error for error in ended if error is not None]:
                 raise ExceptionGroup("workers", [error for error in failed if isinstance(error, Exception)])
+        assert not self.shown(), "a gauge stays of what is not the workers' any more"
+
+    def shown(self) -> list[Any]:
+        """Return what the gauges of this process say of the sources and inputs of the deployment."""
+        gauges = [metric for metric in telemetry.REGISTRY.collect() if metric.type == "gauge"]
+        labels = [sample.labels for metric in gauges for sample in metric.samples]
+        return [one for one in labels if "source" in one or self.topics.prefix in one.get("topic", "")]
 
     async def live(self, config: Config, topic: str) -> list[str]:
         """Return the keys of a topic that have a value, each as often as it was written since it last had none."""

@@ -95,6 +95,7 @@ async def test_the_whole_path_under_least_privilege(plant: Plant) -> None:
             return len(await plant.live(operator, topics.deadletters)) >= 2
 
         await until(published, "the customers were not published")
+        assert plant.shown()
         plant.world.delete_at_once(2)
         await until(carried_out, "the deletions were not carried out")
         await Connection(plant.admin).publish(topics, [(topics.latest, GARBAGE, b"{")])

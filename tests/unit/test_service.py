@@ -2,11 +2,15 @@
 
 import asyncio
 import gc
+import re
 
+import aiohttp
+import pytest
 from aiokafka.errors import ProducerFenced
 from structlog.testing import capture_logs
 
-from worker.service import _unexpected
+from worker import config as configuration
+from worker.service import Probes, _unexpected
 
 
 async def test_an_error_that_nobody_awaits_is_logged_by_its_class_only(  # ruff: ignore[unused-async] - needs a loop
@@ -23,3 +27,21 @@ async def test_an_error_that_nobody_awaits_is_logged_by_its_class_only(  # ruff:
         loop.set_exception_handler(None)
     assert [(entry["event"], entry["error"]) for entry in logs] == [("unexpected_error", "ValueError")]
     assert "Ada" not in str(logs)
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "localhost:0"])
+async def test_probes_are_served_where_it_was_said(listen: str) -> None:
+    """An IPv6 address stands in brackets; the port that was taken is logged."""
+    probes = Probes(configuration.parse({"listen": listen}).address, [])
+    with capture_logs() as logs:
+        await probes.start()
+    try:
+        (line,) = logs
+        host = f"[{line['host']}]" if ":" in line["host"] else line["host"]
+        async with aiohttp.ClientSession() as session:
+            for path, words in (("/livez", "ok"), ("/readyz", "ok"), ("/metrics", "rollcall_tasks")):
+                async with session.get(f"http://{host}:{line['port']}{path}") as answer:
+                    assert answer.status == 200
+                    assert re.search(words, await answer.text())
+    finally:
+        await probes.stop()

@@ -8,6 +8,9 @@ import pytest
 from prometheus_client import Counter, Gauge, Histogram
 
 from worker import logevents, telemetry
+from worker.checkpoint import Checkpoint
+from worker.condition import Condition
+from worker.errors import RollcallError
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("worker", "handlers") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -67,3 +70,32 @@ def test_every_metric_is_set(name: str) -> None:
 def test_the_documents_are_as_the_code(document: str, table: str) -> None:
     """`make reference` writes them anew."""
     assert table in (ROOT / "docs" / f"{document}.md").read_text("utf-8")
+
+
+def of(source: str) -> dict[str, float]:
+    """Return what the gauges say of a source, by name."""
+    samples = [sample for metric in telemetry.REGISTRY.collect() for sample in metric.samples if metric.type == "gauge"]
+    return {sample.name: sample.value for sample in samples if sample.labels.get("source") == source}
+
+
+def test_a_source_is_shown_while_it_is_ours() -> None:
+    """From the state on that it is taken up with; a source that is never read is missed, too."""
+    condition = Condition("mine", "drivly", following=("head", "tail"))
+    condition.take_up(Checkpoint("pepper", "tag", live=7, held={"plan": "p", "missing": 12, "live": 7}), 1_000_000)
+    condition.begin("degraded", RollcallError("a record cannot be read"))
+    condition.raise_alarm("listing", "it is empty")
+    condition.raise_alarm("held", "12 are missing")
+    condition.clear_alarm("listing")
+    condition.ended("head", 2_000_000, enumerates=False)
+    assert of("mine") == {
+        "rollcall_customers_live": 7,
+        "rollcall_absences_held": 12,
+        "rollcall_source_alarms": 1,
+        "rollcall_source_state": 1,
+        "rollcall_last_poll_timestamp_seconds": 2_000,
+        "rollcall_checkpoint_timestamp_seconds": 1_000,
+    }
+    condition.ended("tail", 3_000_000, enumerates=False)
+    assert of("mine")["rollcall_checkpoint_timestamp_seconds"] == 2_000
+    condition.hide()
+    assert of("mine") == {}

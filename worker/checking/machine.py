@@ -28,9 +28,9 @@ def state(config: Config) -> list[str]:
 
 async def listen(config: Config) -> list[str]:
     """See whether the address is free; where a worker of ours answers there, that is as it should be."""
-    host, _, port = config.file.listen.rpartition(":")
+    host, port = config.address
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
