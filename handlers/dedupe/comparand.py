@@ -31,7 +31,7 @@ class Profile:
     keys: frozenset[bytes]
 
 
-@lru_cache(32_768)
+@lru_cache(8_192)
 def parse(keys: bytes, profile: bytes) -> Profile:
     """Read what `Refiner.refine` made; `keys` are the match keys one after the other."""
     scope, source, kind, given, middle, family, suffix, born, addresses, *rest = orjson.loads(profile)

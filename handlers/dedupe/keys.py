@@ -22,7 +22,8 @@ from worker.topics import Topics
 
 MAX_KEY: Final = 400
 _STATE: Final = struct.Struct(">QQBB16s")
-_LIVE: Final = 1
+# Two bytes of a match key say in which partition it is: a key to hash that comes again and again.
+_PLACE: Final = slice(1, 3)
 
 
 class Known(NamedTuple):
@@ -135,14 +136,16 @@ class Keys:
         tx.send(self._topics.links, b"n" + customer, value, headers, partition_key=scope.encode())
 
     def _members(self, tx: Tx, customer: bytes, refined: Refined, version: int, *, wants_ack: bool) -> None:
-        value = Member(version, wants_ack, b"".join(refined.keys), refined.profile).encode()
+        _, _, _, given, middle, family, _, born, _, identifiers, *_ = orjson.loads(refined.profile)
+        brief = f"{given}\0{middle}\0{family}\0{born}".encode()
+        value = Member(version, wants_ack, bool(identifiers), b"".join(refined.keys), brief, refined.profile).encode()
         for key in refined.keys:
-            tx.send(self._topics.keys, key + customer, value, partition_key=key)
+            tx.send(self._topics.keys, key + customer, value, partition_key=key[_PLACE])
 
     def _leave(self, tx: Tx, customer: bytes, keys: tuple[bytes, ...], leave: Leave) -> None:
         headers = leave.headers()
         for key in keys:
-            tx.send(self._topics.keys, key + customer, None, headers, partition_key=key)
+            tx.send(self._topics.keys, key + customer, None, headers, partition_key=key[_PLACE])
 
 
 def _digests(refined: Refined) -> bytes:

@@ -7,18 +7,21 @@ its present members alone, so what it supported before is computed again instead
 """
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.scoring import Comparison, Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
+from handlers.dedupe.sieve import glance, hopeless
 from handlers.dedupe.wire import BLOCKED, CLASH, LIFTED, NEED_SHIFT, SAME_SOURCE, Leave, Link, Member, Unlink, link_key
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
 from worker.topics import Topics
 
 _COUNT: Final = struct.Struct(">Q")
+_HEAD: Final = 1 + KEY_BYTES
 
 
 class Comparand(NamedTuple):
@@ -39,7 +42,8 @@ class Pairs:
         """`topics` names where links go."""
         self.inputs = (Input(topics.keys),)
         self._links = topics.links
-        self._limit = settings.generic.bucket
+        self.limit = settings.generic.bucket
+        self.given_below = settings.vetoes.given_below
         self._review = settings.review
         self._compare = Scorer(settings).compare
         self._judge = Judge(settings)
@@ -53,12 +57,10 @@ class Pairs:
         where = record.key or b""
         if len(where) <= KEY_BYTES:
             return Dead("the key is too short")
-        stored = tx.get(b"m" + where)
-        before = Member.decode(stored) if stored is not None else None
         try:
             if record.value is None:
-                return self._leave(tx, record, where, before, Leave.read(record.headers))
-            return self._enter(tx, record, where, before, Member.decode(record.value))
+                return self._leave(tx, record, where, Leave.read(record.headers))
+            return self._enter(tx, record, where, Member.decode(record.value))
         except ValueError:
             return Dead("not a message of the keys stage")
 
@@ -69,45 +71,40 @@ class Pairs:
         """No timer is set here."""
         return None
 
-    def _enter(self, tx: Tx, record: Record, where: bytes, before: Member | None, member: Member) -> Outcome:
-        if member.version <= (before.version if before is not None else _number(tx.get(b"x" + where))):
-            return Skip("seen")
+    def _enter(self, tx: Tx, record: Record, where: bytes, member: Member) -> Outcome:
         bucket, customer = _Bucket(self, tx, where[:KEY_BYTES], record.offset), where[KEY_BYTES:]
-        new = _comparand(customer, member)
-        old = _comparand(customer, before) if before is not None else None
-        if bucket.count > self._limit:
+        before = bucket.take(customer)
+        if member.version <= _last(tx, where, before):
+            return Skip("seen")
+        value = record.value or b""
+        if bucket.crowded:
             bucket.resize(bucket.count + (before is None))
-        else:
-            others = bucket.members(but=customer)
-            if len(others) + 1 > self._limit:
-                bucket.disown(others)
-                bucket.resize(len(others) + 1)
-            else:
-                bucket.meet(old, new, others)
-        tx.put(b"m" + where, record.value or b"")
+        elif len(bucket.others) >= self.limit:
+            bucket.disown()
+            bucket.resize(len(bucket.others) + 1)
+        elif bucket.others:
+            bucket.meet(customer, before, value)
+        tx.put(b"m" + where, value)
         if member.wants_ack:
-            self.acknowledge(tx, where, new.profile.scope, member.version)
+            scope = _comparand(customer, value).profile.scope
+            self.acknowledge(tx, where, scope, member.version)
         return Done()
 
-    def _leave(self, tx: Tx, record: Record, where: bytes, before: Member | None, leave: Leave) -> Outcome:
-        if leave.version <= (before.version if before is not None else _number(tx.get(b"x" + where))):
+    def _leave(self, tx: Tx, record: Record, where: bytes, leave: Leave) -> Outcome:
+        bucket, customer = _Bucket(self, tx, where[:KEY_BYTES], record.offset), where[KEY_BYTES:]
+        before = bucket.take(customer)
+        if leave.version <= _last(tx, where, before):
             return Skip("seen")
         tx.put(b"x" + where, _COUNT.pack(leave.version))
         if before is not None:
-            self._remove(tx, record, where, before)
+            tx.delete(b"m" + where)
+            if bucket.crowded:
+                bucket.resize(bucket.count - 1)
+            else:
+                bucket.meet(customer, before, None)
         if leave.wants_ack:
             self.acknowledge(tx, where, leave.scope, leave.version)
         return Done()
-
-    def _remove(self, tx: Tx, record: Record, where: bytes, before: Member) -> None:
-        bucket, customer = _Bucket(self, tx, where[:KEY_BYTES], record.offset), where[KEY_BYTES:]
-        tx.delete(b"m" + where)
-        if bucket.count <= self._limit:
-            bucket.meet(_comparand(customer, before), None, bucket.members(but=customer))
-            return
-        bucket.resize(bucket.count - 1)
-        if bucket.count <= self._limit:
-            bucket.own(bucket.members(but=customer))
 
     def supports(self, comparison: Comparison, tag: bytes) -> bool:
         """Return whether a bucket with keys of kind `tag` has anything to say on a pair."""
@@ -136,50 +133,80 @@ class Pairs:
 
 
 class _Bucket:
-    """One bucket during one record, whose offset is `stamp`."""
+    """One bucket during one record, whose offset is `stamp`.
+
+    Its members are `others`, as they are encoded, unless it is `crowded`: while it has too many they are only counted,
+    under the bucket's own key, which precedes those of the members.
+    """
 
     def __init__(self, pairs: Pairs, tx: Tx, key: bytes, stamp: int) -> None:
         self._pairs = pairs
         self._tx = tx
         self._key = key
         self._stamp = stamp
-        # The members are only counted while there are too many of them.
-        self.count = _number(tx.get(b"g" + key))
+        self.crowded = False
+        self.count = 0
+        self.others: dict[bytes, bytes] = {}
+        self._read()
+
+    def _read(self) -> None:
+        for key, value in self._tx.scan(b"m" + self._key):
+            if len(key) > _HEAD:
+                self.others[key[_HEAD:]] = value
+            elif self.count == 0:
+                self.crowded, self.count = True, _number(value)
+                return
+
+    def take(self, customer: bytes) -> bytes | None:
+        """Return a member as it is known, None if it is not one; it is not among the others any more."""
+        return self._tx.get(b"m" + self._key + customer) if self.crowded else self.others.pop(customer, None)
 
     def resize(self, count: int) -> None:
         """Note the number of members of a bucket that has, or had, too many."""
-        self.count = count
-        if count > self._pairs._limit:  # ruff: ignore[private-member-access] - the bucket is a part of the stage
-            self._tx.put(b"g" + self._key, _COUNT.pack(count))
+        if count > self._pairs.limit:
+            self._tx.put(b"m" + self._key, _COUNT.pack(count))
         else:
-            self._tx.delete(b"g" + self._key)
+            self._tx.delete(b"m" + self._key)
+            self.crowded, self.count = False, -1
+            self._read()
+            self._own()
 
-    def members(self, but: bytes) -> list[Comparand]:
-        """Return the members, less one customer."""
-        found = self._tx.scan(b"m" + self._key)
-        start = 1 + KEY_BYTES
-        return [_comparand(key[start:], Member.decode(value)) for key, value in found if key[start:] != but]
-
-    def meet(self, old: Comparand | None, new: Comparand | None, others: Iterable[Comparand]) -> None:
+    def meet(self, customer: bytes, before: bytes | None, after: bytes | None) -> None:
         """Say what has changed between a customer, as it was and as it is, and the others."""
-        for other in others:
-            if new is not None and self._say(new, other):
+        new, old = self._candidates(after), self._candidates(before)
+        for name in dict.fromkeys((*new, *old)):
+            other = _comparand(name, self.others[name])
+            if name in new and after is not None and self._say(_comparand(customer, after), other):
                 continue
-            if old is not None and self._supported(old, other):
-                self._retract(old, other, gone=True)
+            if name in old and before is not None and self._supported(one := _comparand(customer, before), other):
+                self._retract(one, other, gone=True)
 
-    def own(self, members: list[Comparand]) -> None:
-        """Support every pair of the members: there are few enough again."""
-        for at, one in enumerate(members):
-            for other in members[:at]:
-                self._say(one, other)
-
-    def disown(self, members: list[Comparand]) -> None:
+    def disown(self) -> None:
         """Retract whatever was supported: there are too many members now."""
-        for at, one in enumerate(members):
-            for other in members[:at]:
-                if self._supported(one, other):
-                    self._retract(one, other, gone=False)
+        for one, other in self._pairs_within():
+            if self._supported(one, other):
+                self._retract(one, other, gone=False)
+
+    def _own(self) -> None:
+        """Support every pair of the members: there are few enough again."""
+        for one, other in self._pairs_within():
+            self._say(one, other)
+
+    def _pairs_within(self) -> Iterator[tuple[Comparand, Comparand]]:
+        members = dict(self.others)
+        for name, value in members.items():
+            del self.others[name]
+            one = _comparand(name, value)
+            for other in self._candidates(value):
+                yield one, _comparand(other, self.others[other])
+        self.others = members
+
+    def _candidates(self, value: bytes | None) -> list[bytes]:
+        """Return the others that have to be compared with a member."""
+        if value is None or not self.others:
+            return []
+        one, below = glance(Member.decode(value)), self._pairs.given_below
+        return [name for name, other in self.others.items() if not hopeless(one, other, below)]
 
     def _supported(self, one: Comparand, other: Comparand) -> bool:
         return self._pairs.supports(self._pairs.compare(one, other), self._key[:1])
@@ -213,8 +240,19 @@ def _ordered(one: Comparand, other: Comparand) -> tuple[Comparand, Comparand]:
     return (one, other) if one.customer < other.customer else (other, one)
 
 
-def _comparand(customer: bytes, member: Member) -> Comparand:
-    return Comparand(customer, member.version, parse(member.keys, member.profile))
+def _comparand(customer: bytes, value: bytes) -> Comparand:
+    return Comparand(customer, *_parsed(value))
+
+
+@lru_cache(8_192)
+def _parsed(value: bytes) -> tuple[int, Profile]:
+    member = Member.decode(value)
+    return member.version, parse(member.keys, member.profile)
+
+
+def _last(tx: Tx, where: bytes, before: bytes | None) -> int:
+    """Return the newest version that is known of a customer in a bucket, also after it has left."""
+    return _number(tx.get(b"x" + where)) if before is None else Member.decode(before).version
 
 
 def _number(value: bytes | None) -> int:

@@ -23,7 +23,7 @@ from handlers.dedupe.profile import KEY_BYTES
 from worker.events import Headers, header
 
 REVISION_BITS: Final = 16
-_MEMBER: Final = struct.Struct(">QBH")
+_MEMBER: Final = struct.Struct(">Q??HH")
 _LENGTH: Final = struct.Struct(">H")
 
 
@@ -38,27 +38,43 @@ def sequence_of(version: int) -> int:
 
 
 class Member(NamedTuple):
-    """A customer in a bucket: its identity version, all its match keys and the profile."""
+    """A customer in a bucket: its identity version, all its match keys and the profile.
+
+    `brief` has given, middle and family name and birth date out of the profile, with zeros between them, and
+    `identified` whether it has any identifier: what is looked at first.
+    """
 
     version: int
     wants_ack: bool
+    identified: bool
     keys: bytes
+    brief: bytes
     profile: bytes
 
     def encode(self) -> bytes:
         """Return the record's value."""
-        return _MEMBER.pack(self.version, self.wants_ack, len(self.keys)) + self.keys + self.profile
+        head = self.version, self.wants_ack, self.identified, len(self.keys), len(self.brief)
+        return _MEMBER.pack(*head) + self.keys + self.brief + self.profile
 
     @classmethod
-    def decode(cls, value: bytes, start: int = 0) -> "Member":
-        """Read a record's value from `start` on; raises ValueError for anything else."""
+    def decode(cls, value: bytes) -> "Member":
+        """Read a record's value; raises ValueError for anything else."""
         try:
-            version, wants_ack, size = _MEMBER.unpack_from(value, start)
+            version, wants_ack, identified, keys, brief = _MEMBER.unpack_from(value)
         except struct.error as error:
             message = "not a membership"
             raise ValueError(message) from error
-        begin = start + _MEMBER.size
-        return cls(version, bool(wants_ack), value[begin : begin + size], value[begin + size :])
+        middle = _MEMBER.size + keys
+        end = middle + brief
+        return cls(version, wants_ack, identified, value[_MEMBER.size : middle], value[middle:end], value[end:])
+
+
+def read_brief(value: bytes) -> tuple[bool, str, str, str, str]:
+    """Return `identified` and the parts of `brief` out of an encoded `Member`."""
+    _, _, identified, keys, brief = _MEMBER.unpack_from(value)
+    start = _MEMBER.size + keys
+    given, middle, family, born = value[start : start + brief].decode().split("\0")
+    return identified, given, middle, family, born
 
 
 class Leave(NamedTuple):

@@ -1,0 +1,48 @@
+"""Sorts out, at a glance, pairs that comparing would keep apart: in a large population, most of those that meet.
+
+Two customers with different given names, no birth date in common and nothing that is a person's own are two people,
+whatever else agrees: they live in one street, or are a family. Guarantees: a pair that is a `hopeless` one is blocked
+or out of the question by `scoring`, also for what else it would report (a clash).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from handlers.dedupe.fields import Alike, likeness
+from handlers.dedupe.profile import KEY_BYTES
+from handlers.dedupe.scoring import VALUE_TAGS
+from handlers.dedupe.wire import Member, read_brief
+
+
+class Glance(NamedTuple):
+    """What of a customer is looked at; `values` are its match keys of identifiers, e-mails, phones and references."""
+
+    identified: bool
+    given: str
+    middle: str
+    family: str
+    born: str
+    values: Sequence[bytes]
+
+
+def glance(member: Member) -> Glance:
+    """Return what is looked at of a member."""
+    keys = (member.keys[at : at + KEY_BYTES] for at in range(0, len(member.keys), KEY_BYTES))
+    given, middle, family, born = member.brief.decode().split("\0")
+    values = [key for key in keys if key[0] in VALUE_TAGS]
+    return Glance(member.identified, given, middle, family, born, values)
+
+
+def hopeless(one: Glance, other: bytes, given_below: float) -> bool:
+    """Return whether a customer and another one, as its membership is encoded, are two people without more ado."""
+    for key in one.values:
+        if key in other:
+            return False
+    identified, given, middle, family, born = read_brief(other)
+    if (identified and one.identified) or (born == one.born and born):
+        return False
+    if likeness(one.given, given, given_below) >= Alike.MISSING or one.given == middle or given == one.middle:
+        return False
+    if not family or not one.family or likeness(one.given, family, 1.0) < Alike.SIMILAR:
+        return True
+    return likeness(one.family, given, 1.0) < Alike.SIMILAR
