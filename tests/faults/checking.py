@@ -33,7 +33,16 @@ READERS: Final = "readers differ"
 CLUSTERS: Final = "clusters differ"
 DEAD: Final = "dead letters"
 DELETES: Final = "deletions wrong"
-KINDS: Final = (LOST, TWICE, ORDER, GAP, FALSE_DELETE, WRONG, LATEST, FENCED, READERS, CLUSTERS, DEAD, DELETES)
+ENVELOPE: Final = "headers or changed fields wrong"
+LINEAGE: Final = "cluster ids without a trace"
+TABLE: Final = "deletions other than receipts"
+OPEN: Final = "transactions left open"
+OFFSETS: Final = "group offsets other than positions"
+STORES: Final = "local stores other than changelogs"
+KINDS: Final = (
+    *(LOST, TWICE, ORDER, GAP, FALSE_DELETE, WRONG, LATEST, FENCED, READERS, CLUSTERS, DEAD, DELETES),
+    *(ENVELOPE, LINEAGE, TABLE, OPEN, OFFSETS, STORES),
+)
 
 
 @dataclass
@@ -46,6 +55,8 @@ class Verdict:
     clusters: int = 0
     receipts: int = 0
     deletes: int = 0
+    stores: int = 0
+    """Local stores that were held against their changelogs."""
 
     def say(self, kind: str, text: str) -> None:
         """Note something wrong."""

@@ -34,7 +34,7 @@ Log = dict[TopicPartition, list[Read]]
 
 def _read(record: object) -> Read:
     headers = {name: value.decode() for name, value in record.headers}  # type: ignore[attr-defined]
-    key = (record.key or b"").decode(errors="replace")  # type: ignore[attr-defined]
+    key = (record.key or b"").decode(errors="surrogateescape")  # type: ignore[attr-defined]
     return Read(record.offset, record.timestamp, key, record.value, headers)  # type: ignore[attr-defined]
 
 
@@ -104,6 +104,22 @@ async def read_all(bootstrap: str, where: Sequence[TopicPartition]) -> Log:
     finally:
         await _stopped(consumer)
     return log
+
+
+async def ends(
+    bootstrap: str, where: Sequence[TopicPartition]
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """Return how far a `read_committed` reader comes now, and where the partitions end."""
+    found = []
+    for level in ("read_committed", "read_uncommitted"):
+        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level=level, request_timeout_ms=15_000)
+        try:
+            async with asyncio.timeout(_SECONDS):
+                await consumer.start()
+                found.append(await consumer.end_offsets(list(where)))
+        finally:
+            await _stopped(consumer)
+    return found[0], found[1]
 
 
 async def _stopped(consumer: AIOKafkaConsumer) -> None:

@@ -16,18 +16,6 @@ from tests.faults.upstreams import Facts, facts_of_customer
 DEADLINE: Final = 150.0
 
 
-def _inputs(site: Site) -> dict[str, str]:
-    """Return the primary input of each handler stage."""
-    topics = site.topics
-    return {
-        "keys": topics.latest,
-        "pairs": topics.keys,
-        "clusters": topics.links,
-        "requests": topics.latest,
-        "executor": topics.requests,
-    }
-
-
 def _shows(site: Site, key: str, facts: Facts) -> bool:
     record = site.follower.newest.get(key)
     if record is None or record.value is None:
@@ -83,7 +71,7 @@ async def recovery(site: Site) -> tuple[str, float, list[str]]:
     Returns who took longest, the seconds, and who did not make it.
     """
     waits = [_timed(name, _published(site, name)) for name in site.world.upstreams]
-    waits += [_timed(stage, _handled(site, stage, topic)) for stage, topic in _inputs(site).items()]
+    waits += [_timed(stage, _handled(site, stage, topic)) for stage, topic in site.inputs().items()]
     done = await asyncio.gather(*waits)
     slowest, seconds, _ = max(done, key=itemgetter(1))
     return slowest, seconds, [name for name, _, well in done if not well]

@@ -5,17 +5,20 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 from aiokafka import TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
 
+from tests.faults import around
 from tests.faults.checking import Verdict, check_clusters, check_readers, check_stream, histories, of, table
 from tests.faults.deleting import check_deletions
 from tests.faults.fleet import Fleet
 from tests.faults.proxy import Network, Proxy, proxies
-from tests.faults.reading import Follower, read_all
+from tests.faults.reading import Follower, Log, ends, read_all
 from tests.faults.upstreams import CLUB, CRM, EXECUTOR_KEY, KEY, SHOP, TELCO, World
 from worker import config as configuration
 from worker import embedded
@@ -131,15 +134,65 @@ class Site:
     async def verdict(self, *, clusters: bool = True) -> Verdict:
         """Read everything that is committed and check it; without `clusters` only what is quickly checked."""
         topics, verdict = self.topics, Verdict()
-        names = [topics.events, topics.latest, topics.clusters, topics.receipts, topics.deadletters]
-        states = [spec.name for spec in topics.declared() if ".state." in spec.name]
-        log = await read_all(self.inside, self.where(*names, *states))
+        public = [topics.events, topics.latest, topics.clusters, topics.identity, topics.deletions, topics.receipts]
+        log = await read_all(self.inside, self.where(*public, topics.deadletters, *self._states()))
         check_stream(verdict, self.world, log, topics)
-        check_deletions(verdict, self.world, histories(of(log, topics.events)), of(log, topics.receipts))
+        events, receipts = histories(of(log, topics.events)), of(log, topics.receipts)
+        check_deletions(verdict, self.world, events, receipts)
+        around.check_ledger(verdict, of(log, topics.deletions), receipts)
         if clusters:
-            check_clusters(verdict, table(of(log, topics.latest)), table(of(log, topics.clusters)), PEPPER)
+            shown = table(of(log, topics.clusters))
+            check_clusters(verdict, table(of(log, topics.latest)), shown, PEPPER)
             check_readers(verdict, self.follower.log, log)
+            around.check_lineage(verdict, of(log, topics.identity), shown)
+            around.check_places(verdict, log, public, PARTITIONS)
+            around.check_envelopes(verdict, events, histories(of(log, topics.latest)))
+            await self._check_kafka(verdict, log)
         return verdict
+
+    def _states(self) -> list[str]:
+        return [spec.name for spec in self.topics.declared() if ".state." in spec.name]
+
+    async def _check_kafka(self, verdict: Verdict, log: Log) -> None:
+        """Check that nothing is half done in Kafka: no open transaction, no position beside its group's offset."""
+        names = [spec.name for spec in self.topics.declared()]
+        around.check_closed(verdict, *(await ends(self.inside, self.where(*names))))
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.inside)
+        await admin.start()
+        try:
+            for stage, topic in self.inputs().items():
+                found = await admin.list_consumer_group_offsets(self.topics.group(stage))
+                group = {where: offset.offset for where, offset in found.items()}
+                around.check_offsets(verdict, log, self.topics.state(stage), topic, group)
+        finally:
+            await admin.close()
+
+    def inputs(self) -> dict[str, str]:
+        """Return the primary input of each handler stage."""
+        topics = self.topics
+        return {
+            "keys": topics.latest,
+            "pairs": topics.keys,
+            "clusters": topics.links,
+            "requests": topics.latest,
+            "executor": topics.requests,
+        }
+
+    async def check_stores(self, verdict: Verdict) -> None:
+        """Stop the workers and check the store that each partition's last owner has closed."""
+        await self.fleet.stop_all()
+        owners = {}
+        restored = [(event["timestamp"], name, event) for name, event in self.fleet.events() if "keys" in event]
+        for _, name, event in sorted(restored, key=itemgetter(0)):
+            if event["event"] == "task_restored":
+                owners[event["stage"], event["partition"]] = self.fleet.workers[name]
+        log = await read_all(self.inside, self.where(*self._states()))
+        for (stage, partition), worker in owners.items():
+            folder = worker.state / "slot-0" / stage / str(partition)
+            if not (folder / "open").exists():
+                changelog = TopicPartition(self.topics.state(stage), partition)
+                around.check_store(verdict, folder, log[changelog])
+                verdict.stores += 1
 
     def complaints(self) -> list[str]:
         """Return what workers have logged that is no event: tracebacks, warnings of Python; not why they have ended."""

@@ -96,6 +96,9 @@ class Soak:
             await self._overlapping(run.seconds / 2)
             await self._spaced(run.seconds / 2)
         finally:
+            for name, going_on in (("churn", churn), ("watch", watch)):
+                if going_on.done():
+                    run.failed.append(f"the {name} ended by itself: {going_on.exception()!r}")
             churn.cancel()
             await asyncio.wait([churn])
         world.finish()
@@ -209,6 +212,7 @@ async def soak(
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)
     async with site(folder, seed=run.seed, customers=customers, workers=WORKERS) as running:
         await Soak(run, running, verbose=verbose).carry_out(rate)
+        await running.check_stores(run.verdict)
     run.complaints = running.complaints()
     for worker in running.fleet.workers.values():
         run.dead += [f"{worker.name} ended with {code} after SIGTERM" for code in worker.codes if code]
