@@ -10,6 +10,7 @@ Guarantees that aiokafka does not give by itself, each beside the code that give
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
@@ -180,8 +181,10 @@ class Connection:
     async def producer(self, transactional_id: str) -> "TransactionalProducer":
         """Start a producer, which fences every earlier one of the same id and ends its open transaction.
 
-        Raises KafkaUnavailableError, FencedError.
+        Raises KafkaUnavailableError, FencedError; ConfigError under `python -O`.
         """
+        if sys.flags.optimize:
+            raise ConfigError(["Python runs with -O, which removes checks that aiokafka's transactions rest on"])
         settings = self.settings
         client = AIOKafkaProducer(
             **self._common(),
@@ -261,7 +264,12 @@ class TransactionalProducer:
             raise _fenced(self._id) from error
         except TransactionError:
             raise
-        except (KafkaError, TimeoutError, OSError, AssertionError) as error:
+        except TimeoutError as error:
+            seconds = self._settings.commit_timeout
+            message = f"a transaction of {self._id} had not ended after {seconds:g} s (kafka.commit_timeout)"
+            hint = "Is a broker away, or too few replicas of a topic in sync? What became of it is read from Kafka."
+            raise TransactionError(message, hint=hint) from error
+        except (KafkaError, OSError, AssertionError) as error:
             what = str(error) or type(error).__name__
             message = f"a transaction of {self._id} failed: {what}"
             raise TransactionError(message) from error

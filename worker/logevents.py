@@ -25,7 +25,7 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     # A worker's life
     "starting": LogEvent("info", "The checks passed; work begins.", ("stages", "prefix", "state")),
     "listening": LogEvent("info", "Probes and metrics are served.", ("host", "port")),
-    "stopping": LogEvent("info", "SIGTERM came; open work is finished.", ("grace_seconds",)),
+    "stopping": LogEvent("info", "SIGTERM came, or a stage failed; open work is finished.", ("grace_seconds",)),
     "stopped": LogEvent("info", "The worker has ended as it should."),
     "stop_overdue": LogEvent(
         "error", "Something did not end, and the process was ended over it.", ("after_seconds",), "Report it."
@@ -39,10 +39,12 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     "group_membership_lost": LogEvent("warning", "The membership failed; the group is joined anew.", ("error",)),
     "task_start_put_off": LogEvent("info", "A partition is not ours for certain yet.", ("reason",)),
     "store_read_anew": LogEvent("info", "The local store is not used; the state comes from Kafka.", ("reason",)),
-    "task_restoring": LogEvent("info", "How far the state has been read.", ("percent",)),
-    "task_restored": LogEvent("info", "The state is complete.", ("records", "offset", "seconds", "keys")),
+    "task_restoring": LogEvent(
+        "info", "How far the state has been read.", ("records", "percent", "per_second", "seconds_left")
+    ),
+    "task_restored": LogEvent("info", "The state is complete.", ("start", "offset", "records", "seconds", "keys")),
     "store_failed": LogEvent("warning", "The local disk failed.", ("reason", "hint"), "Look at the disk."),
-    "task_failed": LogEvent("warning", "A task has ended over an error; it starts again.", ("error", "reason")),
+    "task_failed": LogEvent("warning", "A task has ended over an error; it starts again.", ("error", "reason", "hint")),
     "task_fenced": LogEvent("warning", "Another worker owns the partition now.", ("reason",)),
     "task_cut_short": LogEvent("warning", "A task did not end within the grace.", ("partition", "after_seconds")),
     "task_abandoned": LogEvent("error", "A task did not end at all.", ("partition", "after_seconds"), "Report it."),

@@ -302,7 +302,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             except (ConfigError, TopicError, StateError):
                 raise
             except RollcallError as error:
-                task.log.warning("task_failed", error=type(error).__name__, reason=error.message)
+                task.log.warning("task_failed", error=type(error).__name__, reason=error.message, hint=error.hint)
             except (KafkaError, OSError, TimeoutError) as error:
                 task.log.warning("task_failed", error=type(error).__name__)
             owned.failures = 0 if time.monotonic() - started > _STEADY_SECONDS else owned.failures + 1

@@ -101,23 +101,24 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
     if sys.flags.optimize:
         raise ConfigError(["Python runs with -O, which removes checks that aiokafka's transactions rest on"])
     stopping = stop or asyncio.Event()
-
-    def asked_to_stop() -> None:
-        if not stopping.is_set():
-            log.info("stopping", grace_seconds=config.file.grace)
-            _leave_after(config.file.grace + _OVERDUE_SECONDS)
-        stopping.set()
-
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_unexpected)
     for name in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(name, asked_to_stop)
+        loop.add_signal_handler(name, stopping.set)
+    bound = asyncio.ensure_future(_bounded(stopping, config.file.grace, whole=stop is None))
+    try:
+        await _start(config, stages, stopping)
+    finally:
+        bound.cancel()
+    log.info("stopped")
+
+
+async def _start(config: Config, stages: Sequence[str], stopping: asyncio.Event) -> None:
     hasher = config.hasher()
     connection = Connection(config.file.kafka)
     ids = await _unless(stopping, _topics_of_ours(config, connection, stages, hasher))
     if ids is not None:
         await _serve(config, stages, (connection, hasher, ids), stopping)
-    log.info("stopped")
 
 
 def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -130,8 +131,23 @@ def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         log.error("unexpected_error", what=context["message"], error=type(error).__name__)
 
 
-def _leave_after(seconds: float) -> None:
-    """End the process by then in any case: the last resort, where something that is not ours does not end."""
+async def _bounded(stopping: asyncio.Event, grace: float, *, whole: bool) -> None:
+    """Once the worker is to stop, say so, and end the process where something that is not ours does not end.
+
+    `whole`: the process is the worker's alone, and the end of its event loop is under the same bound.
+    """
+    await stopping.wait()
+    log.info("stopping", grace_seconds=grace)
+    timer = _leave_after(grace + _OVERDUE_SECONDS)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        if not whole:
+            timer.cancel()
+
+
+def _leave_after(seconds: float) -> threading.Timer:
+    """End the process by then, unless the timer is cancelled: the last resort."""
 
     def leave() -> None:
         log.error("stop_overdue", after_seconds=seconds)
@@ -140,6 +156,7 @@ def _leave_after(seconds: float) -> None:
     timer = threading.Timer(seconds, leave)
     timer.daemon = True
     timer.start()
+    return timer
 
 
 async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result | None:

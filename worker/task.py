@@ -38,6 +38,7 @@ VERSION_KEY: Final = b"\x00version"
 STORE_AGE_MS: Final = 15 * DAY_MS
 _RESTORE_BATCH: Final = 20_000
 _RESTORE_STALL: Final = 30.0
+_REPORT_SECONDS: Final = 1.0
 _OVERHEAD: Final = 128  # what a record takes beside its key, value and headers, at most
 
 
@@ -110,6 +111,23 @@ class Transaction(StoreTransaction):
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a changelog has been read: in offsets, since an offset is what can be known beforehand."""
+
+    percent: int
+    per_second: int
+    seconds_left: int
+
+    @classmethod
+    def of(cls, start: int, reached: int, end: int, seconds: float) -> "Progress":
+        """Return how far `reached` is on the way from `start` to `end`, after so many seconds."""
+        done = reached - start
+        rate = done / max(seconds, 0.001)
+        left = (end - reached) / rate if rate else 0.0
+        return cls(100 * done // (end - start), round(rate), round(left))
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """What a task is: its stage, the format version of its state, where its store lies, and the ids it belongs to."""
 
@@ -174,12 +192,8 @@ class Task:
         The end is taken as a `read_uncommitted` consumer sees it, after our producer ended the predecessor's open
         transaction, and is reached by position: transaction markers take offsets too.
         """
-        started = time.monotonic()
-        probe = await self.connection.consumer(committed=False)
-        try:
-            end = (await probe.end_offsets([self._changelog]))[self._changelog]
-        finally:
-            await bounded_stop(probe.stop(), "restore probe")
+        started, start = time.monotonic(), store.offset
+        end = (await self.connection.ends([self._changelog]))[self._changelog]
         if store.offset > end:
             message = (
                 f"the local store of {self.stage}/{self.partition} is ahead of its changelog {self._changelog.topic} "
@@ -190,7 +204,8 @@ class Task:
         count = await self._read_changelog(store, end) if store.offset < end else 0
         took = time.monotonic() - started
         telemetry.RESTORE_SECONDS.labels(self.stage).observe(took)
-        self.log.info("task_restored", records=count, offset=end, seconds=round(took, 3), keys=store.entries())
+        keys = store.entries()
+        self.log.info("task_restored", start=start, offset=end, records=count, seconds=round(took, 3), keys=keys)
 
     async def _read_changelog(self, store: Store, end: int) -> int:
         where, count, start = self._changelog, 0, store.offset
@@ -198,7 +213,7 @@ class Task:
         try:
             consumer.assign([where])
             consumer.seek(where, start)
-            moved = reported = time.monotonic()
+            started = moved = reported = time.monotonic()
             while (position := await consumer.position(where)) < end:
                 records = (await consumer.getmany(where, timeout_ms=500, max_records=_RESTORE_BATCH)).get(where, [])
                 reached = await consumer.position(where)
@@ -211,10 +226,19 @@ class Task:
                 store.apply(((record.key, record.value) for record in records), reached, newest)
                 count += len(records)
                 telemetry.RESTORE_RECORDS.labels(self.stage).inc(len(records))
-                if time.monotonic() - reported > 1:
+                how_far = Progress.of(start, reached, end, time.monotonic() - started)
+                telemetry.RESTORE_LEFT.labels(self.stage, str(self.partition)).set(how_far.seconds_left)
+                if time.monotonic() - reported > _REPORT_SECONDS:
                     reported = time.monotonic()
-                    self.log.info("task_restoring", percent=round(100 * (reached - start) / (end - start)))
+                    self.log.info(
+                        "task_restoring",
+                        records=count,
+                        percent=how_far.percent,
+                        per_second=how_far.per_second,
+                        seconds_left=how_far.seconds_left,
+                    )
         finally:
+            telemetry.RESTORE_LEFT.labels(self.stage, str(self.partition)).set(0)
             await bounded_stop(consumer.stop(), "restore consumer")
         return count
 

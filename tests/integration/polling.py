@@ -35,16 +35,23 @@ class Poller:
         self._prefix = f"poller{next(_numbers)}"
         self.config: Config
 
-    async def configure(self, sources: dict[str, Any], deletes: dict[str, Any] | None = None) -> None:
-        """Write the configuration, with these sources and these settings of deletions, and make the topics."""
+    async def configure(
+        self,
+        sources: dict[str, Any],
+        deletes: dict[str, Any] | None = None,
+        plugins: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> None:
+        """Write the configuration, with these sources, deletions, plug-ins and what more, and make the topics."""
         quick = {name: {**QUICK, **settings} for name, settings in sources.items()}
         content = {
             "prefix": self._prefix,
             "kafka": self._kafka,
             "state_dir": str(self.folder / "state"),
             "sources": quick,
-            "handlers": {"deletes": deletes or {}},
+            "handlers": {"deletes": deletes or {}, "plugins": plugins or {}},
             "log": {"level": "warning"},
+            **more,
         }
         self.path.write_text(yaml.safe_dump(content), encoding="utf-8")
         self.config = configuration.load(self.path)

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import pytest
 from aiokafka import TopicPartition
+from structlog.testing import capture_logs
 
 from tests.integration.conftest import Deployment, owner
+from worker import telemetry
 from worker.errors import FencedError, RecordTooLargeError, StateError, TransactionError
 from worker.kafka import apply_topics, plan_topics
 from worker.settings import KafkaSettings
-from worker.task import Transaction
+from worker.task import Progress, Transaction
 from worker.topics import Topics
 
 
@@ -221,3 +223,35 @@ async def test_the_groups_offset_travels_in_the_transaction(deployment: Deployme
     consumer = await deployment.connection.consumer(group=deployment.topics.group("keys"))
     assert await consumer.committed(where) == 17
     await consumer.stop()
+
+
+async def test_a_restore_tells_how_far_it_is(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it began, what it read and how long it took; meanwhile its rate and the seconds that are left."""
+    task = deployment.task("poll")
+    await task.start(owner)
+    for number in range(3):
+        await task.transact(write(deployment, *(f"{number}.{name}" for name in range(50))))
+    await task.close()
+
+    monkeypatch.setattr("worker.task._RESTORE_BATCH", 40)
+    monkeypatch.setattr("worker.task._REPORT_SECONDS", 0.0)
+    elsewhere = deployment.task("poll", folder="elsewhere")
+    with capture_logs() as logs:
+        await elsewhere.start(owner)
+    await elsewhere.close()
+    on_the_way = [entry for entry in logs if entry["event"] == "task_restoring"]
+    (done,) = [entry for entry in logs if entry["event"] == "task_restored"]
+    percents = [entry["percent"] for entry in on_the_way]
+    assert len(percents) > 2
+    assert percents == sorted(percents)
+    assert percents[-1] == 100
+    assert all(entry["per_second"] > 0 for entry in on_the_way)
+    assert on_the_way[-1]["seconds_left"] == 0
+    assert (done["start"], done["records"], done["keys"]) == (0, 151, 151)  # with the state's format version
+    assert telemetry.RESTORE_LEFT.labels("poll", "0")._value.get() == 0
+
+
+def test_what_is_left_follows_from_the_rate() -> None:
+    """A quarter in ten seconds leaves thirty; before anything was read nothing is claimed."""
+    assert Progress.of(1_000, 2_000, 5_000, 10.0) == Progress(percent=25, per_second=100, seconds_left=30)
+    assert Progress.of(1_000, 1_000, 5_000, 10.0) == Progress(percent=0, per_second=0, seconds_left=0)
