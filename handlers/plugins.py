@@ -211,7 +211,7 @@ def load(name: str, settings: PluginSettings) -> Plugin:
     path = f"handlers.plugins.{name}"
     try:
         target = _entry_point(name) if settings.target is None else _attribute(settings.target)
-    except (ImportError, AttributeError, LookupError) as error:
+    except Exception as error:  # whatever the module does when it is imported
         raise ConfigError([f"{path}.target: {_words(error)}"]) from error
     plugin = Plugin(name, settings, target)
     plugin.make()

@@ -178,13 +178,21 @@ async def plan(config: Config, target: Target, wanted: Wanted, span: Span) -> Pl
 
 async def resumed(config: Config, id_: str) -> Plan:
     """Return a replay that was begun; raises UsageError where there is none, or nothing is left of it."""
+    found = await _stored(config, id_)
+    if found is None:
+        hint = "`rollcall status` shows those that were begun."
+        raise UsageError(f"there is no replay {id_!r} to go on with", hint=hint)
+    if found.passed >= found.total:
+        raise UsageError(f"the replay {id_} is done: {found.copied} copies were made")
+    return found
+
+
+async def _stored(config: Config, id_: str) -> Plan | None:
+    """Return a replay as its newest committed part has left it."""
     for row in await inspect.statuses(config):
         if row.get("kind") == "replay" and row.get("name") == id_:
-            found = Plan.read(row)
-            if found.passed >= found.total:
-                raise UsageError(f"the replay {id_} is done: {found.copied} copies were made")
-            return found
-    raise UsageError(f"there is no replay {id_!r} to go on with", hint="`rollcall status` shows those that were begun.")
+            return Plan.read(row)
+    return None
 
 
 async def _read(consumer: AIOKafkaConsumer, plan_: Plan, topic: str, most: int) -> AsyncIterator[_Rows]:
@@ -229,7 +237,8 @@ def _goes(target: Target, type_: str) -> bool:
 async def run(config: Config, plan_: Plan, rate: float, told: Callable[[Plan], None]) -> None:
     """Make the copies, at most `rate` a second; `told` is called after each part.
 
-    Raises FencedError where somebody else goes on with the same replay, TransactionError, KafkaUnavailableError.
+    How far it has come is read once nobody else can go on with it any more. Raises FencedError where somebody else goes
+    on with the same replay, TransactionError, KafkaUnavailableError.
     """
     connection = Connection(config.file.kafka)
     consumer = await connection.consumer()
@@ -238,6 +247,9 @@ async def run(config: Config, plan_: Plan, rate: float, told: Callable[[Plan], N
     most = max(1, min(_BATCH, int(rate)))
     next_at = time.monotonic()
     try:
+        newest = await _stored(config, plan_.id)
+        if newest is not None:
+            plan_.at, plan_.copied = newest.at, newest.copied
         async for partition, rows, end in _read(consumer, plan_, config.topics.events, most):
             chosen = [row for row in rows if header(row.headers, "ce_type") in _KNOWN and wants(row.key, row.headers)]
             plan_.at[partition] = min(end, plan_.until[partition])

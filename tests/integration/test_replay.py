@@ -1,5 +1,6 @@
 """Events of the past given once more: to whom, which ones, in which order, and once over interruptions."""
 
+import copy
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -114,6 +115,30 @@ async def test_a_replay_that_was_stopped_goes_on_and_copies_nothing_twice(past: 
         await replay.resumed(config, plan.id)
     assert stops > 3
     assert sum(map(len, (await versions(deployment, topic)).values())) == CUSTOMERS * VERSIONS + 1
+
+
+async def test_who_goes_on_with_old_news_copies_nothing_twice(past: tuple[Deployment, str]) -> None:
+    """How far it has come is read again once everybody else is fenced."""
+    deployment, topic = past
+    config = config_of(deployment)
+    plan = await planned(config, topic)
+    old = copy.deepcopy(plan)
+    parts = 0
+
+    def stop(_: replay.Plan) -> None:
+        nonlocal parts
+        parts += 1
+        if parts == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        await replay.run(config, plan, 7, stop)
+    assert 0 < plan.copied < CUSTOMERS * VERSIONS
+    await replay.run(config, old, 1e9, lambda _: None)
+    assert old.copied == CUSTOMERS * VERSIONS + 1
+    found = await versions(deployment, topic)
+    assert found.pop("shop/1") == [1]
+    assert found == {f"crm/{n}": list(range(1, VERSIONS + 1)) for n in range(CUSTOMERS)}
 
 
 async def test_a_group_of_another_service_is_set_back(past: tuple[Deployment, str]) -> None:

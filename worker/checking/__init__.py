@@ -11,7 +11,7 @@ from pathlib import Path
 
 from worker import acls
 from worker import config as configuration
-from worker.checking import apis, cluster, machine, secrets
+from worker.checking import apis, cluster, machine, own, secrets
 
 Look = Callable[[], Awaitable[list[str]]]
 
@@ -42,6 +42,7 @@ async def check(path: Path, wanted: Sequence[str] = ()) -> Findings:
     found.problems += secrets.problems(config, roles)
     steps: list[tuple[str, set[str], Look]] = [
         ("the sources and targets", set(), lambda: apis.problems(config, roles)),
+        ("the plug-ins", set(), lambda: own.problems(config, roles)),
         ("Kafka, its topics and rights", {"kafka", "prefix"}, lambda: cluster.problems(config, roles)),
     ]
     if any(map(acls.is_worker, roles)):

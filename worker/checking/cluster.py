@@ -27,13 +27,14 @@ async def problems(config: Config, roles: Sequence[str]) -> list[str]:
             rights = Rights(admin.client)
             refused, hidden = await _refused(config, roles, rights)
             topics, there = await _topics(config, admin, hidden)
+            outputs = await _outputs(config, admin, roles, hidden)
             clock = apart("kafka.bootstrap", await rights.clock())
         state = await _other_pepper(config, roles) if config.topics.status in there else []
     except RollcallError as error:
         return [f"kafka: {error.message}. {error.hint or ''}".rstrip(" .")]
     except (KafkaError, TimeoutError) as error:
         return [f"kafka: its rights cannot be asked for ({type(error).__name__}): try again"]
-    return [*refused, *topics, *clock, *state]
+    return [*refused, *topics, *outputs, *clock, *state]
 
 
 async def _refused(config: Config, roles: Sequence[str], rights: Rights) -> tuple[list[str], set[str]]:
@@ -69,6 +70,23 @@ async def _topics(config: Config, admin: Admin, hidden: set[str]) -> tuple[list[
         for setting, value in settings.items()
     ]
     return lines + [f"kafka.partitions: {line}" for line in wanted.wrong], found
+
+
+async def _outputs(config: Config, admin: Admin, roles: Sequence[str], hidden: set[str]) -> list[str]:
+    """Return which topics that plug-ins write to are not there, of those that we may look at."""
+    wanted = [
+        (f"handlers.plugins.{name}.outputs", topic)
+        for name, settings in config.file.handlers.plugins.items()
+        if name in roles
+        for topic in settings.outputs
+        if topic not in hidden
+    ]
+    found = await admin.found({topic for _, topic in wanted}) if wanted else {}
+    return [
+        f"{path}: there is no topic {topic}; make it first, Rollcall makes its own topics only"
+        for path, topic in wanted
+        if topic not in found
+    ]
 
 
 def _missing(specs: Sequence[TopicSpec], of: int) -> str:
