@@ -73,6 +73,12 @@ class _File(Model):
     prefix: Annotated[str, AfterValidator(_prefix)] = Field(
         default="customers", pattern=PREFIX_PATTERN, max_length=LONGEST_PREFIX, description="Of the public topics"
     )
+    deployment: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]*$",
+        max_length=63,
+        description="Its name: workers with another one are refused under the same prefix, also with the same pepper",
+    )
     kafka: KafkaSettings = Field(default_factory=KafkaSettings)
     pepper: Secret = Field(default=Secret(env="ROLLCALL_PEPPER"), description="The secret of all keyed hashes")
     state_dir: Path = Field(default=Path(".rollcall/state"), description="A cache of the state; may be lost")

@@ -1,9 +1,9 @@
 """Whose topics these are: one record on the status topic, written by the first worker that ever starts.
 
 A worker that does not go with that record is refused before it joins a group, so that it cannot fence, read or mix
-with what is not its own: a second deployment under the same prefix, another pepper, another partition count than the
-state was made under. The record is written at most once, however many workers start together: whoever writes it is
-the only one who may, as its producer fences every other, and reads once more before it writes.
+with what is not its own: a second deployment under the same prefix, known by its name or its pepper, or another
+partition count than the state was made under. The record is written at most once, however many workers start together:
+whoever writes it is the only one who may, as its producer fences every other, and reads once more before it writes.
 """
 
 import asyncio
@@ -24,10 +24,14 @@ _ATTEMPTS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What must not change under a deployment: `pepper` is the pepper's check (`Hasher.check`), never the pepper."""
+    """What must not change under a deployment: `pepper` is the pepper's check (`Hasher.check`), never the pepper.
+
+    `name` tells two deployments apart that have one pepper; it is empty where nobody gave one.
+    """
 
     pepper: str
     partitions: int
+    name: str = ""
 
     def encode(self) -> bytes:
         """Return it as the record's value."""
@@ -48,6 +52,14 @@ class Deployment:
                 f"{theirs['pepper']}, ours is {self.pepper})"
             )
             hint = "Two deployments need two prefixes; for one, ROLLCALL_PEPPER has to keep its value."
+            raise StateError(message, hint=hint)
+        if theirs.get("name", "") != self.name:
+            named = f"named {theirs['name']!r}" if theirs.get("name") else "without a name"
+            ours = repr(self.name) if self.name else "empty"
+            message = (
+                f"the topics under the prefix {prefix!r} belong to a deployment {named}; `deployment` is {ours} here"
+            )
+            hint = "Two deployments need two prefixes; for one, `deployment` has to keep its value."
             raise StateError(message, hint=hint)
 
 

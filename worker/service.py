@@ -215,7 +215,8 @@ async def _topics_of_ours(config: Config, connection: Connection, stages: Sequen
         lines = "\n".join(f"  - {line}" for line in wanted.problems())
         message = f"the topics are not as declared:\n{lines}"
         raise TopicError(message, hint="`rollcall topics plan` shows it, `rollcall topics apply` mends what can be.")
-    await claim(connection, config.topics, Deployment(hasher.check(), config.file.kafka.partitions))
+    mine = Deployment(hasher.check(), config.file.kafka.partitions, config.file.deployment)
+    await claim(connection, config.topics, mine)
     async with connection.admin() as admin:
         return await admin.topic_ids([config.topics.state(stage) for stage in stages])
 

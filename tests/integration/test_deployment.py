@@ -1,6 +1,8 @@
 """Whose topics they are: the record that keeps two deployments apart, on a real broker."""
 
 import asyncio
+import re
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +26,23 @@ async def test_a_second_deployment_under_the_prefix_is_refused(deployment: Deplo
     await claim(deployment.connection, deployment.topics, OURS)
     with pytest.raises(StateError, match="another pepper"):
         await claim(deployment.connection, deployment.topics, Record("bbbbbbbb", PARTITIONS))
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "words"),
+    [
+        ("north", "south", "a deployment named 'north'; `deployment` is 'south' here"),
+        ("north", "", "a deployment named 'north'; `deployment` is empty here"),
+        ("", "south", "a deployment without a name; `deployment` is 'south' here"),
+    ],
+)
+async def test_a_second_deployment_with_the_same_pepper_is_told_by_its_name(
+    deployment: Deployment, theirs: str, ours: str, words: str
+) -> None:
+    """A copy of the configuration, secrets and all, for other systems: its name is what differs."""
+    await claim(deployment.connection, deployment.topics, replace(OURS, name=theirs))
+    with pytest.raises(StateError, match=re.escape(words)):
+        await claim(deployment.connection, deployment.topics, replace(OURS, name=ours))
 
 
 async def test_a_changed_partition_count_is_refused(deployment: Deployment) -> None:
