@@ -12,7 +12,7 @@ import orjson
 
 from worker import config as configuration
 from worker import service
-from worker.commands import audit, contract, deletions, operating, recovery, sources
+from worker.commands import audit, contract, deletions, duplicates, operating, recovery, sources
 from worker.commands.common import config as configured
 from worker.commands.common import finish, run
 from worker.errors import RollcallError
@@ -145,7 +145,7 @@ def kafka_status(data: Path) -> None:
 @click.option("--seed", default=1, show_default=True)
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
 def demo(customers: int, seconds: int, seed: int, *, keep: bool) -> None:
-    """Run all of it here: a broker, two simulated systems, pollers, handlers; then check the result."""
+    """Run all of it here: a broker, five simulated systems, pollers, handlers; then check the result."""
     from worker import demo as demonstration  # ruff: ignore[import-outside-top-level] - needs the extra `embedded`
 
     sys.exit(run(demonstration.run(customers=customers, seconds=seconds, seed=seed, keep=keep)))
@@ -157,7 +157,7 @@ def config_schema() -> None:
     click.echo(orjson.dumps(configuration.json_schema(), option=orjson.OPT_INDENT_2))
 
 
-SUBJECTS = (audit, contract, deletions, operating, recovery, sources)
+SUBJECTS = (audit, contract, deletions, duplicates, operating, recovery, sources)
 for command in (command for subject in SUBJECTS for command in subject.COMMANDS):
     main.add_command(command)
 
