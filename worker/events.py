@@ -73,14 +73,16 @@ class Reference(TypedDict):
 
 
 class Identifier(TypedDict):
-    """An official identifier, of which only a keyed hash (hexadecimal) is ever published.
+    """An official identifier, of which only keyed hashes (hexadecimal) are ever published.
 
-    `issuer` tells licences of two states apart and is not secret.
+    `issuer` tells licences of two states apart and is not secret. `near` has keyed hashes, eight digits each, of the
+    identifier and of what it is with one character left out: two that have one in common are a typing error apart.
     """
 
     type: str
     hash: str
     issuer: NotRequired[str | None]
+    near: NotRequired[str]
 
 
 class Consent(TypedDict):

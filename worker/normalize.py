@@ -30,6 +30,9 @@ _LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _STAMP: Final = len("2025-01-31T12:34:56.789Z")
 _DAY: Final = len("2025-01-31")
 _PARTS: Final = ("line1", "line2", "city", "region", "postcode", "country")
+# Identifiers of fewer characters are close to one another by chance; longer ones, or words, are no numbers.
+_NEAR: Final = (6, 25)
+_NEAR_DIGITS: Final = 8
 # A state's or province's code has up to three characters (ISO 3166-2).
 _CODE: Final = 3
 
@@ -172,7 +175,11 @@ class Normalizer:
         }
 
     def identifier(self, type_: str, value: object, issuer: object = None) -> Identifier | None:
-        """Return the keyed hash of an official identifier, None where there is no letter or figure. See `canonical`."""
+        """Return the keyed hashes of an official identifier, None where there is no letter or figure. See `canonical`.
+
+        What tells a typing error (`near`) leaves out no last character, so that numbers given out one after the other,
+        such as those of twins, are not taken for one.
+        """
         came = text(value)
         if came is None:
             return None
@@ -180,11 +187,24 @@ class Normalizer:
         if not compact:
             return None
         named = _words(issuer)
-        return {
+        found: Identifier = {
             "type": kind,
             "hash": self.hasher.identifier(kind, compact),
             "issuer": named.upper() if named is not None else None,
         }
+        if (
+            kind == type_
+            and _NEAR[0] <= len(compact) <= _NEAR[1]
+            and 2 * sum(map(str.isdigit, compact)) >= len(compact)
+        ):
+            found["near"] = self._near(kind, compact)
+        return found
+
+    def _near(self, kind: str, compact: str) -> str:
+        variants = {compact, *(compact[:at] + compact[at + 1 :] for at in range(len(compact) - 1))}
+        # Sorted, and made up to one number of them: else doubled digits would show, and where a number differs.
+        variants |= {f"{compact} {place}" for place in range(len(compact) - len(variants))}
+        return "".join(sorted(self.hasher.identifier(f"near {kind}", variant)[:_NEAR_DIGITS] for variant in variants))
 
     def attributes(self, body: Mapping[str, Any], used: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return what is left of `body` after the fields that were `used`, the privacy policy, and what is empty."""

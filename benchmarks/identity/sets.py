@@ -143,7 +143,7 @@ def customer(
     normalizer = _NORMALIZERS[country]
     parts = {"line1": line1, "line2": line2, "city": city, "region": region, "postcode": postcode, "country": country}
     address = normalizer.address(parts)
-    known = [_identifier(normalizer, type_, value) for type_, value in identifiers if value]
+    known = [normalizer.identifier(type_, value) for type_, value in identifiers if value]
     return {
         "source": source,
         "id": id_,
@@ -166,15 +166,6 @@ def customer(
         "updated_at": None,
         "first_seen": "2025-01-01T00:00:00.000Z",
     }
-
-
-def _identifier(normalizer: Normalizer, type_: str, value: str) -> Any:
-    found: Any = normalizer.identifier(type_, value)
-    if found is not None and "near" not in found:
-        compact = "".join(filter(str.isalnum, value.upper()))
-        variants = [compact, *(compact[:at] + compact[at + 1 :] for at in range(len(compact) - 1))]
-        found["near"] = "".join(HASHER.identifier(f"near {type_}", variant)[:8] for variant in variants)
-    return found
 
 
 def pairs_of(groups: Iterable[Iterable[Any]]) -> set[tuple[Any, Any]]:

@@ -45,12 +45,12 @@ class _Group:
 
 
 def partition(
-    nodes: Mapping[str, Data], edges: Collection[Edge], caps: Caps, opposed: Callable[[str, str], bool]
+    nodes: Mapping[str, Data], edges: Collection[Edge], caps: Caps, opposed: Callable[[str, str], int]
 ) -> Partition:
     """Return the clusters of the customers `nodes` under the links `edges`.
 
-    `opposed` says of two customers whether they are held for two people: two clusters are not joined if more of their
-    members are opposed than linked.
+    `opposed` says of two customers how firmly they are held for two people, 0 if they are not: two clusters are not
+    joined if that outweighs the links between them.
     """
     linked = {(edge.a, edge.b) for edge in edges}
 
@@ -135,7 +135,8 @@ def _objection(one: _Group, other: _Group, caps: Caps) -> str | None:
     if len(one.members) + len(other.members) > caps.customers:
         return "cap_customers"
     if any(
-        len(one.unique[type_] | other.unique[type_]) > caps.identifiers for type_ in one.unique.keys() & other.unique
+        _different(one.unique[type_] | other.unique[type_]) > caps.identifiers
+        for type_ in one.unique.keys() & other.unique
     ):
         return "unique_id"
     if len(one.emails | other.emails) > caps.emails:

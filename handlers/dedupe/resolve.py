@@ -136,7 +136,7 @@ class Resolver:
                     edges[pair.a, pair.b] = Edge(pair.a, pair.b, self.standing(variant))
         return partition(nodes, edges.values(), self._settings.caps, self._opposed)
 
-    def _opposed(self, a: str, b: str) -> bool:
+    def _opposed(self, a: str, b: str) -> int:
         return self._rules.scorer.compare(self._store.profile(a), self._store.profile(b)).opposed
 
     def _publish(self, affected: set[str], partitions: list[Partition]) -> None:

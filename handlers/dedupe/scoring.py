@@ -9,7 +9,7 @@ an e-mail address. So a pair also needs something that is a person's own (`Need`
 and birth dates agree.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import IntEnum
 from functools import lru_cache
 from typing import Final, NamedTuple
@@ -25,6 +25,8 @@ VALUE_TAGS: Final = frozenset(b"NEPR")
 _PEOPLE: Final = frozenset(("person", "contact", "employee"))
 _JUST_BELOW: Final = 0.5
 _NEVER: Final = float("-inf")
+_BY_NAME: Final = 1
+_BY_BIRTH: Final = 2
 
 
 class Need(IntEnum):
@@ -59,10 +61,14 @@ class Comparison(NamedTuple):
     same_source: bool
 
     @property
-    def opposed(self) -> bool:
-        """Return whether the two are held for two people, whatever others have in common with both."""
-        known = any(key[:1] == b"N" for key in self.agreed)
-        return self.need == Need.REVIEW or (self.need == Need.IDENTIFIER and not known)
+    def opposed(self) -> int:
+        """Return how firmly the two are held for two people, whatever others have in common with both; 0: not at all.
+
+        Birth dates far apart (2) say more than names (1), which may be short forms that are in no list.
+        """
+        if self.need == Need.REVIEW or (self.need == Need.IDENTIFIER and not _identified(self.agreed)):
+            return _BY_BIRTH if self.veto == "birth_date" else _BY_NAME
+        return 0
 
     def best(self) -> dict[str, float]:
         """Return the most that each kind of value in common adds, by tag."""
@@ -123,17 +129,17 @@ class Scorer:
         street, house, postcode, city = fields.addresses(a.addresses, b.addresses, weights)
         place = _Place(
             house > 0 and street > 0 and postcode > 0,
-            house > 0 and (street > 0 or (street == 0 and postcode > 0)),
+            house > 0 and ((street > 0 and (postcode > 0 or city > 0)) or (street == 0 and postcode > 0)),
             street > 0 or postcode > 0,
             street > 0,
         )
         agreed = {key: self._value(key, a, b) for key in a.keys & b.keys if key[0] in VALUE_TAGS}
         veto = self._veto(a, b, alike, edits)
         lifted = veto is not None and family > 0 and self._outweighed(a, b, veto, alike, edits, place)
-        need = self._need(a, b, alike, edits, place)
-        if veto is not None:
-            borrowed = veto in {"given_name", "middle_name"} and edits != 0 and _borrowed(a, b, alike, edits)
-            need = Need.REVIEW if borrowed else Need.IDENTIFIER
+        need = self._need(a, b, alike, edits, place) if veto is None else Need.IDENTIFIER
+        doubted = veto is not None or _identified(agreed)
+        if self._vetoes.borrowed and doubted and _borrowed(a, b, veto, alike, edits, family):
+            need = Need.REVIEW
         same_source = a.source == b.source
         return Comparison(
             (identifier, born, given, family, street, house, postcode, city),
@@ -211,11 +217,22 @@ def _misnamed(a: Profile, b: Profile) -> bool:
     return a.middle[:1] == b.middle[:1] != "" and not (a.given in KNOWN and b.given in KNOWN)
 
 
-def _borrowed(a: Profile, b: Profile, alike: Alike, edits: int) -> bool:
+def _identified(agreed: Collection[bytes]) -> bool:
+    return any(key[:1] == b"N" for key in agreed)
+
+
+def _borrowed(a: Profile, b: Profile, veto: str | None, alike: Alike, edits: int, family: float) -> bool:
     """Return whether an identifier in common is likely that of another member of the family, entered for this one.
 
     That happens, and then middle names differ as given names do, or nothing is known of them and of the birth dates.
+    Somebody with another given name and another family name has it by mistake.
     """
+    if veto is None:
+        return not a.born and not b.born and alike == Alike.SAME and _initials_differ(a.middle, b.middle)
+    if veto not in {"given_name", "middle_name"} or edits == 0:
+        return False
+    if family <= 0:
+        return True
     if _initials_differ(a.middle, b.middle):
         return True
     if a.middle and b.middle:

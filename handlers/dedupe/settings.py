@@ -71,6 +71,11 @@ class Vetoes(Model):
         default=(14, 50),
         description="Years between namesakes in one home who are taken for parent and child, from and to",
     )
+    borrowed: bool = Field(
+        default=True,
+        description="Review an identifier in common where it may be another family member's, by all that is known; "
+        "false where identifiers are verified",
+    )
     unique: tuple[str, ...] = Field(
         default=("ssn", "national_id", "organization_number"),
         description="Types of identifiers of which a customer has one: two different ones always keep a pair apart",
@@ -127,6 +132,8 @@ class Generic(Model):
         *("unknown", "none", "null", "na", "n a", "test", "tester", "testing", "customer", "guest", "anonymous"),
         *("not provided", "not available", "no name", "noname", "first", "last", "firstname", "lastname", "name"),
         *("first name", "last name", "tbd", "xxx", "asdf", "deleted", "unnamed"),
+        *("declined", "refused", "occupant", "resident", "husband", "wife", "father", "mother", "daughter", "child"),
+        *("infant", "adult", "male", "female", "man", "woman", "boy", "girl", "person", "oldest", "youngest"),
     )
     postcodes: tuple[str, ...] = ("00000", "0000", "000000", "99999", "9999", "12345")
     birth_dates: tuple[str, ...] = ("1900-01-01", "1901-01-01", "1970-01-01", "0001-01-01", "9999-12-31")

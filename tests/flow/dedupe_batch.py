@@ -52,7 +52,7 @@ def batch(customers: Mapping[str, Customer], settings: DedupeSettings, hasher: H
             found.reviews[a, b] = "email_clash"
     found.links = {pair: score for pair, score in standing.items() if score >= settings.link}
     compared_all = {pair: scorer.compare(*(_profile(refined[name]) for name in pair)) for pair in standing}
-    opposed = {pair for pair, compared in compared_all.items() if compared.opposed}
+    opposed = {pair: compared.opposed for pair, compared in compared_all.items()}
     refused = _unite(found, refined, settings, opposed)
     for pair, score in standing.items():
         if found.reviews.get(pair) is None and found.of(pair[0]) != found.of(pair[1]):
@@ -91,7 +91,7 @@ def _proof(a: str, b: str, compared: Comparison, met: set[bytes], score: float) 
 
 
 def _unite(
-    found: Found, refined: Mapping[str, Refined], settings: DedupeSettings, opposed: set[tuple[str, str]]
+    found: Found, refined: Mapping[str, Refined], settings: DedupeSettings, opposed: Mapping[tuple[str, str], int]
 ) -> dict[tuple[str, str], str]:
     group = {name: frozenset({name}) for name in refined}
     component = dict(group)
@@ -117,13 +117,15 @@ def _unite(
 
 
 def _quarrel(
-    one: frozenset[str], other: frozenset[str], found: Found, opposed: set[tuple[str, str]], settings: DedupeSettings
+    one: frozenset[str],
+    other: frozenset[str],
+    found: Found,
+    opposed: Mapping[tuple[str, str], int],
+    settings: DedupeSettings,
 ) -> bool:
     cross = [(a, b) for a, b in combinations(sorted(one | other, key=str.encode), 2) if (a in one) != (b in one)]
     linked = [pair for pair in cross if pair in found.links]
-    return len([pair for pair in cross if pair in opposed and pair not in found.links]) > settings.caps.opposed * len(
-        linked
-    )
+    return sum(opposed[pair] for pair in cross if pair not in found.links) > settings.caps.opposed * len(linked)
 
 
 def _over(
@@ -137,12 +139,22 @@ def _over(
     if len(both) > caps.customers:
         return "cap_customers"
     for type_ in settings.vetoes.unique:
-        ids = [{value for m in part for t, value, _ in refined[m].node["unique"] if t == type_} for part in parts]
-        if ids[0] and ids[1] and len(ids[0] | ids[1]) > caps.identifiers:
+        ids = [{(v, near) for m in part for t, v, near in refined[m].node["unique"] if t == type_} for part in parts]
+        if ids[0] and ids[1] and _apart(ids[0] | ids[1]) > caps.identifiers:
             return "unique_id"
     if len(of(both, "emails")) > caps.emails:
         return "cap_emails"
     return "cap_phones" if len(of(both, "phones")) > caps.phones else None
+
+
+def _apart(identifiers: Iterable[tuple[str, str]]) -> int:
+    """Count identifiers in the order of their hashes, but for those that are a typing error away from a counted one."""
+    counted: list[set[str]] = []
+    for _, near in sorted(identifiers):
+        variants = {near[at : at + 8] for at in range(0, len(near), 8)}
+        if not any(variants & other for other in counted):
+            counted.append(variants)
+    return len(counted)
 
 
 def _identity(members: frozenset[str], refined: Mapping[str, Refined], settings: DedupeSettings) -> tuple[str, str]:

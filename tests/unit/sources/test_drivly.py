@@ -4,6 +4,7 @@ import copy
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import orjson
 import pytest
@@ -607,9 +608,9 @@ class TestNormalizing:
                 {"type": "consumerCreditApplicationId", "id": "APP-7"},
             ],
             "identifiers": [
-                {"type": "ssn", "hash": ssn, "issuer": None},
-                {"type": "drivers_licence", "hash": older, "issuer": "TX"},
-                {"type": "drivers_licence", "hash": licence, "issuer": "TX"},
+                {"type": "ssn", "hash": ssn, "issuer": None, "near": ANY},
+                {"type": "drivers_licence", "hash": older, "issuer": "TX", "near": ANY},
+                {"type": "drivers_licence", "hash": licence, "issuer": "TX", "near": ANY},
             ],
             "consents": [],
             "tags": ["Car Concierge (Andrew)", "Dealer"],
