@@ -29,7 +29,7 @@ from worker.settings import (
     SourceName,
     SourceSettings,
 )
-from worker.sources import Adapter, adapter_class, available
+from worker.sources import Adapter, adapter_class, available, documented
 from worker.topics import LONGEST_PREFIX, PREFIX_PATTERN, Topics, prefix_problem
 
 _LAST_PORT: Final = 65_535
@@ -283,7 +283,25 @@ def _source(name: str, settings: object, adapters: Mapping[str, type[Adapter]]) 
         raise ConfigError([f"kind is missing; there are {', '.join(sorted(adapters))}"])
     kind = adapter_class(str(settings["kind"]), adapters)
     checked = kind.Settings.model_validate(settings)
+    if misspelt := _misspelt(kind, checked):
+        raise ConfigError(misspelt)
     return Source(kind(name, checked), checked)
+
+
+def _misspelt(kind: type[Adapter], settings: SourceSettings) -> list[str]:
+    """Return what is wrong with the fields that a privacy policy names, where the adapter knows what fields there are.
+
+    A misspelt one would let pass what somebody wanted kept back.
+    """
+    known: frozenset[str] | None = getattr(kind, "fields", None)
+    if known is None:
+        return []
+    strange = documented.unknown(settings.privacy, known.union(settings.own_fields))
+    return [
+        f"privacy.{name}: {kind.kind} has no such field{f'; did you mean {meant}?' if meant else ';'}"
+        " One that only your API has is to be named in own_fields, too."
+        for name, meant in strange.items()
+    ]
 
 
 def _across(file: _File, sources: Mapping[str, Source]) -> list[str]:

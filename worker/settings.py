@@ -195,6 +195,9 @@ class SourceSettings(HttpSettings):
     privacy: dict[str, Treatment] = Field(
         default_factory=dict, description="By upstream field: keep, hash (identifiers only) or drop; over the defaults"
     )
+    own_fields: list[str] = Field(
+        default_factory=list, description="Upstream fields that its document does not name, for `privacy`"
+    )
     republish_rate: float = Field(
         default=500.0, gt=0, description="Customers a second, while an upgrade has everything published anew"
     )

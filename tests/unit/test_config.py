@@ -260,6 +260,28 @@ def test_the_demos_configuration_is_in_order(*, all_kinds: bool) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ("consumerSocialSecurty", "did you mean consumerSocialSecurity?"),
+        ("ConsumerIncome", "did you mean consumerIncome?"),
+        ("zzz", "drivly has no such field; One"),
+    ],
+)
+def test_a_misspelt_field_of_a_privacy_policy_is_refused(field: str, meant: str) -> None:
+    """With its path in the file and the nearest name that there is: it would keep nothing back."""
+    (found,) = problems(GOOD | {"sources": {"crm": SOURCE | {"privacy": {field: "drop", "email": "drop"}}}})
+    assert found.startswith(f"sources.crm: privacy.{field}: ")
+    assert meant in found
+
+
+def test_a_field_of_ones_own_may_be_named_in_a_privacy_policy() -> None:
+    """Once the source's `own_fields` say that it is no mistake; and what is below a field may be named anyway."""
+    privacy = {"loyaltyCard": "drop", "loyaltyCard.number": "hash", "phone.number": "drop"}
+    assert problems({"sources": {"crm": SOURCE | {"privacy": privacy, "own_fields": ["loyaltyCard"]}}}) == []
+    assert len(problems({"sources": {"crm": SOURCE | {"privacy": privacy}}})) == 2
+
+
 durations = st.one_of(
     st.floats(0.001, 1e6), st.integers(1, 10**6), st.from_regex(r"\A[0-9]{1,4}(\.[0-9])?(ms|s|m|h|d)\Z"), st.just("5 s")
 )

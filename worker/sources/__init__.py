@@ -176,6 +176,8 @@ class Adapter(Protocol):
     # Raised when a record would be normalized differently than before: everything is then published anew.
     version: ClassVar[int]
     Settings: ClassVar[type[SourceSettings]]
+    # An adapter may also have `fields`, a frozen set of the fields that its API's document names: a privacy policy that
+    # speaks of another one (and of none of the settings' `own_fields`) is then refused as misspelt.
     # What becomes of which of the upstream's fields unless the settings say otherwise (see `worker.privacy`).
     privacy: ClassVar[Mapping[str, Treatment]]
 

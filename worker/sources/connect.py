@@ -32,6 +32,7 @@ from worker.sources import (
     Unsure,
     Verdict,
 )
+from worker.sources.documented import CONNECT
 from worker.sources.lists import follow, in_order, twice
 from worker.sources.reading import malformed, parse, refuse
 
@@ -78,6 +79,7 @@ class Connect:
     kind: ClassVar[str] = "connect"
     version: ClassVar[int] = 1
     Settings: ClassVar[type[SourceSettings]] = ConnectSettings
+    fields: ClassVar[frozenset[str]] = CONNECT
     # A personal or an organization number; a sole trader's organization number is a personal one in some countries.
     privacy: ClassVar[Mapping[str, Treatment]] = {"identity": "hash"}
 
@@ -143,9 +145,14 @@ class Connect:
 
     def essence(self, row: Row) -> object:
         """Return the record without its times and in a settled order of its users (keys are sorted by the poller)."""
-        record = {name: value for name, value in row.body.items() if name not in _VOLATILE}
+        body = row.body
+        users = body.get("users")
+        in_turn = in_order(users)
+        if in_turn is users and _VOLATILE.isdisjoint(body):
+            return body
+        record = {name: value for name, value in body.items() if name not in _VOLATILE}
         if "users" in record:
-            record["users"] = in_order(record["users"])
+            record["users"] = in_turn
         return record
 
     def normalize(self, row: Row, normalizer: Normalizer) -> Customer:
@@ -194,7 +201,8 @@ def _row(doing: str, item: object) -> Row:
     customer_id = item.get("customerId") if isinstance(item, dict) else None
     if not isinstance(item, dict) or not isinstance(customer_id, str) or not _usable(customer_id):
         raise malformed(doing, "a customer has no usable customerId")
-    return Row(customer_id, item, milliseconds(item.get("updatedAt")))
+    updated = item.get("updatedAt")
+    return Row(customer_id, item, None if updated is None else milliseconds(updated))
 
 
 def _usable(customer_id: str) -> bool:

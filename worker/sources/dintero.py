@@ -25,6 +25,7 @@ from worker.normalize import Normalizer, rfc3339
 from worker.settings import Duration, Secret, SourceSettings, Treatment
 from worker.sources import Cursor, Feed, Moment, Page, Request, Response, Row, Token, Unsure, Verdict
 from worker.sources.dintero_users import User, essence, items, newest, normalize, own
+from worker.sources.documented import DINTERO
 from worker.sources.lists import follow, twice
 from worker.sources.reading import malformed, parse, refuse
 
@@ -91,6 +92,7 @@ class Dintero:
     kind: ClassVar[str] = "dintero"
     version: ClassVar[int] = 1
     Settings: ClassVar[type[SourceSettings]] = DinteroSettings
+    fields: ClassVar[frozenset[str]] = DINTERO
     privacy: ClassVar[Mapping[str, Treatment]] = {}
 
     def __init__(self, name: str, settings: DinteroSettings) -> None:

@@ -38,6 +38,7 @@ from worker.sources import (
     Unsure,
     Verdict,
 )
+from worker.sources.documented import DRIVLY
 from worker.sources.payload import IDS, Document, Place, Walk, check, documents, encode, id_of, listing, total_of
 from worker.sources.reading import malformed, parse, refuse, size_of
 
@@ -112,6 +113,7 @@ class Drivly:
     # Payload on SQLite gives the highest id out again after its deletion.
     recycles_ids: ClassVar[bool] = True
     Settings: ClassVar[type[SourceSettings]] = DrivlySettings
+    fields: ClassVar[frozenset[str]] = DRIVLY
     privacy: ClassVar[Mapping[str, Treatment]] = {
         **dict.fromkeys(_HASHED, "hash"),
         **dict.fromkeys(_DROPPED, "drop"),

@@ -37,6 +37,7 @@ from worker.sources import (
     Unsure,
     Verdict,
 )
+from worker.sources.documented import MYKAARMA
 from worker.sources.lists import in_order
 from worker.sources.reading import malformed, parse, refuse
 
@@ -97,6 +98,7 @@ class Mykaarma:
     kind: ClassVar[str] = "mykaarma"
     version: ClassVar[int] = 1
     Settings: ClassVar[type[SourceSettings]] = MykaarmaSettings
+    fields: ClassVar[frozenset[str]] = MYKAARMA
     privacy: ClassVar[Mapping[str, Treatment]] = {}
 
     def __init__(self, name: str, settings: MykaarmaSettings) -> None:
