@@ -22,6 +22,8 @@ from tests.faults.upstreams import CLUB
 
 _CATCH: Final = 25.0
 """Seconds to wait for the moment that a fault lies in wait for."""
+_CATCH_DELETE: Final = 60.0
+"""The same, for a DELETE: it takes two enumerations of the crm that no other fault has met."""
 
 
 class NothingToHurtError(Exception):
@@ -119,7 +121,7 @@ async def kill_mid_delete(hand: Hand) -> None:
     caught, freed = loop.create_future(), loop.create_future()
     shop.trap = (hand.chance.choice(("before", "after")), caught, freed)
     try:
-        async with asyncio.timeout(_CATCH):
+        async with asyncio.timeout(_CATCH_DELETE):
             worker = hand.site.fleet.owner(await caught)
         if worker is None or worker.busy:
             raise NothingToHurtError

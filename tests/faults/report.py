@@ -36,6 +36,8 @@ class Row(NamedTuple):
     most: float
     growth: float
     """The most that such a process took more at its end than when it had what it needs."""
+    judged: int
+    """How many such processes ran for long enough to tell: where workers are killed all the time there are none."""
 
 
 def memory(fleet: Fleet) -> list[Row]:
@@ -51,7 +53,7 @@ def memory(fleet: Fleet) -> list[Row]:
         taken = [mb for life in grown for _, mb in life]
         growth = [median(_ends(life)[1]) - median(_ends(life)[0]) for life in grown if len(life) >= 2 * _SAMPLES]
         most = max((mb for life in lives.values() for _, mb in life), default=0.0)
-        rows.append(Row(role, median(taken) if taken else 0.0, most, max(growth, default=0.0)))
+        rows.append(Row(role, median(taken) if taken else 0.0, most, max(growth, default=0.0), len(growth)))
     return rows
 
 
@@ -99,10 +101,15 @@ def _recoveries(one: Facts) -> str:
     return f"{len(times)}: {median(times):.1f} s, {max(times):.1f} s" if times else "none"
 
 
+def _growth(row: Facts) -> str:
+    judged = row.get("judged", 0)
+    return f", {row['growth']:+.0f} MB in {judged} processes" if judged else ""
+
+
 def _memory(role: str) -> Callable[[Facts], str]:
     def shown(one: Facts) -> str:
         found = [row for row in one["memory"] if row["role"] == role]
-        return "".join(f"{row['middle']:.0f}, {row['most']:.0f}, {row['growth']:+.0f} MB" for row in found)
+        return "".join(f"{row['middle']:.0f}, {row['most']:.0f} MB{_growth(row)}" for row in found)
 
     return shown
 
@@ -128,8 +135,8 @@ _LINES: Final[Sequence[tuple[str, Callable[[Facts], str]]]] = (
     ("recovery after a spaced fault: how many, median, longest", _recoveries),
     ("recovery after the overlapping faults", lambda one: f"{one['together']:.1f} s"),
     ("all right after the last write", lambda one: f"{one['settled']:.0f} s"),
-    ("RssAnon of a poller: usual, most, growth", _memory("poller")),
-    ("RssAnon of a handler: usual, most, growth", _memory("handler")),
+    ("RssAnon of a poller: usual, most, growth of those that ran long", _memory("poller")),
+    ("RssAnon of a handler: usual, most, growth of those that ran long", _memory("handler")),
 )
 _SUMMED: Final = ("writes", "events", "kills")
 
