@@ -43,7 +43,8 @@ class Enumeration:
 
     `mark` starts its marks: they stand by whom it has shown or, where it asks for customers one by one (`by_lookup`),
     by whom it did not find; `shown` counts those it has found then. `canaries`: some customers that are there. `ended`:
-    it was read to its end; `counted`: its misses are counted, and what is left are look-ups, which may be repeated.
+    it was read to its end; `everybody`: it has shown just those who live, and there are no marks; `counted`: its misses
+    are counted, and what is left are look-ups, which may be repeated.
     """
 
     mark: bytes
@@ -56,6 +57,7 @@ class Enumeration:
     ended: bool = False
     counted: bool = False
     looked_up: bool = False
+    everybody: bool = False
     flaw: str | None = None
 
     def spoil(self, flaw: str) -> None:
@@ -111,12 +113,7 @@ class Absence:
     async def begin(self, feed: str, *, resumed: bool, by_lookup: bool = False) -> Enumeration:
         """Begin an enumeration; one that is `resumed` was begun by an earlier owner and proves nothing."""
         mark = b"%s/%s/" % (self._detector.source.encode(), feed.encode())
-
-        def clear(tx: Transaction) -> None:
-            tx.unmark(mark)
-            self._detector.shown.pop(mark, None)
-
-        await self._committer.done(clear)
+        await self._committer.done(lambda tx: self._detector.begin(tx, mark))
         scan = Enumeration(mark, self._detector.moved, by_lookup)
         if resumed:
             scan.spoil("it was begun by an earlier owner")
@@ -124,6 +121,8 @@ class Absence:
 
     async def conclude(self, feed: str, scan: Enumeration, recount: Callable[[], Awaitable[int | None]]) -> None:
         """Conclude from an enumeration that has ended; `recount` asks the upstream once more how many there are."""
+        if scan.flaw is None and not scan.by_lookup:
+            await self._tally(scan)
         await self._committer.done(lambda tx: self._ended(tx, scan))  # after everything that it showed
         flaw = scan.flaw or ("it showed a record that cannot be read" if scan.bad else None)
         if flaw is not None:
@@ -146,6 +145,14 @@ class Absence:
             self._condition.clear_alarm("canary")
             if missing.ours:
                 self._checkpoint.approved = None  # it is done
+
+    async def _tally(self, scan: Enumeration) -> None:
+        """Find out how many different customers it has shown, and mark them unless they are just those who live."""
+        detector, mark = self._detector, scan.mark
+        notes = await self._committer.done(lambda tx: detector.notes(tx, mark))
+        scan.everybody = detector.everybody(mark) and not self._checkpoint.set_aside
+        for note in range(0 if scan.everybody else notes):
+            await self._committer.done(lambda tx, note=note: detector.count(tx, mark, note), _CHUNK)  # type: ignore[misc]
 
     def _ended(self, tx: Transaction, scan: Enumeration) -> None:
         if scan.flaw is None and not scan.by_lookup:
@@ -176,7 +183,10 @@ class Absence:
         Then nobody is missing, and the entries need not be gone through.
         """
         calm = scan.moved == self._detector.moved and not (scan.by_lookup or scan.looked_up)
-        return calm and not self._checkpoint.set_aside and self._detector.shown[scan.mark] == self._checkpoint.live
+        if not calm or self._checkpoint.set_aside or self._detector.shown[scan.mark] != self._checkpoint.live:
+            return scan.everybody
+        self._detector.learn(scan.mark)
+        return True
 
     async def _compare(self, scan: Enumeration) -> _Missing:
         if self._whole(scan):

@@ -24,6 +24,7 @@ from worker.handling import Tx
 from worker.normalize import Normalizer
 from worker.privacy import Hasher
 from worker.publish import SizedTx, publish
+from worker.roll import Notes, Roll, clear
 from worker.settings import SourceSettings
 from worker.sources import Adapter, Bad, Row, Stub, Tombstone
 from worker.sources.reading import size_of
@@ -35,11 +36,8 @@ _COUNTED: Final = 2
 _LONGEST_ID: Final = 400
 
 
-class PollTx(SizedTx, Protocol):
+class PollTx(SizedTx, Notes, Protocol):
     """What detection needs beside a handler's transaction: marks that stay on this machine, and a size check."""
-
-    def mark(self, key: bytes) -> bool:
-        """Set a mark; return whether it is new."""
 
     def marked(self, key: bytes) -> bool:
         """Return whether a mark is set."""
@@ -59,15 +57,17 @@ class Detector:
         self.checkpoint = self._fresh
         self.outdated = False  # the state was made by a newer version than this one
         self.moved = 0
-        self.shown: Counter[bytes] = Counter()  # by mark: how many customers an enumeration has shown
+        self.shown: Counter[bytes] = Counter()  # by mark: how many customers an enumeration has shown, once counted
         self.counts: dict[str, int] = {}
+        self._rolls = _Rolls()
+        self._sum: int | None = 0  # of the hashes of all live customers' ids, None where it is not known yet
         self._hasher = hasher
         self._topics = topics
         self._normalizer = Normalizer(settings.region, hasher, policy(adapter, settings))
         self._prefix = b"c/%s/" % source.encode()
         self._aside = b"b/%s/" % source.encode()
         self._position = b"s/%s" % source.encode()
-        self._tag = self.checkpoint.tag.encode()
+        self._fingerprint = hasher.fingerprints(self.checkpoint.tag.encode())
         self._saved = b""
 
     @property
@@ -90,6 +90,7 @@ class Detector:
             hint = "Give ROLLCALL_PEPPER its old value; a new pepper needs a new topic prefix and a resync."
             raise StateError(message, hint=hint)
         self._saved = raw
+        self._sum = None if found.live else 0
         self.outdated = any(made > ours for made, ours in zip(found.versions, fresh.versions, strict=False))
         if self.outdated or (found.tag, found.settings) == (fresh.tag, fresh.settings):
             return False
@@ -142,7 +143,7 @@ class Detector:
         except Exception as error:  # ruff: ignore[blind-except] - see _unreadable
             self._unreadable(tx, row, error)
             return
-        fingerprint = self._hasher.fingerprint(self._tag + essence)
+        fingerprint = self._fingerprint(essence)
         raw = tx.get(self._prefix + identity)
         if changes.unchanged(raw, self.scope, fingerprint):
             self.counts["unchanged"] = self.counts.get("unchanged", 0) + 1
@@ -246,13 +247,43 @@ class Detector:
             if not tx.marked(mark + identity) and (raw is None or not Entry.unpack(raw).live):
                 self._mended(tx, identity)
 
+    def begin(self, tx: PollTx, mark: bytes) -> None:
+        """Begin an enumeration whose marks start with `mark`."""
+        clear(tx, mark)
+        self.shown.pop(mark, None)
+        self._rolls[mark] = Roll(mark)
+
+    def everybody(self, mark: bytes) -> bool:
+        """Return whether an enumeration has shown the live customers, each of them once, and nobody else."""
+        roll, live = self._rolls[mark], self.checkpoint.live
+        if roll.count != live or roll.sum != self._sum:
+            return False
+        self.shown[mark] = live
+        return True
+
+    def notes(self, tx: PollTx, mark: bytes) -> int:
+        """Return how many notes there are of whom an enumeration has shown, for `count`."""
+        return self._rolls[mark].notes(tx)
+
+    def count(self, tx: PollTx, mark: bytes, note: int) -> None:
+        """Mark the customers of a note as shown; it does not matter if that is done twice."""
+        for customer_id in self._rolls[mark].noted(tx, note):
+            if tx.mark(mark + _identity(customer_id)):
+                self.shown[mark] += 1
+
+    def learn(self, mark: bytes) -> None:
+        """Take those whom an enumeration has shown for the live customers: they are, as others have found out."""
+        roll = self._rolls[mark]
+        if roll.count == self.checkpoint.live:
+            self._sum = roll.sum
+
     def _shown(self, tx: PollTx, customer_id: str, mark: bytes | None) -> bytes | None:
-        """Mark a customer as shown; return its id as it stands in keys, None (it is set aside) if it is too long."""
+        """Note a customer as shown; return its id as it stands in keys, None (it is set aside) if it is too long."""
         identity = customer_id.encode()
         if long := len(identity) > _LONGEST_ID:
             identity = _identity(customer_id)
-        if mark is not None and tx.mark(mark + identity):
-            self.shown[mark] += 1
+        if mark is not None:
+            self._rolls[mark].add(tx, customer_id, identity)
         if long:
             self._set_aside(tx, customer_id, "id_too_long", len(customer_id.encode()))
             return None
@@ -307,16 +338,28 @@ class Detector:
             except RecordTooLargeError as error:
                 self._set_aside(tx, customer_id, "too_large", error.size)
                 return
-            self._follow(change)
+            self._follow(change, customer_id.encode())
         if decision.entry is not None:
             tx.put(self._prefix + customer_id.encode(), decision.entry.pack())
             self._count("unchanged" if change is None else change.type)
             self._mended(tx, customer_id.encode())
 
-    def _follow(self, change: Change) -> None:
-        if change.type != UPDATED:
-            self.checkpoint.live += -1 if change.type == DELETED else 1
-            self.moved += 1
+    def _follow(self, change: Change, identity: bytes) -> None:
+        if change.type == UPDATED:
+            return
+        step = -1 if change.type == DELETED else 1
+        self.checkpoint.live += step
+        self.moved += 1
+        if self._sum is not None:
+            self._sum += step * hash(identity)
+
+
+class _Rolls(dict[bytes, Roll]):  # ruff: ignore[subclass-builtin] - only to make what is missing, and for speed
+    """Whom the enumerations have shown, by mark."""
+
+    def __missing__(self, mark: bytes) -> Roll:
+        roll = self[mark] = Roll(mark)
+        return roll
 
 
 def _identity(customer_id: str) -> bytes:

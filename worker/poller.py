@@ -9,9 +9,11 @@ one page at a time, so that an older answer never overtakes a newer one. Guarant
 """
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import orjson
@@ -49,6 +51,8 @@ _COUNTS: Final = ("live", "watched", "not_looked_up")
 _CREDENTIAL_PAUSE: Final = 30.0
 _IDLE: Final = 60.0
 _LONGEST_WAIT: Final = 3_600.0
+# New objects after which the collector looks for garbage: more than the pages that are held at a time have.
+_COLLECTED: Final = 100_000
 
 
 class Source:
@@ -85,6 +89,7 @@ class Source:
 
     async def run(self) -> None:
         """Poll until the task is stopping; raises what ends the task."""
+        _spare_collector()
         with self._task.store.reading() as state:
             again = self.detector.load(state.get(self.detector.position))
             self.watch.load(state)
@@ -318,7 +323,7 @@ class Source:
             for customer_id in await self._committer.done(lambda tx: self._named(tx, page, now, mark), size):
                 if scan is not None:
                     scan.looked_up = True
-                await self._look_up(customer_id, mark)
+                await self._look_up(customer_id)
             await self._committer.put(lambda tx: self._move(tx, feed, page.cursor))
         else:
             await self._committer.put(lambda tx: self._whole(tx, feed, page, now, mark), size)
@@ -407,25 +412,25 @@ class Source:
         self.detector.counts.clear()
         telemetry.LIVE.labels(self.name).set(self.detector.checkpoint.live)
 
-    async def _look_up(self, customer_id: str, mark: bytes | None) -> None:
-        """Read the record of a customer that was only named."""
+    async def _look_up(self, customer_id: str) -> None:
+        """Read the record of a customer that was only named, and is noted as shown already."""
         verdict = await self._upstream.lookup(customer_id)
         now = now_ms()
         match verdict:
             case Exists(row):
-                await self._committer.put(lambda tx: self._one(tx, row, now, mark))
+                await self._committer.put(lambda tx: self._one(tx, row, now))
             case Unsure(reason):
                 bad = Bad(customer_id, reason, 0)
-                await self._committer.put(lambda tx: self._bad(tx, bad, mark))
+                await self._committer.put(lambda tx: self._bad(tx, bad))
             case Missing():
                 return  # gone in between: the next enumeration tells
 
-    def _one(self, tx: Transaction, row: Row, now: int, mark: bytes | None) -> None:
-        self.detector.row(tx, row, now, mark)
+    def _one(self, tx: Transaction, row: Row, now: int) -> None:
+        self.detector.row(tx, row, now, None)
         self._save(tx)
 
-    def _bad(self, tx: Transaction, bad: Bad, mark: bytes | None) -> None:
-        self.detector.bad(tx, bad, mark)
+    def _bad(self, tx: Transaction, bad: Bad) -> None:
+        self.detector.bad(tx, bad, None)
         self._save(tx)
 
     # What an operator asked for
@@ -483,6 +488,18 @@ class Source:
     def publish_status(self, tx: Transaction) -> None:
         """Publish the status with a transaction."""
         tx.send(self._task.topics.status, f"source/{self.name}".encode(), orjson.dumps(self._record(now_ms())))
+
+
+@cache
+def _spare_collector() -> None:
+    """Have the garbage collector leave pages alone, once a process.
+
+    A page of a thousand customers is many thousands of objects, none of them garbage, and all gone with the page. To go
+    through them, and through the whole program with them, cost as much as to parse them.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECTED, 10, 10)
 
 
 def _chance() -> float:

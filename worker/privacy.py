@@ -7,7 +7,7 @@ in hashlib), so that a hash of one use says nothing about another.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from worker.errors import ConfigError
@@ -34,11 +34,18 @@ class Hasher:
         self._nothing = {empty: self.field(empty) for empty in (b"null", b"[]", b"{}")}
         self._check = hashlib.blake2b(key=key, digest_size=_CHECK_BYTES, person=b"check").hexdigest()
 
-    def fingerprint(self, data: bytes) -> bytes:
-        """Return the 16 bytes that stand for a whole record."""
-        digest = self._fingerprint.copy()
-        digest.update(data)
-        return digest.digest()
+    def fingerprints(self, tag: bytes) -> Callable[[bytes], bytes]:
+        """Return what gives the 16 bytes that stand for a whole record, read under the rules that `tag` stands for."""
+        tagged = self._fingerprint.copy()
+        tagged.update(tag)
+        copy = tagged.copy
+
+        def fingerprint(data: bytes) -> bytes:
+            digest = copy()
+            digest.update(data)
+            return digest.digest()
+
+        return fingerprint
 
     def field(self, data: bytes) -> bytes:
         """Return the 4 bytes that stand for one field: they only tell a change, never two customers apart."""

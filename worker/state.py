@@ -327,8 +327,16 @@ class StoreTransaction:
         """Return whether a mark is set."""
         return self.txn.get(key, db=self.scratch) is not None
 
+    def note(self, key: bytes, value: bytes) -> None:
+        """Set a note that, like a mark, only this store knows."""
+        self.txn.put(key, value, db=self.scratch)
+
+    def noted(self, key: bytes) -> bytes | None:
+        """Return a note, None if there is none."""
+        return cast("bytes | None", self.txn.get(key, db=self.scratch))
+
     def unmark(self, prefix: bytes) -> None:
-        """Remove all marks that start with `prefix`."""
+        """Remove all marks and notes that start with `prefix`."""
         with self.txn.cursor(self.scratch) as cursor:
             found = cursor.set_range(prefix)
             while found and bytes(cursor.key()).startswith(prefix):

@@ -192,6 +192,7 @@ class MemoryPollTx(MemoryTx):
         """Start with an empty state and no marks."""
         super().__init__()
         self.marks: set[bytes] = set()
+        self.notes: dict[bytes, bytes] = {}
         self.max_bytes = max_bytes
 
     def mark(self, key: bytes) -> bool:
@@ -204,9 +205,18 @@ class MemoryPollTx(MemoryTx):
         """Return whether a mark is set."""
         return key in self.marks
 
+    def note(self, key: bytes, value: bytes) -> None:
+        """Set a note."""
+        self.notes[key] = value
+
+    def noted(self, key: bytes) -> bytes | None:
+        """Return a note, None if there is none."""
+        return self.notes.get(key)
+
     def unmark(self, prefix: bytes) -> None:
-        """Remove the marks that start with `prefix`."""
+        """Remove the marks and notes that start with `prefix`."""
         self.marks = {key for key in self.marks if not key.startswith(prefix)}
+        self.notes = {key: value for key, value in self.notes.items() if not key.startswith(prefix)}
 
     def check_size(self, topic: str, key: bytes, value: bytes | None, headers: Headers | None) -> None:
         """Raise RecordTooLargeError as a real transaction does."""

@@ -50,6 +50,12 @@ def row(number: int, given: str = "Ann", updated: int = NOW, **fields: Any) -> R
     )
 
 
+def mark_shown(one: Detector, tx: MemoryPollTx, mark: bytes) -> None:
+    """Mark whom an enumeration has shown, as is done where they are not just those who live."""
+    for note in range(one.notes(tx, mark)):
+        one.count(tx, mark, note)
+
+
 def sent(tx: MemoryPollTx, topic: str) -> list[tuple[str, Any, dict[str, str]]]:
     """Return (key, value, headers) of what was sent to a topic."""
     return [
@@ -340,6 +346,7 @@ def test_what_was_set_aside_and_is_listed_no_more_is_forgotten() -> None:
     tx, one = MemoryPollTx(), detector()
     for number in (7, 8):
         one.bad(tx, Bad(str(number), "updatedAt is missing or is no time", 300), b"crm/sweep/" if number == 8 else None)
+    mark_shown(one, tx, b"crm/sweep/")
     one.forget_set_aside(tx, b"crm/sweep/")
     assert one.checkpoint.set_aside == 1
     assert [key for key, _ in tx.scan(b"b/")] == [b"b/crm/8"]
@@ -354,6 +361,7 @@ def test_a_record_that_nests_too_deeply_to_be_hashed_is_set_aside() -> None:
     one.row(tx, row(8), NOW, None)
     assert [detail["id"] for _, detail, _ in sent(tx, DEAD)] == ["7"]
     assert [key for key, _, _ in sent(tx, EVENTS)] == ["crm/8"]
+    mark_shown(one, tx, b"crm/sweep/")
     assert tx.marked(b"crm/sweep/7")
 
 
@@ -399,6 +407,7 @@ def test_a_stub_asks_for_the_record_only_where_it_is_news() -> None:
     assert one.stub(tx, Stub("8", NOW), b"m/")
     one.gone(tx, "7", "gone", NOW)
     assert one.stub(tx, Stub("7", NOW), None)
+    mark_shown(one, tx, b"m/")
     assert tx.marks == {b"m/7", b"m/8"}
 
 
@@ -440,7 +449,58 @@ def test_marks_are_counted_by_customer() -> None:
         one.row(tx, row(7), NOW, b"m/")
         one.stub(tx, Stub("8", NOW), b"m/")
         one.bad(tx, Bad("9", "a reason", 9), b"m/")
+    mark_shown(one, tx, b"m/")
+    mark_shown(one, tx, b"m/")  # as where that was cut short
     assert one.shown[b"m/"] == 3
+
+
+def listing(one: Detector, tx: MemoryPollTx, *ids: int) -> bool:
+    """List customers; return whether they are just those who live."""
+    one.begin(tx, b"m/")
+    for number in ids:
+        one.row(tx, row(number), NOW, b"m/")
+    return one.everybody(b"m/")
+
+
+def test_a_listing_of_just_those_who_live_is_known_without_marks() -> None:
+    """Not one that leaves somebody out, shows somebody twice or in somebody else's place; and not after a deletion."""
+    tx, one = MemoryPollTx(), detector()
+    assert listing(one, tx, 1, 2, 3)
+    assert listing(one, tx, 3, 1, 2)
+    assert not listing(one, tx, 1, 2)
+    assert not listing(one, tx, 1, 2, 2)
+    assert not listing(one, tx, 1, 2, 3, 3)
+    one.gone(tx, "3", "gone", NOW)
+    assert listing(one, tx, 1, 2)
+    assert not listing(one, tx, 1, 4)
+    assert not tx.marks
+
+
+def test_who_lives_is_learnt_from_a_listing_that_was_proved_whole() -> None:
+    """After a restart the sum is unknown, until an enumeration was counted one by one and showed everybody once."""
+    tx, one = MemoryPollTx(), detector()
+    assert listing(one, tx, 1, 2)
+    one.save(tx)
+    again = detector(tx)
+    assert not listing(again, tx, 1, 2)
+    again.learn(b"m/")
+    assert listing(again, tx, 2, 1)
+    assert listing(again, tx, 2, 1, 3)
+
+
+@given(st.lists(st.integers(1, 2_500), max_size=40), st.integers(1, 2_500))
+def test_notes_lose_nobody(repeated: list[int], count: int) -> None:
+    """However many there are, and however often they are shown, each is marked once."""
+    tx, one = MemoryPollTx(), detector()
+    one.begin(tx, b"m/")
+    for number in [*range(count), *repeated]:
+        one.stub(tx, Stub(str(number)), b"m/")
+    mark_shown(one, tx, b"m/")
+    assert tx.marks == {b"m/%d" % number for number in {*range(count), *repeated}}
+    assert one.shown[b"m/"] == len(tx.marks)
+    one.begin(tx, b"m/")
+    assert not tx.marks
+    assert not tx.notes
 
 
 # Laws over any history

@@ -407,14 +407,14 @@ class TestPrivacy:
 
     def test_a_hash_of_one_use_says_nothing_of_another(self) -> None:
         """The same data hashes differently for each use, and under another pepper."""
-        hashes = [HASHER.fingerprint(b"x")[:4], HASHER.field(b"x"), bytes.fromhex(HASHER.identifier("", "x"))[:4]]
+        hashes = [HASHER.fingerprints(b"")(b"x")[:4], HASHER.field(b"x"), bytes.fromhex(HASHER.identifier("", "x"))[:4]]
         assert len(set(hashes)) == len(hashes)
-        assert HASHER.fingerprint(b"x") != Hasher(b"another").fingerprint(b"x")
+        assert HASHER.fingerprints(b"")(b"x") != Hasher(b"another").fingerprints(b"")(b"x")
         assert HASHER.identifier("ssn", "1") != HASHER.identifier("card", "1")
 
     def test_the_hashes_have_their_lengths(self) -> None:
         """A fingerprint has 16 bytes, a field's hash 4, an identifier's 32 hexadecimal digits."""
-        assert len(HASHER.fingerprint(b"")) == 16
+        assert len(HASHER.fingerprints(b"")(b"")) == 16
         assert len(HASHER.field(b"")) == 4
         assert len(bytes.fromhex(HASHER.identifier("ssn", "123456789"))) == 16
 
