@@ -1,7 +1,8 @@
 """`python -m tests.faults.soak --seed 1 --seconds 300`: faults by a seeded schedule, and what they have done.
 
 The first half of the time faults overlap as they come; in the second each one is left alone until everything works
-again, so that its recovery can be judged. Then the upstreams rest, and what is on the topics has to be right.
+again, so that its recovery can be judged. Then the upstreams rest, and what is on the topics has to be right. A run with
+no time (`seconds` is 0) carries each of its kinds out once, in their order: `test_soak` does that.
 """
 
 import argparse
@@ -93,8 +94,11 @@ class Soak:
         churn = asyncio.ensure_future(world.churn(rate))
         watch = asyncio.ensure_future(self._watch())
         try:
-            await self._overlapping(run.seconds / 2)
-            await self._spaced(run.seconds / 2)
+            if run.seconds:
+                await self._overlapping(run.seconds / 2)
+                await self._spaced(run.seconds / 2)
+            else:
+                await self._in_order(run.kinds)
         finally:
             for name, going_on in (("churn", churn), ("watch", watch)):
                 if going_on.done():
@@ -147,6 +151,19 @@ class Soak:
         self._run.faults[kind.__name__] += 1
         return True
 
+    async def _in_order(self, kinds: Sequence[Kind]) -> None:
+        """Let faults come one after another, without waiting for a recovery in between."""
+        for kind in kinds:
+            self.say(kind.__name__)
+            await self._fault(kind)
+        await self._recovered()
+
+    async def _recovered(self) -> None:
+        slowest, took, stuck = await recovery(self._site)
+        self._run.together = took
+        self.say(f"all overlapping faults are over; recovered in {took:.1f} s ({slowest})")
+        self._run.stuck += [f"after the overlapping faults: {name}" for name in stuck]
+
     async def _overlapping(self, seconds: float) -> None:
         """Let faults come as they like, several at a time."""
         end = time.monotonic() + seconds
@@ -163,10 +180,7 @@ class Soak:
                 _, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         if under_way:
             await asyncio.wait(under_way)
-        slowest, took, stuck = await recovery(self._site)
-        self._run.together = took
-        self.say(f"all overlapping faults are over; recovered in {took:.1f} s ({slowest})")
-        self._run.stuck += [f"after the overlapping faults: {name}" for name in stuck]
+        await self._recovered()
 
     async def _spaced(self, seconds: float) -> None:
         """Let one fault come at a time, and wait until everything works again."""
@@ -208,11 +222,15 @@ async def soak(
     verbose: bool = False,
 ) -> list[report.Row]:
     """Carry out a run; what has come of it is in `run`, the workers' memory is returned."""
-    if (mine := asyncio.current_task()) is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)
-    async with site(folder, seed=run.seed, customers=customers, workers=WORKERS) as running:
-        await Soak(run, running, verbose=verbose).carry_out(rate)
-        await running.check_stores(run.verdict)
+    loop, mine = asyncio.get_running_loop(), asyncio.current_task()
+    if mine is not None:
+        loop.add_signal_handler(signal.SIGTERM, mine.cancel)
+    try:
+        async with site(folder, seed=run.seed, customers=customers, workers=WORKERS) as running:
+            await Soak(run, running, verbose=verbose).carry_out(rate)
+            await running.check_stores(run.verdict)
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
     run.complaints = running.complaints()
     for worker in running.fleet.workers.values():
         run.dead += [f"{worker.name} ended with {code} after SIGTERM" for code in worker.codes if code]
