@@ -1,0 +1,23 @@
+# Benchmarks: ours and peers on the same work in one run (docs/benchmarks.md). The peers live in an environment of
+# their own; `bench` takes about half an hour, `bench-quick` a few minutes with fewer rounds and records.
+BENCH := .cache/bench
+
+.PHONY: bench bench-quick bench-report bench-lock
+
+bench: .venv/dev $(BENCH)/done ## measure everything anew, and write docs/benchmarks.md and its plots
+	$(BIN)/python -m benchmarks.run
+
+bench-quick: .venv/dev $(BENCH)/done ## the same in small, printed only
+	$(BIN)/python -m benchmarks.run --quick
+
+bench-report: .venv/dev ## write the tables and plots out of the measurements that are there
+	$(BIN)/python -m benchmarks.report
+
+$(BENCH)/done: requirements/bench.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bench.txt
+	touch $@
+
+bench-lock: # the lock of the peers, made anew by uv; it names no package index
+	$(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-annotate --no-header benchmarks/peers/requirements.in -o requirements/bench.txt
