@@ -270,8 +270,9 @@ class TransactionalProducer:
             hint = "Is a broker away, or too few replicas of a topic in sync? What became of it is read from Kafka."
             raise TransactionError(message, hint=hint) from error
         except (KafkaError, OSError, AssertionError) as error:
-            what = str(error) or type(error).__name__
-            message = f"a transaction of {self._id} failed: {what}"
+            # aiokafka's own words for whatever ends its sender say nothing: an answer to EndTxn that was lost, mostly.
+            known = error.__cause__ if isinstance(error.__cause__, TransactionError) else error
+            message = f"a transaction of {self._id} failed: {str(known) or type(known).__name__}"
             raise TransactionError(message) from error
         return ends
 

@@ -353,6 +353,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             return
         if owned.task is not None and (patience := _until(drained)):
             owned.task.stopping.set()
+            owned.task.resume()  # put on hold by a rebalance, it could not finish; a successor would fence it
             await asyncio.wait([owned.work], timeout=patience)
             if not owned.work.done():
                 self.log.warning("task_cut_short", partition=partition, after_seconds=self._grace)

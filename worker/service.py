@@ -25,7 +25,7 @@ from worker.consumer import HandlerLoop, Lanes
 from worker.control import Control
 from worker.deployment import Deployment, claim
 from worker.detection import Detector
-from worker.errors import ConfigError, TopicError
+from worker.errors import ConfigError, TopicError, TransactionError
 from worker.handling import Handler
 from worker.http import Lane
 from worker.kafka import CLOSE_TIMEOUT, Connection, plan_topics
@@ -127,7 +127,7 @@ def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     aiokafka leaves the futures of a failed transaction to nobody; the failure itself was raised where it was awaited.
     """
     error = context.get("exception")
-    if not isinstance(error, KafkaError):
+    if not isinstance(error, KafkaError | TransactionError):
         log.error("unexpected_error", what=context["message"], error=type(error).__name__)
 
 

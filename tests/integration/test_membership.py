@@ -183,6 +183,25 @@ async def test_a_member_that_fails_has_its_fellows_stop_before_it_has_drained(de
             await worker.end()
 
 
+async def test_a_rebalance_in_progress_does_not_keep_a_task_from_draining(deployment: Deployment) -> None:
+    """A task that is on hold when the worker is to stop still commits what it has begun, within the grace period."""
+    worker = Worker(deployment, "only", grace=8.0)
+
+    async def finishes(task: Task) -> None:
+        task.working = True
+        await task.stopping.wait()
+        await task.transact(lambda tx: tx.put(b"a", b"1"))
+
+    worker.member._run = finishes
+    worker.start()
+    await until(lambda: worker.partitions == set(range(PARTITIONS)))
+    await worker.member.on_partitions_revoked(())
+    with capture_logs() as logs:
+        await worker.end()
+    assert [entry for entry in logs if entry["event"] == "task_cut_short"] == []
+    assert len(await deployment.read(deployment.topics.state("poll"))) == 2 * PARTITIONS  # with the format's version
+
+
 async def test_a_task_that_does_not_end_is_cut_and_named(deployment: Deployment) -> None:
     """After the grace period it is cancelled, and the log says which partition that was."""
     worker = Worker(deployment, "only", grace=0.3)

@@ -10,6 +10,7 @@ from aiokafka.errors import ProducerFenced
 from structlog.testing import capture_logs
 
 from worker import config as configuration
+from worker.errors import TransactionError
 from worker.service import Probes, _unexpected
 
 
@@ -20,7 +21,7 @@ async def test_an_error_that_nobody_awaits_is_logged_by_its_class_only(  # ruff:
     loop.set_exception_handler(_unexpected)
     try:
         with capture_logs() as logs:
-            for error in (ProducerFenced(), ValueError("Ada Archer")):
+            for error in (ProducerFenced(), TransactionError("its answer was lost"), ValueError("Ada Archer")):
                 loop.create_future().set_exception(error)
             gc.collect()
     finally:
