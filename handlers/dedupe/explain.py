@@ -1,16 +1,18 @@
 """Why two customers are taken for one person, or are not; and what the published topics say about duplicates.
 
 `why` needs nothing but the two customers as they are on `customers.latest`: the rules are the stages' own. What a rule
-cannot see from two customers is how many others share a value: `crowded` says which match keys do.
+cannot see from two customers is how many others share a value: `Census` counts that. No value of a customer is in
+anything that is returned, only kinds, weights and names (`<source>/<id>`).
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import orjson
 
 from handlers.dedupe.comparand import Profile, parse
-from handlers.dedupe.events import REVIEW, Membership, Review
+from handlers.dedupe.events import REVIEW, Membership, Proof, Review
 from handlers.dedupe.profile import Hasher, Refiner, extract
 from handlers.dedupe.scoring import FIELDS, Judge, Need, Scorer
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
@@ -21,20 +23,26 @@ from worker.handling import Record
 class Why(TypedDict):
     """The whole account of a pair.
 
-    `met` are the kinds of match keys in common (without any, the two are never compared); `fields` what each field
-    adds, `values` what each kind of value in common adds; `score` their sum, `standing` what is held against the
-    thresholds (null: out of the question); `needs` what has to be in common beside the score; `vetoes` every veto
-    tried, with whether it holds; `lifted`: it holds and is outweighed; `blocked`: why nothing can link the two.
-    `verdict`: `linked`, `review` or `apart`. It is that of the pair alone; the cluster may have other members and caps.
+    `scopes`: customers of different ones are never compared. `met` are the kinds of match keys in common that count
+    (without any, the two are never compared), `crowded` those that do not count because too many customers have them;
+    `fields` what each field adds, `values` what each kind of value in common adds; `score` their sum, `standing` what
+    is held against the thresholds `link` and `review` (null: out of the question); `needs` what has to be in common
+    beside the score; `vetoes` every veto tried, with whether it holds; `lifted`: it holds and is outweighed; `blocked`:
+    why nothing can link the two. `verdict`: `linked`, `review` or `apart`. It is that of the pair alone; the cluster
+    may have other members and caps.
     """
 
     a: str
     b: str
+    scopes: tuple[str, str]
     met: list[str]
+    crowded: list[str]
     fields: dict[str, float]
     values: dict[str, float]
     score: float
     standing: float | None
+    link: float
+    review: float
     needs: str
     vetoes: dict[str, bool]
     lifted: bool
@@ -45,17 +53,31 @@ class Why(TypedDict):
 
 
 class Group(TypedDict):
-    """A cluster as `rollcall duplicates list` shows it."""
+    """A cluster as `rollcall duplicates list` shows it.
+
+    `sources`: `same` where all members are of one source, else `several`; `members_by_source` counts them, so that a
+    cluster of several with two members of one source shows.
+    """
 
     cluster: str
     winner: str
     members: list[str]
+    sources: Literal["same", "several"]
+    members_by_source: dict[str, int]
+
+
+class Published(TypedDict):
+    """What is published about two customers: the cluster of each, the links from one to the other, an open review."""
+
+    clusters: tuple[str | None, str | None]
+    path: list[Proof]
+    review: str | None
 
 
 def why(
     a: Customer, b: Customer, settings: DedupeSettings, hasher: Hasher, crowded: Collection[bytes] = frozenset()
 ) -> Why:
-    """Explain the pair; `crowded` are match keys (see `match_keys`) with more than `generic.bucket` customers."""
+    """Explain the pair; `crowded` are the match keys that too many have (see `Census`)."""
     one, other = sorted((a, b), key=_key)
     first, second = _profile(one, settings, hasher), _profile(other, settings, hasher)
     compared = Scorer(settings).compare(first, second)
@@ -68,11 +90,15 @@ def why(
     return {
         "a": _key(one),
         "b": _key(other),
+        "scopes": (first.scope, second.scope),
+        "crowded": sorted({KEY_KINDS[chr(key[0])] for key in first.keys & second.keys & set(crowded)}),
         "met": list(dict.fromkeys(KEY_KINDS[chr(key[0])] for key in met)),
         "fields": {name: weight for name, weight in zip(FIELDS, compared.fields, strict=True) if weight},
         "values": {KEY_KINDS[tag]: weight for tag, weight in best.items()},
         "score": sum(compared.fields) + sum(best.values()),
         "standing": standing if standing > float("-inf") else None,
+        "link": settings.link,
+        "review": settings.review,
         "needs": Need(compared.need).name.lower(),
         "vetoes": {name: compared.veto == name for name in ("given_name", "middle_name", "birth_date", "suffix")},
         "lifted": compared.lifted,
@@ -83,9 +109,48 @@ def why(
     }
 
 
-def match_keys(customer: Customer, settings: DedupeSettings, hasher: Hasher) -> tuple[bytes, ...]:
-    """Return the match keys of a customer, keyed hashes after a letter for their kind."""
-    return Refiner(settings, hasher).refine(extract(customer)).keys
+class Census:
+    """Counts who has the match keys that two customers have in common, out of `customers.latest` in order."""
+
+    def __init__(self, a: Customer, b: Customer, settings: DedupeSettings, hasher: Hasher) -> None:
+        """Count for the pair; `wanted` are the match keys they share."""
+        self._refiner = Refiner(settings, hasher)
+        self._limit = settings.generic.bucket
+        self.wanted = self._keys(a) & self._keys(b)
+        self._holders: dict[bytes, frozenset[bytes]] = {}
+
+    def take(self, customer: bytes, value: bytes | None) -> None:
+        """Take a customer's newest value; ValueError or KeyError for what is none."""
+        shared = self._keys(orjson.loads(value)) & self.wanted if value is not None else frozenset()
+        if shared:
+            self._holders[customer] = shared
+        else:
+            self._holders.pop(customer, None)
+
+    def crowded(self) -> set[bytes]:
+        """Return the match keys that too many customers have."""
+        counts = Counter(key for keys in self._holders.values() for key in keys)
+        return {key for key, count in counts.items() if count > self._limit}
+
+    def _keys(self, customer: Customer) -> frozenset[bytes]:
+        return frozenset(self._refiner.refine(extract(customer)).keys)
+
+
+def published(a: str, b: str, clusters: Mapping[bytes, bytes | None], reviews: Iterable[Review]) -> Published:
+    """Return what is published about two customers, out of `customers.clusters` and the open reviews."""
+    known: list[Membership | None] = [orjson.loads(clusters.get(name.encode()) or b"null") for name in (a, b)]
+    one, other = known
+    path: list[Proof] = []
+    if one and other and one["cluster"] == other["cluster"]:
+        # Both paths end at the winner: what they have in common leads there and back.
+        path = [step for step in one["path"] if step not in other["path"]]
+        path += [step for step in reversed(other["path"]) if step not in one["path"]]
+    review = next((event["reason"] for event in reviews if {event["a"], event["b"]} == {a, b}), None)
+    return {
+        "clusters": (one["cluster"] if one else None, other["cluster"] if other else None),
+        "path": path,
+        "review": review,
+    }
 
 
 def groups(clusters: Mapping[bytes, bytes | None]) -> Iterator[Group]:
@@ -94,11 +159,19 @@ def groups(clusters: Mapping[bytes, bytes | None]) -> Iterator[Group]:
     for customer, value in clusters.items():
         if value is not None:
             known: Membership = orjson.loads(value)
-            group: Group = {"cluster": known["cluster"], "winner": known["winner"], "members": []}
+            group: Group = {
+                "cluster": known["cluster"],
+                "winner": known["winner"],
+                "members": [],
+                "sources": "same",
+                "members_by_source": {},
+            }
             found.setdefault(known["cluster"], group)["members"].append(customer.decode())
-    for cluster in sorted(found):
-        found[cluster]["members"].sort()
-        yield found[cluster]
+    for _, group in sorted(found.items()):
+        group["members"].sort()
+        group["members_by_source"] = dict(Counter(name.partition("/")[0] for name in group["members"]))
+        group["sources"] = "same" if len(group["members_by_source"]) == 1 else "several"
+        yield group
 
 
 def open_reviews(identity: Iterable[Record]) -> list[Review]:
