@@ -113,6 +113,20 @@ async def test_a_changed_partition_count_is_refused(kafka: KafkaSettings, tmp_pa
         )
 
 
+async def test_a_second_deployment_under_the_prefix_is_refused(kafka: KafkaSettings, tmp_path: Path) -> None:
+    """With the same pepper and the same partitions: its name is another one."""
+    poller = Poller(kafka, tmp_path)
+    await poller.configure({}, deployment="north", log={"format": "json"})
+    worker = await started(poller.path, "poll")
+    await said(worker, "listening")
+    worker.terminate()
+    assert (await ended(worker))[0] == 0
+    await poller.configure({}, deployment="south", log={"format": "json"})
+    code, output = await ended(await started(poller.path, "poll"))
+    assert code == 1
+    assert "belong to a deployment named 'north'; `deployment` is 'south' here" in output
+
+
 async def caught_up(poller: Poller, stage: str, where: TopicPartition, end: int) -> None:
     """Wait until a stage has handled so much of a partition, by its offset in the group."""
     group = poller.config.topics.group(stage)
