@@ -204,7 +204,8 @@ class Normalizer:
         variants = {compact, *(compact[:at] + compact[at + 1 :] for at in range(len(compact) - 1))}
         # Sorted, and made up to one number of them: else doubled digits would show, and where a number differs.
         variants |= {f"{compact} {place}" for place in range(len(compact) - len(variants))}
-        return "".join(sorted(self.hasher.identifier(f"near {kind}", variant)[:_NEAR_DIGITS] for variant in variants))
+        hashed = self.hasher.identifiers(f"near {kind}")
+        return "".join(sorted([hashed(variant)[:_NEAR_DIGITS] for variant in variants]))
 
     def attributes(self, body: Mapping[str, Any], used: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return what is left of `body` after the fields that were `used`, the privacy policy, and what is empty."""

@@ -18,6 +18,7 @@ _FIELD_BYTES: Final = 4
 _IDENTIFIER_BYTES: Final = 16
 _CHECK_BYTES: Final = 4
 _DEEPEST: Final = 16
+_TYPES: Final = 256
 
 
 class Hasher:
@@ -31,6 +32,7 @@ class Hasher:
         self._fingerprint = hashlib.blake2b(key=key, digest_size=_FINGERPRINT_BYTES, person=b"fingerprint")
         self._field = hashlib.blake2b(key=key, digest_size=_FIELD_BYTES, person=b"field")
         self._identifier = hashlib.blake2b(key=key, digest_size=_IDENTIFIER_BYTES, person=b"identifier")
+        self._typed: dict[str, Callable[[str], str]] = {}
         self._nothing = {empty: self.field(empty) for empty in (b"null", b"[]", b"{}")}
         self._check = hashlib.blake2b(key=key, digest_size=_CHECK_BYTES, person=b"check").hexdigest()
 
@@ -60,9 +62,25 @@ class Hasher:
 
     def identifier(self, type_: str, value: str) -> str:
         """Return the hash of an identifier in hexadecimal (32 digits); the same type and value give the same hash."""
-        digest = self._identifier.copy()
-        digest.update(f"{type_}\0{value}".encode("utf-8", "replace"))
-        return digest.hexdigest()
+        return self.identifiers(type_)(value)
+
+    def identifiers(self, type_: str) -> Callable[[str], str]:
+        """Return what gives the `identifier` of a value of this type, for many of them."""
+        known = self._typed.get(type_)
+        if known is not None:
+            return known
+        typed = self._identifier.copy()
+        typed.update(f"{type_}\0".encode("utf-8", "replace"))
+        copy = typed.copy
+
+        def identifier(value: str) -> str:
+            digest = copy()
+            digest.update(value.encode("utf-8", "replace"))
+            return digest.hexdigest()
+
+        if len(self._typed) < _TYPES:  # types come out of configurations, not out of records: there are few
+            self._typed[type_] = identifier
+        return identifier
 
     def check(self) -> str:
         """Return 8 hexadecimal digits that tell another pepper from this one without revealing it."""
