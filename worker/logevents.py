@@ -30,14 +30,13 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     "stop_overdue": LogEvent(
         "error", "Something did not end, and the process was ended over it.", ("after_seconds",), "Report it."
     ),
-    "unexpected_error": LogEvent(
-        "error", "A mistake of the program's own; the worker ends.", ("what", "error"), "Report it."
-    ),
+    "unexpected_error": LogEvent("error", "A mistake of the program's own.", ("what", "error"), "Report it."),
+    "left_open": LogEvent("info", "What a client left that did not stop in time is closed now.", ("what",)),
     # Partitions and tasks
     "partitions_assigned": LogEvent("info", "The group has handed partitions out anew.", ("partitions", "gone")),
     "group_not_joined": LogEvent("warning", "The group could not be joined; tried again.", ("reason",)),
     "group_membership_lost": LogEvent("warning", "The membership failed; the group is joined anew.", ("error",)),
-    "task_start_put_off": LogEvent("info", "A partition is not ours for certain yet.", ("reason",)),
+    "task_start_put_off": LogEvent("info", "A partition is not ours for certain yet; said once.", ("reason",)),
     "store_read_anew": LogEvent("info", "The local store is not used; the state comes from Kafka.", ("reason",)),
     "task_restoring": LogEvent(
         "info", "How far the state has been read.", ("records", "percent", "per_second", "seconds_left")

@@ -71,6 +71,8 @@ class _Owned:
     work: asyncio.Task[None] | None = None
     task: Task | None = None
     failures: int = 0
+    put_off: bool = False
+    """Whether it was said already that its start is put off."""
     granted: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -294,8 +296,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 self._rejoin.set()
                 return
             except _PutOffError as error:
-                task.log.info("task_start_put_off", reason=error.message)
-                await self._pause(owned, _PUT_OFF_SECONDS)
+                await self._put_off(task, owned, error)
                 continue
             except StoreError as error:
                 task.log.warning("store_failed", reason=error.message, hint=error.hint)
@@ -320,7 +321,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         task.ours = partial(self._is_ours, partition)
         try:
             await task.start(lambda: self.confirm(partition))
-            owned.task = task
+            owned.task, owned.put_off = task, False
             telemetry.TASKS.labels(task.stage).inc()
             if not owned.granted.is_set():
                 await task.hold(0)
@@ -330,6 +331,12 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 owned.task = None
                 telemetry.TASKS.labels(task.stage).dec()
             await task.close()
+
+    async def _put_off(self, task: Task, owned: _Owned, error: _PutOffError) -> None:
+        if not owned.put_off:
+            task.log.info("task_start_put_off", reason=error.message)
+        owned.put_off = True
+        await self._pause(owned, _PUT_OFF_SECONDS)
 
     async def _pause(self, owned: _Owned, seconds: float) -> None:
         with suppress(TimeoutError):

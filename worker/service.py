@@ -125,9 +125,12 @@ def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what nobody awaits as an event, by its class: its text may hold anything.
 
     aiokafka leaves the futures of a failed transaction to nobody; the failure itself was raised where it was awaited.
+    What is no error is about something that a client left open which did not stop in time.
     """
     error = context.get("exception")
-    if not isinstance(error, KafkaError | TransactionError):
+    if error is None:
+        log.info("left_open", what=context["message"])
+    elif not isinstance(error, KafkaError | TransactionError):
         log.error("unexpected_error", what=context["message"], error=type(error).__name__)
 
 

@@ -27,6 +27,9 @@ async def test_an_error_that_nobody_awaits_is_logged_by_its_class_only(  # ruff:
     finally:
         loop.set_exception_handler(None)
     assert [(entry["event"], entry["error"]) for entry in logs] == [("unexpected_error", "ValueError")]
+    with capture_logs() as logs:
+        _unexpected(loop, {"message": "Unclosed AIOKafkaConnection"})
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("left_open", "info")]
     assert "Ada" not in str(logs)
 
 
