@@ -20,9 +20,8 @@ import orjson
 from aiokafka import AIOKafkaProducer
 
 from benchmarks import results
-from benchmarks.measure import EVERY, PEERS, ROOT, Topic, process, topic
+from benchmarks.measure import EVERY, PEERS, ROOT, Topic, broker, process, topic
 from benchmarks.poll import make_topic
-from worker import embedded
 from worker.kafka import apply_topics
 from worker.settings import KafkaSettings
 from worker.topics import Topics, murmur2
@@ -118,18 +117,19 @@ async def grown(watched: Topic, wanted: int) -> list[tuple[float, int]]:
 async def main(arguments: argparse.Namespace) -> None:
     """Run all systems in turn, round after round."""
     stamp = int(time.time())
-    async with embedded.cluster() as kafka:
+    async with broker(arguments.bootstrap) as bootstrap:
         for number in range(arguments.rounds):
             for share in map(int, arguments.shares.split(",")):
                 for system in arguments.systems.split(","):
                     run = f"drop{stamp}-{system}-{share}-{number}"
-                    figures = await once(system, kafka.bootstrap, arguments.records, share, run)
+                    figures = await once(system, bootstrap, arguments.records, share, run)
                     results.add("drop", f"{share} % duplicates", NAMES[system], **figures)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--records", type=int, default=200_000)
+    parser.add_argument("--bootstrap", help="a running broker; default: an embedded one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shares", default="5,50")
     parser.add_argument("--systems", default=",".join(SYSTEMS))

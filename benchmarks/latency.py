@@ -20,10 +20,9 @@ import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from benchmarks import results
-from benchmarks.measure import process, upstream
+from benchmarks.measure import broker, process, upstream
 from benchmarks.poll import PARTITIONS, configuration_of
 from worker import config as configuration
-from worker import embedded
 from worker.kafka import apply_topics
 
 _WARM_UP = 12.0
@@ -121,11 +120,11 @@ async def main(arguments: argparse.Namespace) -> None:
         sys.stdout.buffer.write(orjson.dumps(found))
         return
     stamp = int(time.time())
-    async with embedded.cluster() as kafka:
+    async with broker(arguments.bootstrap) as bootstrap:
         for number in range(arguments.rounds):
             for case, rate in (("low", arguments.low), ("half", arguments.half)):
                 if rate:
-                    await once(case, kafka.bootstrap, rate, arguments, f"lat{stamp}-{case}-{number}")
+                    await once(case, bootstrap, rate, arguments, f"lat{stamp}-{case}-{number}")
 
 
 if __name__ == "__main__":
@@ -135,6 +134,7 @@ if __name__ == "__main__":
     parser.add_argument("--low", type=float, default=20)
     parser.add_argument("--half", type=float, default=4_000)
     parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--bootstrap", help="a running broker; default: an embedded one")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--read", nargs=3, metavar=("BOOTSTRAP", "TOPIC", "PARTITIONS"))
     asyncio.run(main(parser.parse_args()))

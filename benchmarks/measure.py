@@ -16,6 +16,8 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from worker import embedded
+
 TICKS = os.sysconf("SC_CLK_TCK")
 EVERY = 0.05
 """Seconds between two samples."""
@@ -137,6 +139,16 @@ async def upstream(customers: int, *more: str) -> AsyncGenerator[str]:
     finally:
         child.stdin.close()
         await child.wait()
+
+
+@asynccontextmanager
+async def broker(given: str | None) -> AsyncGenerator[str]:
+    """Yield the address of a broker: the `given` one, or an embedded one that lives as long as the context."""
+    if given:
+        yield given
+        return
+    async with embedded.cluster() as kafka:
+        yield kafka.bootstrap
 
 
 class Topic:

@@ -13,6 +13,7 @@ import asyncio
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,8 @@ import yaml
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from benchmarks import results
-from benchmarks.measure import PEERS, ROOT, process, topic, upstream
+from benchmarks.measure import PEERS, ROOT, broker, process, topic, upstream
 from worker import config as configuration
-from worker import embedded
 from worker.kafka import apply_topics
 
 PARTITIONS = 4
@@ -118,16 +118,18 @@ async def asked_at(url: str) -> float:
 
 async def main(arguments: argparse.Namespace) -> None:
     """Run all systems in turn, round after round."""
-    async with embedded.cluster() as kafka:
+    stamp = int(time.time())
+    async with broker(arguments.bootstrap) as bootstrap:
         for number in range(arguments.rounds):
             for system in arguments.systems.split(","):
-                figures = await once(system, kafka.bootstrap, arguments.customers, f"bench-{system}-{number}")
+                figures = await once(system, bootstrap, arguments.customers, f"poll{stamp}-{system}-{number}")
                 results.add("poll", "", NAMES[system], **figures)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--customers", type=int, default=30_000)
+    parser.add_argument("--bootstrap", help="a running broker; default: an embedded one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     asyncio.run(main(parser.parse_args()))

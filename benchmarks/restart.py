@@ -16,10 +16,9 @@ from pathlib import Path
 
 from benchmarks import results
 from benchmarks.latency import percentile, reader
-from benchmarks.measure import upstream
+from benchmarks.measure import broker, upstream
 from benchmarks.poll import configuration_of
 from worker import config as configuration
-from worker import embedded
 from worker.demo.workers import Workers
 from worker.kafka import apply_topics
 from worker.topics import partition_of
@@ -77,14 +76,15 @@ async def once(bootstrap: str, customers: int, run: str) -> dict[str, float]:
 async def main(arguments: argparse.Namespace) -> None:
     """Run some rounds."""
     stamp = int(time.time())
-    async with embedded.cluster() as kafka:
+    async with broker(arguments.bootstrap) as bootstrap:
         for number in range(arguments.rounds):
-            figures = await once(kafka.bootstrap, arguments.customers, f"roll{stamp}-{number}")
+            figures = await once(bootstrap, arguments.customers, f"roll{stamp}-{number}")
             results.add("restart", "", "rolling restart of 4 workers", **figures)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--customers", type=int, default=1_000)
+    parser.add_argument("--bootstrap", help="a running broker; default: an embedded one")
     parser.add_argument("--rounds", type=int, default=1)
     asyncio.run(main(parser.parse_args()))
