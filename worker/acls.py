@@ -8,18 +8,18 @@ every role under exactly these. Reading and writing a topic include describing i
 import shlex
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from worker.errors import UsageError
-from worker.topics import STAGES, Topics
+from worker.topics import REBUILT, STAGES, Topics
 
 Resource = Literal["topic", "group", "transactional-id", "cluster"]
 Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "AlterConfigs"]
 
 # The roles that are worker processes; each is a stage. A plug-in is a role of its own, by its name.
 WORKERS: Final = STAGES
-ROLES: Final = (*WORKERS, "operator", "approver", "topics", "subscriber")
+ROLES: Final = (*WORKERS, "operator", "approver", "rebuild", "topics", "subscriber")
 CLUSTER: Final = "kafka-cluster"
 PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts")
 
@@ -51,6 +51,7 @@ _FLOWS: Final[Mapping[str, _Flow]] = {
     "executor": _Flow(("requests", "approvals", "replays"), ("requests", "deletions", "receipts")),
     "operator": _Flow((*PUBLIC, "deadletters", "status"), ("control", "replays", "deadletters", "status")),
     "approver": _Flow(("latest", "clusters", "deletions", "receipts", "status"), ("approvals",)),
+    "rebuild": _Flow(("latest", "clusters", "identity", "status"), ("clusters", "identity")),
     "subscriber": _Flow(PUBLIC),
     "topics": _Flow(()),
 }
@@ -123,8 +124,25 @@ def _others(role: str, topics: Topics, group: str) -> Iterator[Grant]:
         yield _allow("cluster", CLUSTER, "Describe")
         for name in ("order", "replay"):
             yield _allow("transactional-id", f"{topics.prefix}.{name}.", "Write", "Describe", prefixed=True)
+    if role == "rebuild":
+        yield from _rebuild(topics)
     if role == "subscriber":
         yield _allow("group", group, "Read", "Describe")
+
+
+def _rebuild(topics: Topics) -> Iterator[Grant]:
+    """Yield what it takes to build the next generation of the duplicate search's state beside the present one."""
+    made = replace(topics, generation=topics.generation + 1, shadow=True)
+    present = {spec.name for spec in topics.declared()}
+    for stage in REBUILT:
+        yield from grants(stage, made)
+        yield _allow("group", topics.group(stage), "Describe")  # whether anybody works with the present one still
+    for one in grants("topics", made):
+        if one.name not in present:
+            yield one
+    for name in (made.clusters, made.identity):
+        yield _allow("topic", name, "Read", "Describe")
+    yield _allow("transactional-id", f"{topics.prefix}.rebuild.dedupe", "Write", "Describe")
 
 
 def commands(given: Iterable[Grant], principal: str, bootstrap: str) -> list[str]:

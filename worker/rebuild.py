@@ -2,8 +2,9 @@
 
 The new generation reads `customers.latest` from its beginning, under topics and groups of its own, and publishes to
 internal topics. Once it has caught up, and nobody works with the old one any more, what it says is compared with what
-is published: only what differs is published, with the identity events that lead from one to the other. The old
-generation stays as it is, for a way back. Whatever is cut short goes on where it was when it is started again.
+is published: only what differs is published, with the identity events that lead from one to the other, and pairs for
+review that were opened or closed by it. The old generation stays as it is, for a way back. Whatever is cut short goes
+on where it was when it is started again.
 """
 
 import asyncio
@@ -13,18 +14,29 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import starmap
+from operator import itemgetter
 from typing import Any, Final
 
 import orjson
 from aiokafka import TopicPartition
 
 from handlers import GROUPS
-from handlers.dedupe.events import MERGED, SPLIT, WINNER_CHANGED, IdentityType, identity_headers
-from handlers.dedupe.graph import Edge
+from handlers.dedupe.events import (
+    MERGED,
+    REVIEW,
+    SPLIT,
+    WINNER_CHANGED,
+    IdentityType,
+    Review,
+    identity_headers,
+)
+from handlers.dedupe.explain import open_reviews
+from handlers.dedupe.graph import Edge, founder_id
 from handlers.dedupe.lineage import Shape, changes
 from worker import inspect, service
 from worker.config import Config
 from worker.errors import UsageError
+from worker.handling import Record
 from worker.kafka import Connection, Encoded, apply_topics, bounded_stop
 from worker.topics import Topics, partition_of
 
@@ -48,12 +60,13 @@ class Next(Config):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What was published: memberships set or changed, memberships removed, identity events."""
+    """What was published: memberships set or changed, memberships removed, identity events, reviews among them."""
 
     generation: int
     changed: int
     removed: int
     events: int
+    reviews: int = 0
 
 
 async def rebuild(config: Config, handler: str, tell: Tell) -> Difference:
@@ -63,8 +76,7 @@ async def rebuild(config: Config, handler: str, tell: Tell) -> Difference:
     the table of customers, and whatever a worker raises.
     """
     if handler != "dedupe":
-        hint = "What `deletes` has asked for and done is in its state alone; a plug-in takes another name and version."
-        raise UsageError(f"the state of {handler!r} cannot be rebuilt from customers.latest; dedupe's can", hint=hint)
+        raise _refusal(config, handler)
     file = config.file.model_copy(update={"listen": "127.0.0.1:0"})
     following = Next(config.path, file, config.sources)
     await apply_topics(config.file.kafka, following.topics)
@@ -74,6 +86,23 @@ async def rebuild(config: Config, handler: str, tell: Tell) -> Difference:
         await _alone(config, tell)
         await _caught_up(following, tell)
     return await publish_difference(config, following.topics)
+
+
+def _refusal(config: Config, handler: str) -> UsageError:
+    """Return why a handler's state cannot be built anew, and what to do instead."""
+    text = f"the state of {handler!r} cannot be rebuilt from customers.latest"
+    if handler in {"deletes", *GROUPS["deletes"]}:
+        hint = (
+            "What was asked for and done is in that state alone, and a past is never executed. A local store that is "
+            "damaged may be removed: it is read from Kafka. Where its topic is lost, start the workers: what was open "
+            "is held for a person."
+        )
+        return UsageError(text, hint=hint)
+    if handler in config.file.handlers.plugins:
+        return UsageError(
+            text, hint=f"Configure {handler} under another name: it starts anew, with a state of its own."
+        )
+    return UsageError(text, hint="The duplicate search's can: `rollcall rebuild dedupe`.")
 
 
 @asynccontextmanager
@@ -165,15 +194,35 @@ async def publish_difference(config: Config, made: Topics) -> Difference:
     gone = sorted({key.decode() for key in removed} - live)
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     events = list(changes(_shapes(before), _shapes(after), gone, rebuilt=True))
+    reviews = _reviews(await inspect.records(config, topics.identity), await inspect.records(config, made.identity))
     rows: list[tuple[str, Encoded]] = [(topics.clusters, (key, value, [])) for key, value in sorted(changed.items())]
     rows += [(topics.clusters, (key, None, [])) for key in sorted(removed)]
-    for number, event in enumerate(events):
-        type_: IdentityType = WINNER_CHANGED if "previous" in event else MERGED if "joined" in event else SPLIT
-        origin = b"rebuild:%d:%d" % (made.generation, number)
-        headers = identity_headers(type_, event["cluster"], now, origin)
-        rows.append((topics.identity, (event["cluster"].encode(), orjson.dumps(event), headers)))
+    told: list[tuple[IdentityType, str, bytes]] = [
+        (_type(event), event["cluster"], orjson.dumps(event)) for event in events
+    ]
+    told += [(REVIEW, founder_id(review["a"]), orjson.dumps(review)) for review in reviews]
+    for number, (type_, cluster, value) in enumerate(told):
+        headers = identity_headers(type_, cluster, now, b"rebuild:%d:%d" % (made.generation, number))
+        rows.append((topics.identity, (cluster.encode(), value, headers)))
     await _publish(config, rows)
-    return Difference(made.generation, len(changed), len(removed), len(events))
+    return Difference(made.generation, len(changed), len(removed), len(told), len(reviews))
+
+
+def _type(event: Mapping[str, Any]) -> IdentityType:
+    return WINNER_CHANGED if "previous" in event else MERGED if "joined" in event else SPLIT
+
+
+def _reviews(published: Sequence[Record], made: Sequence[Record]) -> list[Review]:
+    """Return what becomes of pairs for review: those that are open now and were not so, and those that no longer are.
+
+    Who is to look at what is told by a log, which forgets after a while: what it has forgotten is opened once more.
+    """
+    before, after = ({(one["a"], one["b"]): one for one in open_reviews(rows)} for rows in (published, made))
+    news = itemgetter("reason", "score")
+    opened = [one for pair, one in after.items() if pair not in before or news(before[pair]) != news(one)]
+    told: list[Review] = [{**one, "rebuilt": True} for one in opened]
+    told += [{**one, "status": "closed", "rebuilt": True} for pair, one in before.items() if pair not in after]
+    return told
 
 
 async def _publish(config: Config, rows: Sequence[tuple[str, Encoded]]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
+from handlers.dedupe.explain import open_reviews
+from handlers.dedupe.graph import founder_id
 from tests.integration.conftest import Deployment
 from worker import inspect, rebuild, service
 from worker.config import Config, parse
@@ -67,6 +69,12 @@ async def clusters(config: Config) -> set[frozenset[str]]:
     return {frozenset(group) for group in groups.values()}
 
 
+async def reviews(config: Config) -> dict[tuple[str, str], Any]:
+    """Return the pairs that are to be looked at, as published."""
+    rows = await inspect.records(config, config.topics.identity)
+    return {(event["a"], event["b"]): event for event in open_reviews(rows)}
+
+
 def twice(number: int) -> Sequence[tuple[bytes, bytes | None, Any]]:
     """Return one person as two customers of two sources."""
     how: dict[str, Any] = {
@@ -88,6 +96,9 @@ async def test_only_what_differs_is_published(deployment: Deployment, config: Co
     """A membership that was lost from the topic comes back, one that is foreign goes; the next generation works on."""
     people = [frozenset({f"crm/{n}", f"shop/{n}"}) for n in range(4)]
     await publish(deployment, [row for n in range(3) for row in twice(n)])
+    await publish(
+        deployment, [latest(person("crm", id_, family="Young", emails=["zoe@example.com"]), 1) for id_ in ("20", "21")]
+    )
 
     async def found(wanted: int) -> bool:
         return await clusters(config) == set(people[:wanted])
@@ -100,6 +111,16 @@ async def test_only_what_differs_is_published(deployment: Deployment, config: Co
         spoiled = [(topics.clusters, b"crm/0", None), (topics.clusters, b"shop/0", None)]
         spoiled += [(topics.clusters, b"crm/8", alien), (topics.clusters, b"crm/9", alien)]  # type: ignore[list-item]
         await deployment.connection.publish(topics, spoiled)
+        asked = await reviews(config)
+        assert list(asked) == [("crm/20", "crm/21")]
+        forgotten = {**asked["crm/20", "crm/21"], "status": "closed"}
+        false = {**forgotten, "status": "open", "a": "crm/8", "b": "crm/9"}
+        events = [
+            (topics.identity, founder_id(event["a"]).encode(), orjson.dumps(event), [("ce_type", b"customer.review")])
+            for event in (forgotten, false)
+        ]
+        await deployment.connection.publish(topics, events)
+        assert list(await reviews(config)) == [("crm/8", "crm/9")]
         before = len(await inspect.records(config, topics.clusters))
 
         def tell(line: str) -> None:
@@ -108,12 +129,14 @@ async def test_only_what_differs_is_published(deployment: Deployment, config: Co
                 stop.set()
 
         difference = await rebuild.rebuild(config, "dedupe", tell)
-    assert (difference.generation, difference.changed, difference.removed, difference.events) == (2, 2, 2, 2)
+    assert (difference.generation, difference.changed, difference.removed) == (2, 2, 2)
+    assert (difference.events, difference.reviews) == (4, 2)
+    assert {pair: {**event, "rebuilt": False} for pair, event in (await reviews(config)).items()} == asked
     assert len(await inspect.records(config, topics.clusters)) == before + 4
     assert await found(3)
     settled = Counter(row.key for row in await inspect.records(config, topics.clusters))
     identity = [orjson.loads(row.value or b"") for row in await inspect.records(config, topics.identity)]
-    assert [event["rebuilt"] for event in identity].count(True) == 2
+    assert [event["rebuilt"] for event in identity].count(True) == 4
     assert any("caught up" in line for line in lines)
 
     following = parse(raw(deployment, tmp_path, 2))

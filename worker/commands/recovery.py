@@ -316,7 +316,8 @@ def rebuild(ctx: click.Context, handler: str) -> None:
     It works beside the running workers until it has caught up, then waits until they are stopped.
     """
     found = run(rebuilding.rebuild(configured(ctx), handler, lambda line: click.echo(line, err=True)))
-    click.echo(f"{found.changed} memberships changed, {found.removed} removed, {found.events} identity events")
+    events = f"{found.events} identity events ({found.reviews} of them about pairs for review)"
+    click.echo(f"{found.changed} memberships changed, {found.removed} removed, {events}")
     click.echo(f"now set handlers.dedupe_generation: {found.generation}, and start the workers again")
 
 
