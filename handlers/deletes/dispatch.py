@@ -68,8 +68,6 @@ class Dispatch:
 
     def _ask_ahead(self, name: str, settings: TargetSettings, runtime: Runtime) -> None:
         """Ask the requests stage about the deletions that are next."""
-        for overdue in self._book.queued("k", name, self._now - _VOUCHED_FOR_MS, _CHECKS_PER_CALL):
-            self._calls.check(overdue)
         most = _CHECKS_PER_CALL * (1 if runtime.half_open else settings.concurrency)
         if runtime.asked > most // 2:
             return  # many at a time: every question is a transaction of the stage that answers it
@@ -117,7 +115,7 @@ class Dispatch:
             self._book.put(deletion, "q", self._now)
 
     def give_up_silent(self, name: str) -> None:
-        """Give up calls that were not answered for longer than any call can take."""
+        """Give up calls that were not answered for longer than any call can take; ask anew what was asked long ago."""
         settings, runtime = self._settings.targets.get(name), self._book.runtime(name)
         latest = self._now - _NO_ANSWER_MS - int((settings.timeout if settings else 0) * 2000)
         for deletion in self._book.queued("a", name, max(0, latest), _MANY):
@@ -126,3 +124,6 @@ class Dispatch:
         if runtime.canary and runtime.canary_at < latest:
             asked, runtime.canary = runtime.canary, 0
             self._outcomes.not_told(name, asked)
+        if settings is not None and settings.enabled and runtime.paused is None:
+            for overdue in self._book.queued("k", name, self._now - _VOUCHED_FOR_MS, _CHECKS_PER_CALL):
+                self._calls.check(overdue)

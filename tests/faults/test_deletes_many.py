@@ -135,10 +135,13 @@ async def place(folder: Path, *names: str, **deletes: Any) -> AsyncGenerator[Pla
 async def until(condition: Callable[[], Awaitable[Any]], what: str) -> Any:
     """Wait until a condition gives something, and return that; fail saying what did not happen."""
     deadline = time.monotonic() + DEADLINE
-    while not (found := await condition()):
-        assert time.monotonic() < deadline, f"not within {DEADLINE:g} s: {what}"
-        await asyncio.sleep(0.5)
-    return found
+    while True:
+        started = time.monotonic()
+        if found := await condition():
+            return found
+        now = time.monotonic()
+        assert now < deadline, f"not within {DEADLINE:g} s: {what}"
+        await asyncio.sleep(max(0.5, 4 * (now - started)))  # looking at very many must not be the most of the work
 
 
 async def test_very_many_at_once_are_one_plan_and_each_is_done_once(tmp_path: Path) -> None:
