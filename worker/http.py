@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -143,15 +143,20 @@ class Lane:
     """The way to one API. Use as an async context manager, or `close` it."""
 
     def __init__(
-        self, name: str, settings: HttpSettings, authorize: Callable[[], Mapping[str, str]] | None = None
+        self,
+        name: str,
+        settings: HttpSettings,
+        authorize: Callable[[], Mapping[str, str]] | None = None,
+        traces: Sequence[aiohttp.TraceConfig] = (),
     ) -> None:
-        """`name` is the source's or target's, for messages and metrics.
+        """`name` is the source's or target's, for messages and metrics; `traces` are told of each request.
 
         `authorize` gives the headers of the credential, anew for each request (a rotated secret is taken up), and
         raises ValueError where there is none.
         """
         self.name = name
         self._authorize = authorize
+        self._traces = list(traces)
         self._settings = settings
         self._base = str(settings.url).rstrip("/")
         self._limit = RateLimit(settings.rate, settings.burst)
@@ -182,6 +187,7 @@ class Lane:
                 json_serialize=lambda value: orjson.dumps(value).decode(),
                 max_line_size=32_768,
                 max_field_size=32_768,
+                trace_configs=self._traces,
             )
             # aiohttp would send GET, PUT and DELETE again over a new connection where the old one was lost: a repeated
             # DELETE that found nothing left would hide that the first one was carried out.

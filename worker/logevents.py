@@ -32,6 +32,13 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     ),
     "unexpected_error": LogEvent("error", "A mistake of the program's own.", ("what", "error"), "Report it."),
     "left_open": LogEvent("info", "What a client left that did not stop in time is closed now.", ("what",)),
+    "configuration_differs": LogEvent(
+        "warning",
+        "The last worker of these stages started with other sources or handlers.",
+        ("paths", "since"),
+        "Nothing during a rolling update; else see which workers have the old file.",
+    ),
+    "configuration_not_compared": LogEvent("warning", "That could not be found out.", ("error",)),
     # Partitions and tasks
     "partitions_assigned": LogEvent("info", "The group has handed partitions out anew.", ("partitions", "gone")),
     "group_not_joined": LogEvent("warning", "The group could not be joined; tried again.", ("reason",)),
@@ -80,6 +87,7 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     ),
     "call_unanswered": LogEvent("warning", "A call to a target got no whole answer.", ("lane", "reason")),
     "call_failed": LogEvent("warning", "A call to a target was not made, or was refused.", ("lane", "reason")),
+    "traces_not_exported": LogEvent("warning", "Spans do not reach the collector.", ("error",), "See the collector."),
     # Tools
     "embedded_kafka.fetch": LogEvent("info", "Apache Kafka is fetched for tests.", ("version", "jars", "folder")),
 }

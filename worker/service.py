@@ -10,8 +10,10 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 from aiohttp import web
@@ -19,7 +21,7 @@ from aiokafka.errors import KafkaError
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 import handlers
-from worker import plugins, state, telemetry
+from worker import comparing, plugins, state, telemetry
 from worker.config import Config
 from worker.consumer import HandlerLoop, Lanes
 from worker.control import Control
@@ -33,7 +35,10 @@ from worker.membership import Membership
 from worker.poller import Source
 from worker.privacy import Hasher
 from worker.task import Task, TaskSpec
-from worker.topics import STAGES, partition_of
+from worker.topics import STAGES, Topics, partition_of
+
+if TYPE_CHECKING:
+    from worker.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -44,6 +49,30 @@ _OVERDUE_SECONDS: Final = 15.0
 
 Result = TypeVar("Result")
 Ids = tuple[str, dict[str, str]]  # of the cluster, and of the topics by name
+
+
+# Of either one OpenTelemetry knows where traces go ("Environment Variable Specification").
+_COLLECTOR: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the stages of one worker share; without `traces` nothing of what makes them is there."""
+
+    connection: Connection
+    hasher: Hasher
+    lanes: Lanes
+    traces: "Tracing | None"
+
+    def maker(self, topics: Topics, spec: TaskSpec) -> Callable[[int], Task]:
+        """Return what makes the task of a partition."""
+        if self.traces is None:
+            return lambda partition: Task(self.connection, topics, spec, partition)
+        return partial(self.traces.task, self.connection, topics, spec)
+
+    def handler(self, handler: Handler) -> Handler:
+        """Return the handler as it is run."""
+        return handler if self.traces is None else self.traces.handler(handler)
 
 
 class Probes:
@@ -181,17 +210,42 @@ async def _serve(
     folder, lock = state.claim(config.file.state_dir)
     log.info("starting", stages=list(stages), prefix=config.file.prefix, state=str(folder))
     ways = handlers.lanes(config.file.handlers) if "executor" in stages else {}
-    lanes = {name: Lane(name, target, authorize) for name, (target, authorize) in ways.items()}
+    traces = _traces()
+    lanes = {
+        name: Lane(name, target, authorize, () if traces is None else [traces.calls_to(name)])
+        for name, (target, authorize) in ways.items()
+    }
+    shared = _Shared(connection, hasher, lanes, traces)
+    said = asyncio.ensure_future(comparing.compare(config, stages))
     try:
         memberships = [
-            _membership(config, connection, stage, _spec(config, stage, folder, ids, hasher), hasher, lanes)
-            for stage in stages
+            _membership(config, stage, _spec(config, stage, folder, ids, hasher), shared) for stage in stages
         ]
         await _run(config, memberships, stopping)
     finally:
+        said.cancel()
+        await asyncio.wait([said], timeout=CLOSE_TIMEOUT)
         for lane in lanes.values():
             await lane.close()
+        if traces is not None:
+            await traces.stop()
         lock.close()
+
+
+def _traces() -> "Tracing | None":
+    """Return what makes traces, None where the environment names no collector (OpenTelemetry's own variables).
+
+    Raises ConfigError where it does, and the extra `telemetry` is not installed.
+    """
+    named = any(os.environ.get(name) for name in _COLLECTOR)
+    if not named or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return None
+    try:
+        from worker.tracing import Tracing  # ruff: ignore[import-outside-top-level] - no cost where it is off
+    except ImportError as error:
+        problem = f"{_COLLECTOR[0]} is set, and OpenTelemetry is not installed: install rollcall-cdc[telemetry]"
+        raise ConfigError([problem]) from error
+    return Tracing.start()
 
 
 async def _run(config: Config, memberships: Sequence[Membership], stopping: asyncio.Event) -> None:
@@ -237,22 +291,20 @@ def _version(config: Config, stage: str, hasher: Hasher) -> int:
     return plugin.version if plugin else handlers.version(stage, config.file.handlers, config.topics, hasher)
 
 
-def _membership(
-    config: Config, connection: Connection, stage: str, spec: TaskSpec, hasher: Hasher, lanes: Lanes
-) -> Membership:
-    topics = config.topics
+def _membership(config: Config, stage: str, spec: TaskSpec, shared: _Shared) -> Membership:
+    topics, connection, hasher = config.topics, shared.connection, shared.hasher
     if stage == POLL:
         topic, run = topics.state(POLL), _poll(config, hasher)
     elif (own := config.file.handlers.plugins.get(stage)) is not None:
         topic, run = topics.events, plugins.runner(plugins.find(stage, own))
     else:
         make = handlers.factory(stage, config.file.handlers, topics, hasher)
-        topic, run = make().inputs[0].topic, _handle(make, lanes)
+        topic, run = make().inputs[0].topic, _handle(make, shared)
     return Membership(
         connection,
         topics.group(stage),
         topic,
-        lambda partition: Task(connection, topics, spec, partition),
+        shared.maker(topics, spec),
         run,
         grace=config.file.grace,
     )
@@ -285,9 +337,9 @@ def _source(name: str, config: Config, hasher: Hasher, task: Task) -> Source:
     return Source(name, source.adapter, source.settings, detector, task)
 
 
-def _handle(make: Callable[[], Handler], lanes: Lanes) -> Callable[[Task], Awaitable[None]]:
+def _handle(make: Callable[[], Handler], shared: _Shared) -> Callable[[Task], Awaitable[None]]:
     async def run(task: Task) -> None:
-        await HandlerLoop(make(), task, lanes).run()
+        await HandlerLoop(shared.handler(make()), task, shared.lanes).run()
 
     return run
 

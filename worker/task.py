@@ -279,7 +279,7 @@ class Task:
             store = self.store
             try:
                 with store.guarded():
-                    tx = Transaction(store.begin(), self.topics.partitions, self.connection.settings.max_record_bytes)
+                    tx = self._transaction(store)
                     result = work(tx)
                 if not (tx.changes or tx.outputs):
                     store.commit(store.offset, now_ms())
@@ -293,6 +293,9 @@ class Task:
             finally:
                 store.abort()
             return result
+
+    def _transaction(self, store: Store) -> Transaction:
+        return Transaction(store.begin(), self.topics.partitions, self.connection.settings.max_record_bytes)
 
     async def _commit(self, tx: Transaction, store: Store) -> None:
         if self._producer is None:

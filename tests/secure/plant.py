@@ -24,6 +24,7 @@ from worker.settings import KafkaSettings
 from worker.topics import Topics
 
 PATIENCE = 60.0
+_LONG = 6
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str) -> None:
@@ -32,6 +33,19 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str) -> None:
     while not await condition():
         assert time.monotonic() < deadline, what
         await asyncio.sleep(0.1)
+
+
+def words(found: object) -> set[str]:
+    """Return every text in a JSON value that is long enough to be told from others, and not a system's own word."""
+    match found:
+        case str():
+            own = found.replace("_", "").isupper() or len(found) < _LONG
+            return set() if own else {found}
+        case dict():
+            return set().union(*map(words, found.values()))
+        case list():
+            return set().union(*map(words, found))
+    return set()
 
 
 def connection(settings: KafkaSettings) -> dict[str, Any]:
