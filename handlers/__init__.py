@@ -4,7 +4,6 @@ Each handler is one or more stages; this file is where the worker finds them by 
 """
 
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import Any, Final, Protocol
 
 from handlers.dedupe.clusters import Clusters
@@ -63,4 +62,4 @@ def version(stage: str, settings: Settings, topics: Topics, hasher: Hasher) -> i
 
 def lanes(settings: Settings) -> dict[str, tuple[HttpSettings, Callable[[], Mapping[str, str]]]]:
     """Return, for each target of deletions, how it is spoken to and what gives the headers of its credential."""
-    return {name: (target, partial(credentials, target)) for name, target in settings.deletes.targets.items()}
+    return {name: (target, credentials(target)) for name, target in settings.deletes.targets.items()}

@@ -1,6 +1,6 @@
 """The kinds of targets, by their settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import assert_never
 
 from handlers.deletes.settings import DrivlyTarget, HttpTarget
@@ -20,10 +20,11 @@ def target_of(settings: DrivlyTarget | HttpTarget) -> Target:
             assert_never(settings)
 
 
-def credentials(settings: DrivlyTarget | HttpTarget) -> Mapping[str, str]:
-    """Return the headers that every call to this target carries; raises ValueError where a secret is not there.
+def credentials(settings: DrivlyTarget | HttpTarget) -> Callable[[], Mapping[str, str]]:
+    """Return what gives the headers that every call to this target carries, with each secret as it is at that moment.
 
-    For the loop that makes the calls: a handler never sees a secret.
+    What is returned raises ValueError where a secret is not there. For the loop that makes the calls: a handler never
+    sees a secret.
     """
-    secrets = {name: secret.read() for name, secret in settings.secrets().items()}
-    return target_of(settings).authorize(secrets)
+    target, references = target_of(settings), settings.secrets()
+    return lambda: target.authorize({name: secret.read() for name, secret in references.items()})

@@ -248,8 +248,8 @@ def test_configured_statuses_come_before_the_general_ones() -> None:
 def test_credentials_are_headers_from_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read when a call is made, and nowhere in the handler."""
     monkeypatch.setenv("KEY", "users API-Key abc")
-    assert credentials(DRIVLY) == {"Authorization": "users API-Key abc"}
-    assert credentials(HTTP) == {"X-Key": "users API-Key abc"}
+    assert credentials(DRIVLY)() == {"Authorization": "users API-Key abc"}
+    assert credentials(HTTP)() == {"X-Key": "users API-Key abc"}
     monkeypatch.delenv("KEY")
     with pytest.raises(ValueError, match="KEY"):
-        credentials(DRIVLY)
+        credentials(DRIVLY)()
