@@ -93,8 +93,9 @@ class Review(TypedDict):
     """Two customers that a person should look at, or (`closed`) no longer need to.
 
     `reason`: `score` (between review and link), `email_clash` (one source and kind, the same e-mail address),
-    `unique_id`, `cap_customers`, `cap_emails`, `cap_phones` (linked, but their clusters may not be joined),
-    `component` (in a tangle too large to be resolved). On a closed one it is the reason it was open for.
+    `unique_id`, `cap_customers`, `cap_emails`, `cap_phones`, `opposed` (linked, but their clusters may not be joined;
+    `opposed`: more of their members are held for two people than are linked), `component` (in a tangle too large to be
+    resolved). On a closed one it is the reason it was open for.
     """
 
     status: Literal["open", "closed"]

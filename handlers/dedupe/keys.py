@@ -63,7 +63,7 @@ class Keys:
     def __init__(self, topics: Topics, settings: DedupeSettings, hasher: Hasher) -> None:
         """`hasher` is the installation's keyed hash."""
         self.inputs = (Input(topics.latest),)
-        self._topics = topics
+        self._to_buckets, self._to_clusters = topics.keys, topics.links
         self._settings = settings
         self._refiner = Refiner(settings, hasher)
 
@@ -133,19 +133,19 @@ class Keys:
 
     def _node(self, tx: Tx, customer: bytes, scope: str, message: NodeMessage) -> None:
         value, headers = message.record()
-        tx.send(self._topics.links, b"n" + customer, value, headers, partition_key=scope.encode())
+        tx.send(self._to_clusters, b"n" + customer, value, headers, partition_key=scope.encode())
 
     def _members(self, tx: Tx, customer: bytes, refined: Refined, version: int, *, wants_ack: bool) -> None:
         _, _, _, given, middle, family, _, born, _, identifiers, *_ = orjson.loads(refined.profile)
         brief = f"{given}\0{middle}\0{family}\0{born}".encode()
         value = Member(version, wants_ack, bool(identifiers), b"".join(refined.keys), brief, refined.profile).encode()
         for key in refined.keys:
-            tx.send(self._topics.keys, key + customer, value, partition_key=key[_PLACE])
+            tx.send(self._to_buckets, key + customer, value, partition_key=key[_PLACE])
 
     def _leave(self, tx: Tx, customer: bytes, keys: tuple[bytes, ...], leave: Leave) -> None:
         headers = leave.headers()
         for key in keys:
-            tx.send(self._topics.keys, key + customer, None, headers, partition_key=key[_PLACE])
+            tx.send(self._to_buckets, key + customer, None, headers, partition_key=key[_PLACE])
 
 
 def _digests(refined: Refined) -> bytes:

@@ -16,7 +16,19 @@ from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.scoring import Comparison, Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.sieve import glance, hopeless
-from handlers.dedupe.wire import BLOCKED, CLASH, LIFTED, NEED_SHIFT, SAME_SOURCE, Leave, Link, Member, Unlink, link_key
+from handlers.dedupe.wire import (
+    BLOCKED,
+    CLASH,
+    LIFTED,
+    NEED_SHIFT,
+    SAME_SOURCE,
+    Leave,
+    Link,
+    Member,
+    Unlink,
+    link_key,
+    read_version,
+)
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
 from worker.topics import Topics
 
@@ -60,7 +72,7 @@ class Pairs:
         try:
             if record.value is None:
                 return self._leave(tx, record, where, Leave.read(record.headers))
-            return self._enter(tx, record, where, Member.decode(record.value))
+            return self._enter(tx, record, where, record.value)
         except ValueError:
             return Dead("not a message of the keys stage")
 
@@ -71,12 +83,12 @@ class Pairs:
         """No timer is set here."""
         return None
 
-    def _enter(self, tx: Tx, record: Record, where: bytes, member: Member) -> Outcome:
+    def _enter(self, tx: Tx, record: Record, where: bytes, value: bytes) -> Outcome:
+        version, wants_ack = read_version(value)
         bucket, customer = _Bucket(self, tx, where[:KEY_BYTES], record.offset), where[KEY_BYTES:]
         before = bucket.take(customer)
-        if member.version <= _last(tx, where, before):
+        if version <= _last(tx, where, before):
             return Skip("seen")
-        value = record.value or b""
         if bucket.crowded:
             bucket.resize(bucket.count + (before is None))
         elif len(bucket.others) >= self.limit:
@@ -85,9 +97,8 @@ class Pairs:
         elif bucket.others:
             bucket.meet(customer, before, value)
         tx.put(b"m" + where, value)
-        if member.wants_ack:
-            scope = _comparand(customer, value).profile.scope
-            self.acknowledge(tx, where, scope, member.version)
+        if wants_ack:
+            self.acknowledge(tx, where, _comparand(customer, value).profile.scope, version)
         return Done()
 
     def _leave(self, tx: Tx, record: Record, where: bytes, leave: Leave) -> Outcome:
@@ -138,6 +149,8 @@ class _Bucket:
     Its members are `others`, as they are encoded, unless it is `crowded`: while it has too many they are only counted,
     under the bucket's own key, which precedes those of the members.
     """
+
+    __slots__ = ("_key", "_pairs", "_stamp", "_tx", "count", "crowded", "others")
 
     def __init__(self, pairs: Pairs, tx: Tx, key: bytes, stamp: int) -> None:
         self._pairs = pairs
@@ -205,7 +218,7 @@ class _Bucket:
         """Return the others that have to be compared with a member."""
         if value is None or not self.others:
             return []
-        one, below = glance(Member.decode(value)), self._pairs.given_below
+        one, below = glance(value), self._pairs.given_below
         return [name for name, other in self.others.items() if not hopeless(one, other, below)]
 
     def _supported(self, one: Comparand, other: Comparand) -> bool:
@@ -252,7 +265,7 @@ def _parsed(value: bytes) -> tuple[int, Profile]:
 
 def _last(tx: Tx, where: bytes, before: bytes | None) -> int:
     """Return the newest version that is known of a customer in a bucket, also after it has left."""
-    return _number(tx.get(b"x" + where)) if before is None else Member.decode(before).version
+    return _number(tx.get(b"x" + where)) if before is None else read_version(before)[0]
 
 
 def _number(value: bytes | None) -> int:

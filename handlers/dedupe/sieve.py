@@ -6,6 +6,7 @@ or out of the question by `scoring`, also for what else it would report (a clash
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from handlers.dedupe.fields import Alike, likeness
@@ -25,8 +26,10 @@ class Glance(NamedTuple):
     values: Sequence[bytes]
 
 
-def glance(member: Member) -> Glance:
-    """Return what is looked at of a member."""
+@lru_cache(4_096)
+def glance(value: bytes) -> Glance:
+    """Return what is looked at of an encoded member."""
+    member = Member.decode(value)
     keys = (member.keys[at : at + KEY_BYTES] for at in range(0, len(member.keys), KEY_BYTES))
     given, middle, family, born = member.brief.decode().split("\0")
     values = [key for key in keys if key[0] in VALUE_TAGS]

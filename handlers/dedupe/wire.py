@@ -69,6 +69,16 @@ class Member(NamedTuple):
         return cls(version, wants_ack, identified, value[_MEMBER.size : middle], value[middle:end], value[end:])
 
 
+def read_version(value: bytes) -> tuple[int, bool]:
+    """Return version and `wants_ack` out of an encoded `Member`; raises ValueError for anything else."""
+    try:
+        version, wants_ack, _, _, _ = _MEMBER.unpack_from(value)
+    except struct.error as error:
+        message = "not a membership"
+        raise ValueError(message) from error
+    return version, wants_ack
+
+
 def read_brief(value: bytes) -> tuple[bool, str, str, str, str]:
     """Return `identified` and the parts of `brief` out of an encoded `Member`."""
     _, _, identified, keys, brief = _MEMBER.unpack_from(value)

@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import pty
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ import orjson
 import pytest
 import yaml
 
+from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from tests.integration.conftest import Deployment
 from worker import inspect, rebuild, service
-from worker.config import Config, load
+from worker.config import Config, load, parse
 from worker.events import Customer
 from worker.testkit import deleted, latest, person
 
 DEADLINE = 90.0
+PAGE = Path(__file__).parents[2] / "docs" / "duplicates.md"
 ADA: dict[str, Any] = {"given": "Adelina", "family": "Quimby", "born": "1980-02-03", "emails": ["adelina@example.com"]}
 HOME: dict[str, Any] = {"address": ("12 Mill Lane", "Springfield", "62701"), "phones": ["+12025550799"]}
 OFFICE = "+12025550733"
@@ -230,3 +233,49 @@ def _keys(folder: Path) -> list[bytes]:
             with env.begin(db=database) as txn:
                 found += [bytes(key) for key, _ in txn.cursor()]
     return found
+
+
+def blocks(language: str) -> list[str]:
+    """Return the code in the page, by language."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+async def test_the_page_works_as_it_is_written(found: Found) -> None:
+    """Its commands run, and its configuration is one."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    (script,) = blocks("sh")
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-eu", "-o", "pipefail", "-c", script), cwd=found.folder, env=os.environ | {"PATH": path}
+    )
+    async with asyncio.timeout(DEADLINE):
+        assert await process.wait() == 0
+    assert len((found.folder / "duplicates.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+    (example,) = blocks("yaml")
+    raw = yaml.safe_load((found.folder / "rollcall.yaml").read_text(encoding="utf-8"))
+    assert parse(raw | yaml.safe_load(example)).file.handlers.dedupe.scope_of("shop") == "retail"
+
+
+def shown(value: Any) -> str:
+    """Return a default as the page shows it."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return f"{value:g}"
+
+
+def test_the_page_has_every_default() -> None:
+    """Weights, vetoes and caps are those of the code, all of them."""
+    rows = re.findall(
+        r"^\| `(weights|vetoes|caps)\.(\w+)` \| ([^|]*) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    settings = DedupeSettings().model_dump()
+    expected = {
+        (section, name): shown(value)
+        for section in ("weights", "vetoes", "caps")
+        for name, value in settings[section].items()
+    }
+    assert {(section, name): text for section, name, text in rows} == expected
+    assert set(KEY_KINDS) == set(re.findall(r"`([A-Z])` ", PAGE.read_text(encoding="utf-8")))
