@@ -1,6 +1,7 @@
 """What `rollcall status` prints of the rows that it is given, and `rollcall acls` of a role."""
 
 import io
+import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,8 @@ from rich.console import Console
 from worker.acls import ROLES
 from worker.cli import main
 from worker.commands.operating import tables
+
+ROOT = Path(__file__).parents[2]
 
 
 def printed(rows: list[dict[str, Any]]) -> str:
@@ -72,3 +75,11 @@ def test_a_role_that_there_is_not(tmp_path: Path) -> None:
     assert result.exit_code == 2
     assert "there is no role 'boss'; there are poll, keys" in result.stderr
     assert "billing" in result.stderr
+
+
+def test_the_threat_model_names_tests_that_there_are() -> None:
+    """Each defence is shown by a file, or a folder, of tests."""
+    named = set(re.findall(r"`(tests/[^` ]+)`", (ROOT / "SECURITY.md").read_text("utf-8")))
+    assert len(named) > 10
+    for name in named:
+        assert list(ROOT.glob(name)), name
