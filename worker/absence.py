@@ -14,6 +14,7 @@ What is withheld is said: as an alarm, and as a plan that `rollcall sources appr
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -68,11 +69,9 @@ class Enumeration:
         """Take in what a page says about the whole."""
         if page.total is not None and self.total is None:
             self.total = page.total
-        for item in page.items:
-            if isinstance(item, Bad):
-                self.bad = True
-            elif not isinstance(item, Tombstone):
-                self.canaries.appendleft(item.id)
+        self.bad = self.bad or Bad in set(map(type, page.items))
+        there = (item.id for item in reversed(page.items) if not isinstance(item, Bad | Tombstone))
+        self.canaries.extendleft(reversed(list(islice(there, _CANARIES))))
 
 
 @dataclass

@@ -12,9 +12,9 @@ import asyncio
 import gc
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import orjson
 import structlog
@@ -319,7 +319,7 @@ class Source:
         if scan is not None:
             scan.follow(page)
         now, mark, size = now_ms(), None if scan is None else scan.mark, len(page.items)
-        if any(isinstance(item, Stub) for item in page.items):
+        if Stub in set(map(type, page.items)):
             for customer_id in await self._committer.done(lambda tx: self._named(tx, page, now, mark), size):
                 if scan is not None:
                     scan.looked_up = True
@@ -371,7 +371,10 @@ class Source:
     def _apply(self, tx: Transaction, page: Page, now: int, mark: bytes | None) -> list[str]:
         """Write what a page changes; return the ids whose records have to be read."""
         detector = self.detector
-        wanted = []
+        wanted: list[str] = []
+        if set(map(type, page.items)) == {Row}:
+            detector.rows(tx, cast("Sequence[Row]", page.items), now, mark)
+            return wanted
         for item in page.items:
             match item:
                 case Row():

@@ -53,7 +53,15 @@ class Roll:
         self._ids.append(customer_id)
         self.count += 1
         self.sum += hash(identity)
-        if len(self._ids) == _TOGETHER:
+        if len(self._ids) >= _TOGETHER:
+            self._write(tx)
+
+    def extend(self, tx: Notes, ids: list[str]) -> None:
+        """Note that customers were shown, not more of them than a page holds, whose ids stand in keys as they are."""
+        self._ids += ids
+        self.count += len(ids)
+        self.sum += sum(hash(one.encode()) for one in ids)
+        if len(self._ids) >= _TOGETHER:
             self._write(tx)
 
     def _write(self, tx: Notes) -> None:

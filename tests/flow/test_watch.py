@@ -108,6 +108,7 @@ async def test_a_successor_goes_on_where_the_round_was(world: World, dealer: MyK
     first = asked(dealer, seen)
     async with world.polling():
         seen = len(dealer.requests)
+        await world.until(lambda: len(dealer.requests) > seen)  # it knows the rounds that were
         await rounds(world)
     rest = asked(dealer, seen)
     begun = ids.index(rest[0])

@@ -557,6 +557,30 @@ def test_events_are_numbered_without_gap_and_counts_are_right(history: list[tupl
     assert all(live >= 0 for live in lives)
 
 
+records = st.one_of(
+    st.builds(row, st.integers(1, 3), contents, st.sampled_from([NOW, NOW + 1])),
+    st.builds(row, st.just(4), odd=st.just(orjson.loads(b"[" * 300 + b"]" * 300))),
+    st.just(Row("5" * 500, {"id": "5" * 500})),
+)
+
+
+@given(steps, st.lists(st.lists(records, max_size=5), max_size=5), st.sampled_from([b"m/", None]))
+def test_a_page_of_records_is_taken_in_as_one_after_the_other(
+    history: list[tuple[str, str, str, int]], pages: list[list[Row]], mark: bytes | None
+) -> None:
+    """What is published, remembered and noted is the same, whatever was before and whichever cannot be read."""
+    (tx, one), (other_tx, other) = play(history), play(history)
+    for page in pages:
+        one.rows(tx, page, NOW, mark)
+        for record in page:
+            other.row(other_tx, record, NOW, mark)
+    mark_shown(one, tx, b"m/")
+    mark_shown(other, other_tx, b"m/")
+    assert sorted(tx.sent, key=repr) == sorted(other_tx.sent, key=repr)
+    assert (tx.data, tx.marks) == (other_tx.data, other_tx.marks)
+    assert (one.checkpoint, one.counts, one.shown) == (other.checkpoint, other.counts, other.shown)
+
+
 Table = dict[str, tuple[int, Any]]
 
 

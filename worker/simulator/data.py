@@ -28,6 +28,8 @@ STRIDE = 8
 """Seeds whose telephone numbers do not meet: each takes every eighth."""
 BIRTH_DAYS = 24_000
 """Days over which birth dates spread."""
+_SPREAD, _LICENCE_SPREAD = 30_280_637, 61_803_399
+"""By the golden ratio: the numbers of people who follow each other lie far apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class People:
             country=locale.country,
             locale=locale.tag,
             national_id=_national_id(number),
-            licence=f"{family[0].upper()}{number * 7919 % 10**8:08d}",
+            licence=f"{family[0].upper()}{number * _LICENCE_SPREAD % 10**8:08d}",
             company=f"{family} {chance.choice(('Motors', 'Transport', 'Partners', 'AS', 'AB', 'Ltd', 'GmbH'))}"
             if chance.random() < 0.1  # ruff: ignore[magic-value-comparison]
             else None,
@@ -173,7 +175,8 @@ def _ascii(name: str) -> str:
 
 
 def _national_id(number: int) -> str:
-    area, rest = divmod(number, 49 * 9999)
+    """Return a number of its own for each of 49 million people; neighbours' are not alike, as if one were mistyped."""
+    area, rest = divmod(number * _SPREAD % (100 * 49 * 9999), 49 * 9999)
     group, serial = divmod(rest, 9999)
     return f"{900 + area % 100:03d}-{group + 1:02d}-{serial + 1:04d}"
 

@@ -46,9 +46,12 @@ class Response:
     url: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Row:
-    """A customer as the upstream gave it. `updated` is the upstream's change time in ms since the epoch, or None."""
+    """A customer as the upstream gave it. `updated` is the upstream's change time in ms since the epoch, or None.
+
+    Nobody changes it; it is not frozen because to make a frozen one costs three times as much, for every record.
+    """
 
     id: str
     body: dict[str, Any]

@@ -109,7 +109,7 @@ class Connect:
         items = answer.get("items")
         if not isinstance(items, list):
             raise malformed(doing, "there is no list of items")
-        rows = {row.id: row for row in (_row(doing, item) for item in items)}
+        rows = {row.id: row for row in [_row(doing, item) for item in items]}
         following, total = _following(doing, answer, cursor or {}, len(items))
         return Page(list(rows.values()), following or {}, following is not None, total, twice(len(items), len(rows)))
 
@@ -198,11 +198,11 @@ def _answer(doing: str, response: Response) -> dict[str, Any]:
 
 
 def _row(doing: str, item: object) -> Row:
-    customer_id = item.get("customerId") if isinstance(item, dict) else None
-    if not isinstance(item, dict) or not isinstance(customer_id, str) or not _usable(customer_id):
-        raise malformed(doing, "a customer has no usable customerId")
-    updated = item.get("updatedAt")
-    return Row(customer_id, item, None if updated is None else milliseconds(updated))
+    if isinstance(item, dict):
+        customer_id, updated = item.get("customerId"), item.get("updatedAt")
+        if isinstance(customer_id, str) and _usable(customer_id):
+            return Row(customer_id, item, None if updated is None else milliseconds(updated))
+    raise malformed(doing, "a customer has no usable customerId")
 
 
 def _usable(customer_id: str) -> bool:
