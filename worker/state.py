@@ -2,9 +2,9 @@
 
 The disk is a cache of the changelog topic; Kafka is the truth. A store tells by itself whether it may be used: it holds
 the ids of the cluster and of the topic and the time of the newest record in it, and while it is open a file beside it
-says so (LMDB writes without flushing, which survives the process but not the machine; and LMDB may crash the process
-over a damaged file). If anything is wrong it is wiped and read anew from the changelog. Data and offset move in one
-LMDB transaction, so it is never between two offsets.
+says so (LMDB writes without flushing, which survives the process but not the machine). Its pages are walked before it
+is used, since LMDB may crash the process over a damaged one. If anything is wrong it is wiped and read anew from the
+changelog. Data and offset move in one LMDB transaction, so it is never between two offsets.
 
 Guarantee: the writes of an open transaction are seen by its own reads and by nobody else, and they reach the store only
 by `commit`, which is called after Kafka's commit has succeeded.
@@ -22,6 +22,7 @@ from typing import IO, Any, Final, cast
 import lmdb
 import orjson
 
+from worker import pages
 from worker.errors import StateError, StoreError
 
 MAP_SIZE: Final = 64 * 1024**3
@@ -111,6 +112,8 @@ class Store:
             )
             if data.stat().st_size < (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]:
                 return "its file is cut short"
+            if not pages.sound(data):
+                return "a page of its file is damaged"
             self._data = self._env.open_db(b"data")
             self._scratch = self._env.open_db(b"scratch")
             self._info = self._env.open_db(b"info")

@@ -2,7 +2,6 @@
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import textwrap
@@ -213,20 +212,16 @@ def damage(path: Path, chance: random.Random) -> None:
             file.write(chance.randbytes(4096))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_damaged_file_costs_a_few_starts_and_no_more(tmp_path: Path, seed: int) -> None:
-    """LMDB may crash the process over it; the store is read anew before the fourth crash."""
+@pytest.mark.parametrize("seed", range(6))
+def test_a_damaged_file_costs_no_process(tmp_path: Path, seed: int) -> None:
+    """LMDB would crash over it, and take every other task with it: the damage is known before LMDB meets it."""
     path = tmp_path / "s"
     with store(path) as one:
         write(one, more={f"key{number}": b"x" * 50 for number in range(2000)})
     damage(path / "data.mdb", random.Random(seed))
-    for _ in range(4):
-        child = subprocess.run(
-            [sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=False, timeout=60
-        )
-        if child.returncode == 0:
-            break
-        assert child.returncode in {3, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT}, child.stderr
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, check=False, timeout=60
+    )
     assert child.returncode == 0, child.stderr
 
 
