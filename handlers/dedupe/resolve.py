@@ -81,10 +81,26 @@ class Resolver:
         if self._store.current(pair) is not variant:
             return
         after = self.account(variant)
-        if max(before.standing, after.standing) >= self._settings.link and before != after:
-            self.resolve([pair.a, pair.b])
-        else:
+        link = self._settings.link
+        if max(before.standing, after.standing) < link or before == after:
             self._judge(pair, {})
+        elif min(before.standing, after.standing) >= link and self._by_themselves(pair):
+            self._restate(pair, after.standing)
+        else:
+            self.resolve([pair.a, pair.b])
+
+    def _by_themselves(self, pair: Pair) -> bool:
+        """Return whether the two are published as one and have met nobody else: then nothing can become of that."""
+        a, b = self._store.node(pair.a), self._store.node(pair.b)
+        return a.cluster is not None and a.cluster == b.cluster and len(a.near) == len(b.near) == 1
+
+    def _restate(self, pair: Pair, score: float) -> None:
+        """Publish a cluster of two again, whose link has another score or other evidence."""
+        cluster = self._store.node(pair.a).cluster or ""
+        known = self._store.cluster(cluster)
+        shape = Shape(tuple(known.members), known.winner, (Edge(pair.a, pair.b, score),))
+        self._memberships({pair.a, pair.b}, {cluster: shape}, {cluster: shape})
+        self._judge(pair, {})
 
     def resolve(self, seeds: Iterable[str]) -> None:
         """Work out the clusters around `seeds` and publish what is different."""
