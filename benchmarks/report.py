@@ -6,6 +6,7 @@ A table stands between `<!-- name -->` and `<!-- end -->`.
 """
 
 import re
+import statistics
 
 from benchmarks import results
 from benchmarks.measure import ROOT
@@ -48,6 +49,40 @@ PLOTS = {
 }
 
 
+def goals() -> str:
+    """Return the goals with what was measured, as a table: medians of the rounds, ratios of medians."""
+    rows = [
+        ("First poll: times Airbyte CDK's rate", "at least 1.5", _faster("poll", "", "Airbyte CDK")),
+        ("First poll: times dlt's rate", "at least 3", _faster("poll", "", "dlt")),
+        *(
+            (f"{case}: times Quix's rate", "at least 1.8", _faster("drop", case, "Quix Streams, exactly once"))
+            for case in ("5 % duplicates", "50 % duplicates")
+        ),
+        *(
+            (
+                f"Latency, {row['system'].removeprefix('Rollcall, ')}: p99 over the interval",
+                "250 ms",
+                f"{row['over_ms']:.0f} ms",
+            )
+            for row in results.lines("latency")
+        ),
+        ("Restore of 1,000,000 fingerprints", "at most 20 s", f"{_median('restore', '', None, 'seconds'):.1f} s"),
+        ("Restore: RssAnon", "at most 300 MB", f"{_median('restore', '', None, 'anonymous_mb'):.0f} MB"),
+    ]
+    return "\n".join(["| | goal | measured |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _faster(bench: str, case: str, system: str) -> str:
+    rate = _median(bench, case, "Rollcall", "rate") / _median(bench, case, system, "rate")
+    cpu = _median(bench, case, system, "cpu_us") / _median(bench, case, "Rollcall", "cpu_us")
+    return f"{rate:.2f} by the clock, {cpu:.2f} by CPU a record"
+
+
+def _median(bench: str, case: str, system: str | None, figure: str) -> float:
+    rows = [row for row in results.lines(bench) if row["case"] == case and system in {None, row["system"]}]
+    return statistics.median(float(row[figure]) for row in rows)
+
+
 def main() -> None:
     """Write the page's tables and the plots anew."""
     page = PAGE.read_text(encoding="utf-8")
@@ -58,8 +93,9 @@ def main() -> None:
         text = results.table(rows, columns)
         days = sorted({str(row["at"])[:10] for row in rows})
         loads = [float(row["load"]) for row in rows]
-        text += f"\n\n{days[-1]}; load average before a round {min(loads)} to {max(loads)}."
+        text += f"\n\n{days[-1]}; load average at the end of a round {min(loads)} to {max(loads)}."
         page = _put(page, name, text)
+    page = _put(page, "goals", goals())
     page = _put(page, "machine", f"{machine()}. {results.versions()}.")
     PAGE.write_text(page, encoding="utf-8")
     for name, (title, unit, figure) in PLOTS.items():
