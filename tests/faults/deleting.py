@@ -82,9 +82,11 @@ def _check_receipt(
     ended = _seconds(receipt["ended_at"])
     deleted = any(delete.customer == customer and delete.found for delete in shop.deletes)
     changed = any(write.facts is not None and write.at * 1000 > as_of(receipt) - _skew() for write in writes)
+    # Whether a call that nobody got an answer to has done it cannot be told from one that came too late.
+    unknown = any(attempt["status"] is None for attempt in receipt["attempts"])
     gone = not writes or any(write.facts is None and write.at < ended + _skew() / 1000 for write in writes)
     grounds = {
-        "VERIFIED": deleted,
+        "VERIFIED": deleted or (unknown and gone),
         "ALREADY_ABSENT": gone,
         "SUPERSEDED": ask.back is not None or changed,
         "BLOCKED": not customer.isdigit(),

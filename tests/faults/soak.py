@@ -30,7 +30,7 @@ from tests.faults.site import Site, site
 from worker.errors import KafkaUnavailableError, TopicError
 
 WORKERS: Final[Mapping[str, int]] = {"handler": 2, "poller": 2}
-SETTLE: Final = 240.0
+SETTLE: Final = 400.0
 _AT_ONCE: Final = 3
 _SAMPLE_SECONDS: Final = 3.0
 

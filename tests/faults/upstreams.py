@@ -178,6 +178,8 @@ class World:
         self._known: list[Person] = []
         self._size = 0
         self._notes = 0
+        self._orphans: set[Id] = set()
+        """Customers of the shop whose counterpart is gone: mostly left alone, or no deletion of one would come to pass."""
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._kinds: list[tuple[int, Callable[[], None]]] = [
             (40, self._update),
@@ -244,7 +246,9 @@ class World:
     # What happens
 
     def _any(self, name: str) -> Row | None:
-        return self.upstreams[name].sim.any()
+        row = self.upstreams[name].sim.any()
+        left_alone = name == SHOP and row is not None and row.id in self._orphans and self.random.random() < 0.9
+        return None if left_alone else row
 
     def _name(self) -> str:
         return self.random.choices([CRM, SHOP, CLUB, TELCO], [5, 4, 3, 1])[0]
@@ -306,6 +310,8 @@ class World:
         self.upstreams[name].sim.delete(row.id)
         if name != CRM:
             return
+        if _links(row):
+            self._orphans.add(int(row.document()["customerId"]))
         dice, when = self.random.random(), self.shop.now() + self.random.uniform(0.0, 4.0)
         if dice < 0.1:
             self._later.append((when, lambda: self._again(CRM, str(row.id))))
