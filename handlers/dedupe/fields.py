@@ -90,12 +90,17 @@ def _close(a: str, b: str) -> bool:
     return a == b or _similarity(a, b) >= _SIMILAR
 
 
+@lru_cache(65_536)
+def _one_edit(a: str, b: str) -> bool:
+    return min(len(a), len(b)) > _SHORT and _edits(a, b) == 1
+
+
 def _family(a: str, b: str, weights: Weights) -> float:
     if not a or not b:
         return 0.0
     if a == b:
         return weights.family
-    return weights.family_similar if _close(a, b) else weights.family_differs
+    return weights.family_similar if _close(a, b) or _one_edit(a, b) else weights.family_differs
 
 
 def birth_dates(a: str, b: str, weights: Weights) -> tuple[float, int]:

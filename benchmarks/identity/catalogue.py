@@ -1,0 +1,86 @@
+"""Which data sets there are, what each one was used for, the goals, and what others have published on them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.identity import sets
+from handlers.dedupe import DedupeSettings
+from handlers.dedupe.settings import Vetoes
+from worker.events import Customer
+
+DEFAULT = DedupeSettings()
+# For sources that check an identifier when they take it: then one in common is not that of the husband or wife.
+VERIFIED = DedupeSettings(vetoes=Vetoes(borrowed=False))
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is to be reached at least."""
+
+    precision: float = 0.0
+    recall: float = 0.0
+    f1: float = 0.0
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A set: `use` says whether rules and weights were chosen by it."""
+
+    name: str
+    use: Literal["tuning", "reporting"]
+    read: Callable[[Path], Iterator[tuple[str, Customer]]]
+    settings: DedupeSettings = DEFAULT
+    goal: Goal = Goal()
+
+
+@dataclass(frozen=True)
+class Published:
+    """A figure of others, as they published it or as it was measured with their code."""
+
+    data: str
+    who: str
+    precision: float | None
+    recall: float | None
+    f1: float
+
+
+def _febrl(name: str, _: Path) -> Iterator[tuple[str, Customer]]:
+    return sets.febrl(name)
+
+
+def _rldata(name: str, folder: Path) -> Iterator[tuple[str, Customer]]:
+    return sets.rldata(name, folder / "rldata")
+
+
+def _pseudopeople(seed: int, folder: Path) -> Iterator[tuple[str, Customer]]:
+    return sets.pseudopeople(folder / f"pseudopeople-{seed}", overlay=True)
+
+
+_FEBRL3 = Goal(precision=0.9995, f1=0.997)
+_FEBRL4 = Goal(precision=0.9995, f1=0.999)
+_PEOPLE = Goal(precision=0.9995, recall=0.95)
+
+CATALOGUE = (
+    DataSet("FEBRL1", "tuning", partial(_febrl, "FEBRL1")),
+    DataSet("FEBRL2", "tuning", partial(_febrl, "FEBRL2")),
+    DataSet("RLdata500", "tuning", partial(_rldata, "RLdata500")),
+    DataSet("pseudopeople-101", "tuning", partial(_pseudopeople, 101), goal=_PEOPLE),
+    DataSet("FEBRL3", "reporting", partial(_febrl, "FEBRL3"), goal=_FEBRL3),
+    DataSet("FEBRL4", "reporting", partial(_febrl, "FEBRL4"), goal=_FEBRL4),
+    DataSet("FEBRL3, ids verified", "reporting", partial(_febrl, "FEBRL3"), VERIFIED, _FEBRL3),
+    DataSet("FEBRL4, ids verified", "reporting", partial(_febrl, "FEBRL4"), VERIFIED, _FEBRL4),
+    DataSet("RLdata10000", "reporting", partial(_rldata, "RLdata10000")),
+    DataSet("pseudopeople-303", "reporting", partial(_pseudopeople, 303), goal=_PEOPLE),
+    DataSet("pseudopeople-404", "reporting", partial(_pseudopeople, 404), goal=_PEOPLE),
+)
+
+PUBLISHED = (
+    Published("FEBRL3", "GoldenMatch (its bake-off page)", 1.000, 0.982, 0.991),
+    Published("FEBRL3", "GoldenMatch (the page's refreshed figure)", None, None, 0.996),
+    Published("FEBRL3", "Splink, tuned by hand (the same page: a competitor's harness)", 0.998, 0.935, 0.965),
+    Published("FEBRL3", "recordlinkage, its deterministic example (re-run)", 0.997, 0.949, 0.973),
+    Published("FEBRL4", "recordlinkage, its deterministic example (re-run)", None, None, 0.989),
+)
