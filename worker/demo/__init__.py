@@ -128,7 +128,7 @@ async def _read(config: Config) -> checks.Topics:
 
 async def run(*, customers: int, seconds: float, seed: int, keep: bool) -> int:
     """Run the demo; return the exit code: 0 where everything is as it must be, else 1."""
-    console = Console(highlight=False, soft_wrap=True)
+    console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
     if (mine := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)
     console.print("Starting a Kafka broker, five simulated systems, a poller and the handlers (15 seconds or so) ...")
@@ -147,6 +147,7 @@ async def run(*, customers: int, seconds: float, seed: int, keep: bool) -> int:
             played = await _play(console, world, config, path)
             results = await _settle(console, world, config, workers) + played
         code = _report(console, world, results)
+        console.print(f"It took {time.monotonic() - started:.0f} seconds.")
         if code:
             console.print(f"The workers' logs are in {path.parent} as long as this runs.", style="red")
         _explain(console, config, path)
@@ -172,9 +173,10 @@ async def _watch(console: Console, world: World, config: Config, workers: Worker
                 await _fill_watch_list(world, config)
                 topics = await _read(config)
                 console.print(
-                    f"{time.monotonic() - started:5.1f} s  {sum(world.done.values())} changes made, "
-                    f"{len(topics.events)} events, {len(checks.table(topics.latest))} customers, "
-                    f"{len(checks.table(topics.clusters))} in clusters, {len(topics.receipts)} receipts"
+                    f"{time.monotonic() - started:5.1f} s  {sum(world.done.values())} changes made upstream, "
+                    f"{len(topics.events)} events published, {len(checks.table(topics.latest))} customers, "
+                    f"{len(checks.table(topics.clusters))} of them known twice, "
+                    f"{len(topics.receipts)} deletions carried on"
                 )
                 await asyncio.wait([churn], timeout=5)
         await churn
