@@ -184,18 +184,19 @@ class _Work:
         before = variant.keys.get(key)
         if before is not None and before[0] >= said.stamp:
             return Skip("seen")
-        if before is None and ord(key[0]) not in VALUE_TAGS and variant.tags:
+        revalued = ord(key[0]) in VALUE_TAGS
+        if before is None and not revalued and variant.tags:
             # One more bucket that adds nothing to a pair that is supported already.
             variant.keys[key] = [said.stamp, 0.0, True]
             self._refresh(pair)
             self._store.change_pair(known)
             return Done()
-        stood = self._resolver.account(variant)
+        stood = self._resolver.standing(variant)
         variant.flags, variant.agreed, variant.fields = said.flags, said.agreed, list(said.fields)
         variant.keys[key] = [said.stamp, said.weight, True]
         self._refresh(pair)
         self._store.change_pair(known)
-        self._resolver.weighed(known, variant, stood)
+        self._resolver.weighed(known, variant, stood, revalued=revalued)
         return Done()
 
     def unlink(self, key: str, pair: tuple[str, str], said: Unlink) -> Outcome:
@@ -206,10 +207,10 @@ class _Work:
         variant = next((v for v in known.variants if v.versions == said.versions), None)
         if variant is None or variant.keys.get(key, [said.stamp])[0] >= said.stamp:
             return Skip("seen")
-        stood = self._resolver.account(variant)
+        stood = self._resolver.standing(variant)
         variant.keys[key] = [said.stamp, 0.0, False]
         self._store.change_pair(known)
-        self._resolver.weighed(known, variant, stood)
+        self._resolver.weighed(known, variant, stood, revalued=ord(key[0]) in VALUE_TAGS)
         return Done()
 
     def give_up(self, name: str) -> None:

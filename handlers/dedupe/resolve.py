@@ -5,7 +5,6 @@ the outcome depends on the links that count now and on nothing that was there be
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 from handlers.dedupe.events import Proof
 from handlers.dedupe.graph import Edge, Partition, cluster_id, founder_id, partition, path, winner
@@ -14,14 +13,6 @@ from handlers.dedupe.publish import Publisher
 from handlers.dedupe.scoring import Judge, Scorer
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from handlers.dedupe.store import Cluster, Node, Pair, Store, Variant
-
-
-class Account(NamedTuple):
-    """What the published clusters take from a pair; see `Variant` for the parts."""
-
-    standing: float
-    values: str
-    generic: bool
 
 
 class Rules:
@@ -49,10 +40,6 @@ class Resolver:
         """Return how a pair stands."""
         return variant.standing(self._rules.judge)
 
-    def account(self, variant: Variant) -> Account:
-        """Return what the published clusters take from a pair."""
-        return Account(self.standing(variant), variant.values, variant.generic)
-
     def published(self, node: Node) -> list[str]:
         """Return with whom a customer is published."""
         if node.cluster is None:
@@ -76,16 +63,18 @@ class Resolver:
                 concerned.append(pair.other(node.name))
         return concerned
 
-    def weighed(self, pair: Pair, variant: Variant, before: Account) -> None:
-        """See to what follows from a pair's having another support; `before` is its account until now."""
+    def weighed(self, pair: Pair, variant: Variant, before: float, *, revalued: bool) -> None:
+        """See to what follows from a pair's having another support.
+
+        `before` is how it stood until now; `revalued`: the support is that of a value in common, which is published.
+        """
         if self._store.current(pair) is not variant:
             return
-        after = self.account(variant)
-        link = self._settings.link
-        if max(before.standing, after.standing) < link or before == after:
+        link, after = self._settings.link, self.standing(variant)
+        if max(before, after) < link or (before == after and not revalued):
             self._judge(pair, {})
-        elif min(before.standing, after.standing) >= link and self._by_themselves(pair):
-            self._restate(pair, after.standing)
+        elif min(before, after) >= link and self._by_themselves(pair):
+            self._restate(pair, after)
         else:
             self.resolve([pair.a, pair.b])
 

@@ -187,6 +187,7 @@ async def test_why_two_are_not_one(found: Found) -> None:
         (("why", "crm/1", "crm/9"), "is deleted"),
         (("why", "crm/1", "crm/1"), "two different customers"),
         (("list", "--source", "nowhere"), "there is no source"),
+        (("export", "--output", "nowhere/at/all.jsonl"), "cannot be written"),
     ],
 )
 async def test_what_cannot_be_answered_is_said(found: Found, arguments: tuple[str, ...], said: str) -> None:

@@ -85,8 +85,11 @@ def export(ctx: click.Context, format_: Literal["jsonl", "csv"], output: Path | 
     if output is None:
         _write(sys.stdout, format_, rows)
         return
-    with output.open("w", encoding="utf-8", newline="") as file:
-        _write(file, format_, rows)
+    try:
+        with output.open("w", encoding="utf-8", newline="") as file:
+            _write(file, format_, rows)
+    except OSError as error:
+        raise UsageError(f"{output} cannot be written: {error.strerror}") from error
 
 
 def _write(file: TextIO, format_: Literal["jsonl", "csv"], rows: Iterable[Mapping[str, Any]]) -> None:
