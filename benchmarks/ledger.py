@@ -45,7 +45,7 @@ ROUTE = Route.model_validate({"source": "crm", "target": "shop"})
 SETTINGS = DeletesSettings.model_validate({
     "targets": {"shop": {"kind": "drivly", "url": "https://shop.example.com/api", "key": {"env": "KEY"}}},
     "routes": [ROUTE.model_dump()],
-    "guard": {"window": 0, "count": 1_000_000},
+    "guard": {"window": 0, "count": 1_000_000, "cap": 1_000_000},
 })
 
 

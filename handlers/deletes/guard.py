@@ -9,7 +9,7 @@ leaves (superseded, or decided on by itself) makes it another plan, and the old 
 """
 
 import hashlib
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Any, Final
 
 import orjson
@@ -168,7 +168,8 @@ class Guard:
     def _expire(self, group: Group) -> None:
         prefix = b"p/" + group_id(group.name)
         stop = prefix + number(max(0, self._life.now - int(self._settings.period * 1000)) + 1)
-        for key in [key for key, _ in islice(self._tx.scan(prefix), 2 * SLICE) if key < stop]:
+        passed = takewhile(lambda row: row[0] < stop, self._tx.scan(prefix))
+        for key, _ in list(islice(passed, 2 * SLICE)):
             self._tx.delete(key)
             group.passed -= 1
 
