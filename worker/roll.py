@@ -10,10 +10,11 @@ of customers agree in number and sum by chance has odds of about one in 10^19, a
 gone to the next enumeration. Nobody is ever taken for gone because of a sum.
 """
 
-from collections.abc import Iterator
 from typing import Final, Protocol
 
 import orjson
+
+from worker.errors import StateError
 
 _TOGETHER: Final = 1_000
 _NOTES: Final = b"\0"
@@ -78,10 +79,14 @@ class Roll:
             self._write(tx)
         return self._notes
 
-    def noted(self, tx: Notes, number: int) -> Iterator[str]:
-        """Yield the ids of one note."""
+    def noted(self, tx: Notes, number: int) -> list[str]:
+        """Return the ids of one note; raises StateError where it is lost: its customers would seem to be missing."""
         raw = tx.noted(self._key(number))
-        yield from orjson.loads(raw) if raw is not None else ()
+        if raw is None:
+            message = "what an enumeration has shown is not in the local store any more"
+            raise StateError(message, hint="Does something else write to state_dir? The store is read anew from Kafka.")
+        ids: list[str] = orjson.loads(raw)
+        return ids
 
 
 def clear(tx: Notes, mark: bytes) -> None:

@@ -557,6 +557,17 @@ def test_events_are_numbered_without_gap_and_counts_are_right(history: list[tupl
     assert all(live >= 0 for live in lives)
 
 
+def test_a_lost_note_is_an_error() -> None:
+    """Nobody seems to be missing because of it."""
+    tx, one = MemoryPollTx(), detector()
+    one.begin(tx, b"m/")
+    one.row(tx, row(7), NOW, b"m/")
+    assert one.notes(tx, b"m/") == 1
+    tx.unmark(b"\0m/")
+    with pytest.raises(StateError, match="not in the local store"):
+        one.count(tx, b"m/", 0)
+
+
 records = st.one_of(
     st.builds(row, st.integers(1, 3), contents, st.sampled_from([NOW, NOW + 1])),
     st.builds(row, st.just(4), odd=st.just(orjson.loads(b"[" * 300 + b"]" * 300))),
