@@ -131,8 +131,8 @@ class Site:
         """Return every partition of topics."""
         return [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
 
-    async def verdict(self, *, clusters: bool = True) -> Verdict:
-        """Read everything that is committed and check it; without `clusters` only what is quickly checked."""
+    async def verdict(self, *, whole: bool = True) -> Verdict:
+        """Read everything that is committed and check it; unless `whole` only what is quickly checked."""
         topics, verdict = self.topics, Verdict()
         public = [topics.events, topics.latest, topics.clusters, topics.identity, topics.deletions, topics.receipts]
         log = await read_all(self.inside, self.where(*public, topics.deadletters, *self._states()))
@@ -140,7 +140,7 @@ class Site:
         events, receipts = histories(of(log, topics.events)), of(log, topics.receipts)
         check_deletions(verdict, self.world, events, receipts)
         around.check_ledger(verdict, of(log, topics.deletions), receipts)
-        if clusters:
+        if whole:
             shown = table(of(log, topics.clusters))
             check_clusters(verdict, table(of(log, topics.latest)), shown, PEPPER)
             check_readers(verdict, self.follower.log, log)

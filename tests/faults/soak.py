@@ -202,10 +202,11 @@ class Soak:
         started = time.monotonic()
         while True:
             now = time.monotonic()
-            verdict = await self._site.verdict(clusters=False)
-            if verdict.right:
+            self._run.settled = now - started
+            verdict = await self._site.verdict(whole=False)
+            if verdict.right or self._run.settled > SETTLE:
                 verdict = await self._site.verdict()
-            self._run.verdict, self._run.settled = verdict, now - started
+            self._run.verdict = verdict
             some = [text for found in verdict.wrong.values() for text in found][:2]
             self.say(f"settling: {dict(+verdict.counts())} {some or ''}")
             if verdict.right or self._run.settled > SETTLE:
