@@ -1,0 +1,283 @@
+"""When two customers are taken for one person, field by field, and what keeps them apart."""
+
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.dedupe import DedupeSettings, fields
+from handlers.dedupe.comparand import Profile, parse
+from handlers.dedupe.fields import Alike
+from handlers.dedupe.profile import Refiner, extract
+from handlers.dedupe.scoring import FIELDS, Comparison, Judge, Scorer
+from handlers.dedupe.settings import Vetoes
+from worker.events import Customer
+from worker.normalize import Normalizer
+from worker.privacy import Hasher
+from worker.testkit import person
+
+HASHER = Hasher(b"a pepper for tests")
+NORMALIZER = Normalizer("US", HASHER, {})
+SETTINGS = DedupeSettings()
+PARIS = ("26 boulevard Saint-Michel", "Paris", "75006")
+LYON = ("26 boulevard Saint-Michel", "Lyon", "69001")
+ANNE: dict[str, Any] = {"given": "Anne", "family": "Marchand"}
+numbers = itertools.count(1)
+
+
+def made(ssn: str | None = None, middle: str | None = None, suffix: str | None = None, **known: Any) -> Customer:
+    """Return a customer as the adapters make it."""
+    customer = person("drivly", str(next(numbers)), **known)
+    if customer["name"] is not None:
+        customer["name"]["middle"], customer["name"]["suffix"] = middle, suffix
+    identifier = NORMALIZER.identifier("ssn", ssn)
+    customer["identifiers"] = [identifier] if identifier else []
+    return customer
+
+
+def profile(customer: Customer, settings: DedupeSettings = SETTINGS) -> Profile:
+    """Return what the buckets know of a customer."""
+    refined = Refiner(settings, HASHER).refine(extract(customer))
+    return parse(b"".join(refined.keys), refined.profile)
+
+
+def compared(a: Customer, b: Customer, settings: DedupeSettings = SETTINGS) -> Comparison:
+    """Return the comparison of two customers."""
+    return Scorer(settings).compare(profile(a, settings), profile(b, settings))
+
+
+def verdict(a: Customer, b: Customer, settings: DedupeSettings = SETTINGS) -> str:
+    """Return what becomes of the pair where they meet."""
+    found = compared(a, b, settings)
+    standing = Judge(settings).standing(found.fields, found.need, found.best())
+    if found.block or standing < settings.review:
+        return "apart"
+    return "linked" if standing >= settings.link else "review"
+
+
+def added(a: Customer, b: Customer) -> dict[str, float]:
+    """Return what the fields add, those that say nothing left out."""
+    return {name: weight for name, weight in zip(FIELDS, compared(a, b).fields, strict=True) if weight}
+
+
+class TestFields:
+    """What each field adds."""
+
+    @pytest.mark.parametrize(
+        ("one", "other", "weight", "edits"),
+        [
+            ("1980-02-03", "1980-02-03", 7, 0),
+            ("1980-02-03", "1980-02-04", 4, 1),
+            ("1980-02-13", "1980-02-31", 4, 1),
+            ("1980-02-03", "1980-03-04", -3, 2),
+            ("1980-02-03", "1974-11-23", -4, 5),
+            ("", "1980-02-03", 0, -1),
+            ("", "", 0, -1),
+        ],
+    )
+    def test_birth_dates(self, one: str, other: str, weight: float, edits: int) -> None:
+        """By the edits between them; a missing one says nothing."""
+        assert fields.birth_dates(one, other, SETTINGS.weights) == (weight, edits)
+
+    @pytest.mark.parametrize(
+        ("one", "other", "alike"),
+        [
+            ("robert", "robert", Alike.SAME),
+            ("robert", "bob", Alike.SAME),
+            ("phillip", "philip", Alike.SAME),
+            ("jonathan", "jonahtan", Alike.SAME),
+            ("nicholas", "nichoals", Alike.SAME),
+            ("margaret", "marqaret", Alike.MISTYPED),
+            ("carol", "carlo", Alike.DIFFERENT),
+            ("beth", "lisa", Alike.OTHER),
+            ("robert", "r", Alike.MISSING),
+            ("robert", "", Alike.MISSING),
+            ("", "", Alike.MISSING),
+        ],
+    )
+    def test_given_names(self, one: str, other: str, alike: Alike) -> None:
+        """Short forms are the same; two names in their own right are two, however alike."""
+        assert fields.likeness(one, other, 0.8) == alike
+
+    def test_swapped_names_agree(self) -> None:
+        """Given and family name in each other's field count as straight ones do."""
+        swapped = made(given="Marchand", family="Anne")
+        assert added(made(**ANNE), swapped) == {"given": 5, "family": 6}
+
+    @pytest.mark.parametrize(("family", "weight"), [("Marchand", 6), ("Marchant", 4), ("Lefevre", -4), (None, 0)])
+    def test_family_names(self, family: str | None, weight: float) -> None:
+        """Equal, spelt alike, different; a missing one says nothing."""
+        assert added(made(**ANNE), made(given="Anne", family=family)).get("family", 0) == weight
+
+    def test_a_short_family_name_with_one_letter_off_is_alike(self) -> None:
+        """Meyer and Myer."""
+        assert added(made(given="Anne", family="Meyer"), made(given="Anne", family="Myer"))["family"] == 4
+
+    def test_the_addresses_that_agree_best_count(self) -> None:
+        """Of several addresses the best pair is taken; what differs in it counts against."""
+        assert added(made(address=PARIS), made(address=PARIS)) == {"street": 4, "house": 2, "postcode": 3, "city": 2}
+        assert added(made(address=PARIS), made(address=LYON)) == {"street": 4, "house": 2, "postcode": -1, "city": -1}
+        both = made(address=LYON)
+        both["addresses"] += made(address=PARIS)["addresses"]
+        assert added(made(address=PARIS), both) == {"street": 4, "house": 2, "postcode": 3, "city": 2}
+
+    @pytest.mark.parametrize(
+        ("other", "weight"), [("234-56-7891", 0), ("234-65-7891", 6), ("234567899", -3), ("345678912", -3), (None, 0)]
+    )
+    def test_identifiers(self, other: str | None, weight: float) -> None:
+        """A typing error counts for the pair, another number against it; equal ones are match keys instead."""
+        found = compared(made("234567891", **ANNE), made(other, **ANNE))
+        assert found.fields[0] == weight
+        assert found.best().get("N", 0) == (12 if other == "234-56-7891" else 0)
+        assert found.block == ("unique_id" if weight < 0 else None)
+
+
+class TestVerdicts:
+    """What becomes of pairs that are often confused."""
+
+    def test_the_same_person_is_linked(self) -> None:
+        """Name and birth date are enough."""
+        assert verdict(made(**ANNE, born="1980-02-03"), made(**ANNE, born="1980-02-03")) == "linked"
+
+    def test_a_name_alone_links_nobody(self) -> None:
+        """There are many of one name."""
+        assert verdict(made(**ANNE), made(**ANNE)) != "linked"
+
+    def test_namesakes_in_one_street_of_two_towns_are_not_linked(self) -> None:
+        """A street and a number are a home only together with the town."""
+        assert verdict(made(**ANNE, address=PARIS), made(**ANNE, address=PARIS)) == "linked"
+        assert verdict(made(**ANNE, address=PARIS), made(**ANNE, address=LYON)) == "review"
+
+    def test_a_street_without_its_town_is_no_home(self) -> None:
+        """Every town has a Main Street."""
+        nowhere = ("26 boulevard Saint-Michel", "", "")
+        assert verdict(made(**ANNE, address=PARIS), made(**ANNE, address=nowhere)) == "review"
+
+    def test_a_household_is_several_people(self) -> None:
+        """Family name, address, phone and e-mail address in common do not make one person of two given names."""
+        shared: dict[str, Any] = {"address": PARIS, "emails": ["family@example.com"], "phones": ["+14155550700"]}
+        one, other = made(given="Anne", family="Marchand", **shared), made(given="Jules", family="Marchand", **shared)
+        assert verdict(one, other) == "apart"
+
+    def test_twins_are_two(self) -> None:
+        """A birth date and a home in common neither, for children."""
+        born: dict[str, Any] = {"family": "Marchand", "born": "2012-05-06", "address": PARIS}
+        assert verdict(made(given="Anne", **born), made(given="Jules", **born)) == "apart"
+
+    def test_father_and_son_of_one_name_are_two(self) -> None:
+        """In one home, a generation apart."""
+        shared: dict[str, Any] = {"given": "Daniel", "family": "Marchand", "address": PARIS}
+        pair = made(**shared, born="1960-04-24"), made(**shared, born="1988-11-05")
+        assert verdict(*pair) == "apart"
+        assert compared(*pair).opposed == 2
+
+    def test_senior_and_junior_are_two(self) -> None:
+        """Whatever else agrees, without an identifier."""
+        senior = made(**ANNE, suffix="Sr", address=PARIS, emails=["a@example.org"])
+        assert verdict(senior, made(**ANNE, suffix="Jr", address=PARIS, emails=["a@example.org"])) == "apart"
+
+    def test_a_suffix_on_one_side_needs_more_than_a_name_and_a_home(self) -> None:
+        """Senior and whoever has none may be father and son: without birth dates, two kinds of values have to agree."""
+        senior = made(**ANNE, suffix="Sr", address=PARIS)
+        assert verdict(senior, made(**ANNE, address=PARIS)) == "review"
+        contacts: dict[str, Any] = {"address": PARIS, "emails": ["a@example.org"], "phones": ["+14155550700"]}
+        assert verdict(made(**ANNE, suffix="Sr", **contacts), made(**ANNE, **contacts)) == "linked"
+        assert verdict(made(**ANNE, suffix="Sr", born="1950-03-04"), made(**ANNE, born="1950-03-04")) == "linked"
+
+    def test_two_national_ids_always_keep_apart(self) -> None:
+        """Even with everything else the same."""
+        same: dict[str, Any] = {**ANNE, "born": "1980-02-03", "address": PARIS, "emails": ["a@example.org"]}
+        assert verdict(made("234567891", **same), made("345678912", **same)) == "apart"
+
+    def test_an_identifier_may_be_the_husbands(self) -> None:
+        """With another given name and nothing that speaks for one person, somebody has to look; verified ones link."""
+        known: dict[str, Any] = {"ssn": "234567891", "family": "Marchand", "address": PARIS}
+        pair = made(given="Anne", **known), made(given="Jules", **known)
+        assert verdict(*pair) == "review"
+        assert verdict(*pair, DedupeSettings(vetoes=Vetoes(borrowed=False))) == "linked"
+
+    def test_an_identifier_under_two_whole_names_is_not_enough(self) -> None:
+        """Neither name in common: one of the two has it by mistake."""
+        one = made("234567891", middle="M", given="Anne", family="Marchand")
+        assert verdict(one, made("234567891", middle="M", given="Xylon", family="Lefevre")) != "linked"
+
+    def test_an_identifier_links_over_an_error_in_the_birth_date(self) -> None:
+        """The veto of birth dates gives way to it."""
+        pair = made("234567891", **ANNE, born="1980-02-03"), made("234567891", **ANNE, born="1974-11-23")
+        assert verdict(*pair) == "linked"
+
+    def test_a_company_is_no_person(self) -> None:
+        """Whatever they have in common."""
+        same: dict[str, Any] = {**ANNE, "emails": ["a@example.org"], "phones": ["+14155550700"]}
+        assert compared(made(**same), made(kind="company", **same)).block == "kind"
+
+
+ABSURD: dict[str, list[Any]] = {
+    "given": [None, "Unknown", "N/A", "test", "Declined", "wife", "XXX"],
+    "family": [None, "none", "not provided", "Customer", "-"],
+    "born": [None, "1900-01-01", "0001-01-01", "9999-12-31", "no date"],
+    "emails": [[], ["none@none.com"], ["test@acme.example"], ["noreply@acme.example"], ["na@na.com"]],
+    "phones": [[], ["+4799999999"], ["+12025550123"], ["+11111111111"], ["+10000000000"]],
+    "address": [None, ("unknown", "n/a", "00000"), ("none", "unknown", "99999")],
+}
+nobodies = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in ABSURD.items()})
+ids = st.sampled_from([None, "000-00-0000", "111-11-1111", "123-45-6789", "***-**-1234", "on file"])
+somebodies = st.fixed_dictionaries({
+    "given": st.sampled_from([None, "Anne", "Ann", "Jules", "Marchand", "Unknown"]),
+    "family": st.sampled_from([None, "Marchand", "Marchant", "Anne", "none"]),
+    "born": st.sampled_from([None, "1980-02-03", "1980-02-04", "2008-07-13", "1900-01-01"]),
+    "emails": st.lists(st.sampled_from(["a@example.org", "b@example.org", "none@none.com"]), max_size=2),
+    "phones": st.lists(st.sampled_from(["+14155550700", "+14155550801"]), max_size=2),
+    "address": st.sampled_from([None, PARIS, LYON]),
+    "middle": st.sampled_from([None, "M", "Jane"]),
+    "suffix": st.sampled_from([None, "Jr", "Sr"]),
+    "ssn": st.sampled_from([None, "234567891", "234657891", "345678912", "111-11-1111"]),
+})
+
+
+class TestLaws:
+    """What holds for any two customers."""
+
+    @given(nobodies, ids, nobodies, ids)
+    def test_absurd_values_never_match(self, one: dict[str, Any], a: str, other: dict[str, Any], b: str) -> None:
+        """Missing values and placeholders are no match keys, add nothing and link nobody, not even with themselves."""
+        for first, second in ((made(a, **one), made(b, **other)), (made(a, **one), made(a, **one))):
+            assert profile(first).keys == frozenset()
+            found = compared(first, second)
+            assert [weight for weight in found.fields if weight > 0] == []
+            assert found.agreed == {}
+            assert verdict(first, second) == "apart"
+
+    @given(somebodies, somebodies)
+    def test_a_comparison_is_symmetric(self, one: dict[str, Any], other: dict[str, Any]) -> None:
+        """It does not matter who comes first."""
+        a, b = made(**one), made(**other)
+        assert compared(a, b) == compared(b, a)
+
+    @given(somebodies, somebodies, st.randoms())
+    def test_the_order_of_values_does_not_matter(self, one: dict[str, Any], other: dict[str, Any], random: Any) -> None:
+        """E-mail addresses, phones and addresses may stand in any order."""
+        a, b = made(**one), made(**other)
+        b["addresses"] += a["addresses"]
+        before = compared(a, b)
+        for values in (b["emails"], b["phones"], b["addresses"]):
+            random.shuffle(values)
+        assert compared(a, b) == before
+
+    @given(somebodies, somebodies)
+    def test_conflicting_unique_ids_always_block(self, one: dict[str, Any], other: dict[str, Any]) -> None:
+        """Two national ids that are not a typing error apart."""
+        pair = made(**one | {"ssn": "234567891"}), made(**other | {"ssn": "345678912"})
+        assert compared(*pair).block is not None
+        assert verdict(*pair) == "apart"
+
+    @given(somebodies)
+    def test_nothing_of_a_person_is_in_a_key(self, one: dict[str, Any]) -> None:
+        """A match key is a letter and a keyed hash of eight bytes."""
+        customer = made(**one)
+        for key in profile(customer).keys:
+            assert len(key) == 9
+        other = Refiner(SETTINGS, Hasher(b"another pepper")).refine(extract(customer)).keys
+        assert not profile(customer).keys & set(other)
