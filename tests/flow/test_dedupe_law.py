@@ -20,6 +20,7 @@ from handlers.dedupe.settings import Caps, Generic
 from tests.flow.dedupe_batch import Found, batch
 from worker.events import Customer, header
 from worker.handling import Dead
+from worker.normalize import Normalizer
 from worker.privacy import Hasher
 from worker.testkit import Harness, deleted, latest, person
 from worker.topics import Topics
@@ -44,7 +45,9 @@ PEOPLE: Final = (
 EMAILS: Final = ((), ("ada@example.com",), ("office@example.com",), ("ada@example.com", "office@example.com"))
 PHONES: Final = ((), ("+12025550799",), ("+12025550733",))
 ADDRESSES: Final = (None, ("12 Mill Lane", "Springfield", "62701"), ("40 High Street", "Springfield", "62701"))
-IDS: Final = (None, None, "1", "2")
+# The last one is a typing error away from the first.
+IDS: Final = (None, "234567891", "345678912", "234657891")
+NORMALIZER: Final = Normalizer("US", HASHER, {})
 
 Operation = tuple[Any, ...]
 
@@ -86,9 +89,8 @@ def made(index: int, who: int, email: int, phone: int, place: int, number: int) 
         address=ADDRESSES[place % len(ADDRESSES)],
         first_seen=f"2025-01-0{1 + number}T00:00:00.000Z",
     )
-    known = IDS[(email + phone) % len(IDS)]
-    if known is not None:
-        customer["identifiers"] = [{"type": "ssn", "hash": HASHER.identifier("ssn", known)}]
+    known = NORMALIZER.identifier("ssn", IDS[(email + phone) % len(IDS)])
+    customer["identifiers"] = [known] if known else []
     return customer
 
 
