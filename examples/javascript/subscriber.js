@@ -20,6 +20,7 @@ function react (type, key, sequence, event) {
 await consumer.connect()
 await consumer.subscribe({ topic: 'customers.events', fromBeginning: true })
 const left = once ? await open() : undefined
+if (left?.size === 0) process.exit() // everything was read before
 await consumer.run({
   eachBatch: async ({ batch, heartbeat, resolveOffset }) => {
     for (const message of batch.messages) {
@@ -36,16 +37,20 @@ await consumer.run({
   }
 })
 
-// For --once: the partitions that still have records to read, and the offset of the last one in each.
+// For --once: the partitions that still have records to read, and the end of each. After the last record stands a commit's
+// marker, which is nothing to read.
 async function open () {
   const admin = kafka.admin()
   await admin.connect()
-  const offsets = await admin.fetchTopicOffsets('customers.events')
+  const ends = await admin.fetchTopicOffsets('customers.events')
+  const [{ partitions }] = await admin.fetchOffsets({ groupId: group, topics: ['customers.events'] })
   await admin.disconnect()
-  return new Map(offsets.filter(({ high, low }) => high !== low).map(({ partition, high }) => [partition, BigInt(high)]))
+  const read = new Map(partitions.map(({ partition, offset }) => [partition, BigInt(offset)]))
+  const unread = ends.filter(({ partition, high, low }) => high !== low && read.get(partition) + 1n < BigInt(high))
+  return new Map(unread.map(({ partition, high }) => [partition, BigInt(high)]))
 }
 
 function passed (partition, offset) {
-  if (BigInt(offset) + 2n >= left.get(partition)) left.delete(partition) // after the last record stands a commit's marker
+  if (BigInt(offset) + 2n >= left.get(partition)) left.delete(partition)
   if (left.size === 0) setImmediate(() => consumer.disconnect())
 }
