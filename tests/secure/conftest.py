@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.secure.certificates import Authority
+from tests.secure.collector import Collector
 from tests.secure.governing import Governor
 from tests.secure.issuer import AUDIENCE, Issuer
 from worker import embedded
@@ -143,3 +144,13 @@ def pepper() -> Iterator[None]:
     os.environ.pop("ROLLCALL_PEPPER")
     if before is not None:
         os.environ["ROLLCALL_PEPPER"] = before
+
+
+@pytest.fixture
+async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
+    """Return a collector that the environment names."""
+    made = Collector()
+    await made.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
+    yield made
+    await made.stop()

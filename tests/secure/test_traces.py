@@ -2,14 +2,12 @@
 
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from tests.secure.collector import Collector
 from tests.secure.conftest import Secured
 from tests.secure.plant import Plant, until, words
 from worker import acls, inspect, service
@@ -18,49 +16,6 @@ from worker.events import header
 from worker.handling import Record
 from worker.settings import KafkaSettings
 from worker.topics import Topics
-
-
-class Collector:
-    """Takes what is exported to it (OTLP over HTTP, protobuf)."""
-
-    def __init__(self) -> None:
-        """Nothing has come yet."""
-        self.spans: list[Span] = []
-        self.said = b""
-        self.url = ""
-        self._runner: web.AppRunner | None = None
-
-    async def start(self) -> None:
-        """Listen on a free port."""
-        app = web.Application()
-        app.router.add_post("/v1/traces", self._take)
-        self._runner = web.AppRunner(app, access_log=None)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        """Stop listening."""
-        if self._runner is not None:
-            await self._runner.cleanup()
-
-    async def _take(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        self.said += body
-        for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-            for scope in resource.scope_spans:
-                self.spans += scope.spans
-        return web.Response(content_type="application/x-protobuf")
-
-
-@pytest.fixture
-async def collector(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Collector]:
-    """Return a collector that the environment names."""
-    made = Collector()
-    await made.start()
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
-    yield made
-    await made.stop()
 
 
 def way(spans: list[Span], last: Span) -> list[str]:
