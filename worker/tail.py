@@ -92,7 +92,7 @@ def _json_line(record: ConsumerRecord, fields: Sequence[str]) -> str:
         "offset": record.offset,
         "timestamp": record.timestamp,
         "key": (record.key or b"").decode(errors="replace"),
-        "headers": {name: content and content.decode(errors="replace") for name, content in record.headers},
+        "headers": {name: None if raw is None else raw.decode(errors="replace") for name, raw in record.headers},
         "value": value,
     }).decode()
 

@@ -50,6 +50,12 @@ def record(key: bytes | None = b"crm/7", value: bytes | None = b'{"id": "7"}', h
     return ConsumerRecord("customers.events", 3, 42, 1_700_000_000_000, 0, key, value, 0, 0, 0, headers)
 
 
+def test_a_header_may_be_empty_or_null() -> None:
+    """A dead letter's reason may be; the line is printed all the same."""
+    line = tail._json_line(record(headers=[("empty", b""), ("null", None), ("torn", b"\xff")]), ())
+    assert orjson.loads(line)["headers"] == {"empty": "", "null": None, "torn": "\N{REPLACEMENT CHARACTER}"}
+
+
 def test_in_a_pipe_a_record_is_a_line_of_json() -> None:
     """All that it has, its value as JSON."""
     line = tail._json_line(record(headers=[("ce_type", b"customer.created")]), ())
