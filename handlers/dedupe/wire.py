@@ -192,8 +192,11 @@ def link_key(key: bytes, a: bytes, b: bytes) -> bytes:
 
 
 def read_link_key(record_key: bytes) -> tuple[bytes, bytes, bytes]:
-    """Return (match key, a, b) of `link_key`."""
+    """Return (match key, a, b) of `link_key`; raises ValueError for anything else."""
     start = 1 + KEY_BYTES + _LENGTH.size
+    if len(record_key) <= start:
+        message = "not the key of a pair"
+        raise ValueError(message)
     (length,) = _LENGTH.unpack_from(record_key, 1 + KEY_BYTES)
     return record_key[1 : 1 + KEY_BYTES], record_key[start : start + length], record_key[start + length :]
 

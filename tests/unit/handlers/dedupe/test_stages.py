@@ -1,0 +1,175 @@
+"""Each stage by itself: what it drops, what it refuses, what it sends."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handlers.dedupe import Clusters, DedupeSettings, Keys, Pairs
+from handlers.dedupe.profile import KEY_BYTES
+from handlers.dedupe.store import Change, Node, Pair, Store, Variant
+from handlers.dedupe.wire import Leave, Member, version_of
+from worker.events import Headers
+from worker.handling import Dead, Done, Outcome, Record, Skip
+from worker.privacy import Hasher
+from worker.testkit import MemoryTx, deleted, latest, person
+from worker.topics import Topics
+
+TOPICS = Topics()
+BUCKET = b"E" + bytes(range(KEY_BYTES - 1))
+RULES = DedupeSettings(generic={"bucket": 2})  # type: ignore[arg-type]
+ADA = {"given": "Ada", "family": "Archer", "born": "1980-02-03"}
+
+
+def record(key: bytes | None, value: bytes | None, headers: Headers | None = None, offset: int = 0) -> Record:
+    """Return a record of any topic."""
+    return Record("topic", 0, offset, 0, key, value, headers or [])
+
+
+def keys_stage() -> Keys:
+    """Return the first stage."""
+    return Keys(TOPICS, RULES, Hasher(b"a pepper for tests"))
+
+
+def members(sequence: int = 1) -> list[tuple[bytes, bytes]]:
+    """Return (key, value) of what the first stage sends the buckets about Ada in two systems."""
+    sent = []
+    for source in ("crm", "shop"):
+        tx = MemoryTx()
+        customer = person(source, "1", emails=["ada@example.com"], **ADA)
+        keys_stage().on_record(tx, record(*latest(customer, sequence)), 0)
+        rows = [(key, value or b"") for topic, key, value, _, _ in tx.sent if topic == TOPICS.keys]
+        sent += [(BUCKET + source.encode(), value) for key, value in rows if key[:1] == b"E"]
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers"),
+    [
+        (None, b"{}", [("ce_sequence", b"1")]),
+        (b"x" * 401, b"{}", [("ce_sequence", b"1")]),
+        (b"crm/1", b"{}", []),
+        (b"crm/1", b"{}", [("ce_sequence", b"one")]),
+        (b"crm/1", b"{}", [("ce_sequence", b"1")]),
+        (b"crm/1", b"not JSON", [("ce_sequence", b"1")]),
+        (b"crm/1", None, [("ce_sequence", b"1")]),
+    ],
+)
+def test_what_is_no_customer_is_set_aside(key: bytes | None, value: bytes | None, headers: Headers) -> None:
+    """It stops nothing, and nothing comes of it."""
+    tx = MemoryTx()
+    assert isinstance(keys_stage().on_record(tx, record(key, value, headers), 0), Dead)
+    assert tx.sent == []
+
+
+def test_a_version_is_handled_once() -> None:
+    """Also an older one that comes late, and a deletion."""
+    tx, stage = MemoryTx(), keys_stage()
+
+    def given_(sequence: int, *, gone: bool = False) -> Outcome:
+        row = deleted("crm", "1", sequence) if gone else latest(person("crm", "1", **ADA), sequence)
+        return stage.on_record(tx, record(*row), 0)
+
+    assert isinstance(given_(2), Done)
+    sent = len(tx.sent)
+    assert isinstance(given_(2), Skip)
+    assert isinstance(given_(1), Skip)
+    assert len(tx.sent) == sent
+    assert isinstance(given_(3, gone=True), Done)
+    assert isinstance(given_(2), Skip)
+
+
+def test_a_change_of_what_is_not_compared_goes_no_further() -> None:
+    """A customer that is touched every minute costs the buckets nothing."""
+    tx, stage = MemoryTx(), keys_stage()
+    customer = person("crm", "1", **ADA)
+    stage.on_record(tx, record(*latest(customer, 1)), 0)
+    tx.sent.clear()
+    stage.on_record(tx, record(*latest({**customer, "tags": []}, 2)), 0)
+    assert tx.sent == []
+
+
+@pytest.mark.parametrize("value", [b"", b"short", b"\0" * 8])
+def test_a_bucket_refuses_what_is_no_membership(value: bytes) -> None:
+    """So does the last stage with what is no message to it."""
+    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(BUCKET + b"crm/1", value), 0), Dead)
+    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(BUCKET, value), 0), Dead)
+    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(BUCKET + b"crm/1", None), 0), Dead)
+    clusters = Clusters(TOPICS, RULES)
+    for key in (b"", b"n", b"ncrm/1", b"lx", b"a" + BUCKET + b"crm/1", b"zzz"):
+        assert isinstance(clusters.on_record(MemoryTx(), record(key, value), 0), Dead)
+
+
+def test_a_bucket_drops_what_is_older_than_it_knows() -> None:
+    """Also after the customer has left: a stale copy does not bring it back."""
+    tx, stage = MemoryTx(), Pairs(TOPICS, RULES)
+    (key, value), _ = members()
+    assert isinstance(stage.on_record(tx, record(key, value), 0), Done)
+    assert isinstance(stage.on_record(tx, record(key, value), 0), Skip)
+    leave = Leave(version_of(2, 0), True, "default")
+    assert isinstance(stage.on_record(tx, record(key, None, leave.headers()), 0), Done)
+    (ack,) = tx.sent
+    assert ack[1] == b"a" + key
+    assert isinstance(stage.on_record(tx, record(key, value), 0), Skip)
+    assert list(tx.scan(b"m")) == []
+
+
+def test_a_bucket_that_is_too_large_only_counts() -> None:
+    """Its members are not read any more: what one more costs does not depend on how many there are."""
+    tx, stage = MemoryTx(), Pairs(TOPICS, RULES)
+    (_, value), _ = members()
+    for number in range(50):
+        assert isinstance(stage.on_record(tx, record(BUCKET + b"crm/%02d" % number, value, offset=number), 0), Done)
+    linked = [(key, content is None) for _, key, content, _, _ in tx.sent]
+    assert [gone for _, gone in linked] == [False, True]
+    assert tx.get(b"m" + BUCKET) == (50).to_bytes(8, "big")
+    for number in range(48):
+        leave = Leave(version_of(2, 0), False, "default")
+        stage.on_record(tx, record(BUCKET + b"crm/%02d" % number, None, leave.headers(), offset=50 + number), 0)
+    assert tx.get(b"m" + BUCKET) is None
+    assert [content is None for _, _, content, _, _ in tx.sent] == [False, True, False]
+
+
+def test_no_key_that_is_sent_has_a_value_of_the_customer() -> None:
+    """Match keys are hashes; the customer's id is what the source calls it."""
+    tx = MemoryTx()
+    customer = person("crm", "1", emails=["ada@example.com"], phones=["+12025550799"], **ADA)
+    keys_stage().on_record(tx, record(*latest(customer, 1)), 0)
+    sent = [row[1] for row in tx.sent] + list(tx.data)
+    assert len(sent) > 5
+    for value in (b"ada", b"archer", b"1980", b"example", b"2025550799"):
+        assert not [key for key in sent if value in key.lower()]
+
+
+def test_a_member_has_what_is_looked_at_first() -> None:
+    """Names and birth date as they are compared."""
+    for _, value in members():
+        member = Member.decode(value)
+        assert member.brief == b"ada\0\0archer\x001980-02-03"
+        assert orjson.loads(member.profile)[3] == "ada"
+
+
+texts = st.text("abc/é", max_size=8)
+
+
+@given(texts, st.lists(texts, max_size=3), st.booleans())
+def test_state_is_read_as_it_was_written(name: str, others: list[str], flag: object) -> None:
+    """Customers with what waits on them, and pairs with what supports them."""
+    change = Change(3, 2, 1, None, list(others), list(others), "c", "w", bool(flag))
+    node = Node(name, 1, 3, {"source": "crm"}, [change], set(others), "c", "d", bool(flag))
+    assert Node.decode(name, node.encode()) == node
+    variant = Variant((1, 2), 4, "EP", [0.0, 7.0], {"E00": [1, 8.0, bool(flag)]})
+    pair = Pair("a", "b", [variant], ["score", 7.5])
+    assert Pair.decode("a", "b", pair.encode()) == pair
+
+
+@given(st.text(min_size=1, max_size=400), st.text(min_size=1, max_size=400))
+def test_pairs_of_long_ids_fit_into_the_state(one: str, other: str) -> None:
+    """LMDB takes keys of 511 bytes; the order of the two does not matter."""
+    tx = MemoryTx()
+    store = Store(tx)
+    pair = store.pair(one, other)
+    pair.variants.append(Variant((1, 1), 0, "", [], {"S": [1, 0.0, True]}))
+    store._dirty_pairs.add((pair.a, pair.b))
+    store.flush()
+    assert Store(tx).pair(other, one) == pair
