@@ -84,7 +84,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
 
 def _cell(values: Sequence[float]) -> str:
     middle, least, most = spread(values)
-    if len(values) == 1:
+    if least == most:
         return _number(middle)
     return f"{_number(middle)} ({_number(least)} to {_number(most)})"
 
