@@ -6,7 +6,7 @@ anything that is returned, only kinds, weights and names (`<source>/<id>`).
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 import orjson
@@ -174,14 +174,34 @@ def groups(clusters: Mapping[bytes, bytes | None]) -> Iterator[Group]:
         yield group
 
 
+class Reviews:
+    """The pairs that are still to be looked at, out of the log `customers.identity` read in order."""
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self._open: dict[tuple[str, str], Review] = {}
+
+    def take(self, headers: Sequence[tuple[str, bytes]], value: bytes | None) -> None:
+        """Take a record of the log."""
+        if header(headers, "ce_type") != REVIEW or value is None:
+            return
+        event: Review = orjson.loads(value)
+        if event["status"] == "open":
+            self._open[event["a"], event["b"]] = event
+        else:
+            self._open.pop((event["a"], event["b"]), None)
+
+    def open(self) -> list[Review]:
+        """Return them, in the order of the customers' ids."""
+        return [event for _, event in sorted(self._open.items())]
+
+
 def open_reviews(identity: Iterable[Record]) -> list[Review]:
     """Return the pairs that are still to be looked at, out of the log `customers.identity` read in order."""
-    newest: dict[tuple[str, str], Review] = {}
+    reviews = Reviews()
     for record in identity:
-        if header(record.headers, "ce_type") == REVIEW and record.value is not None:
-            event: Review = orjson.loads(record.value)
-            newest[event["a"], event["b"]] = event
-    return [event for _, event in sorted(newest.items()) if event["status"] == "open"]
+        reviews.take(record.headers, record.value)
+    return reviews.open()
 
 
 def export(clusters: Mapping[bytes, bytes | None]) -> Iterator[dict[str, Any]]:

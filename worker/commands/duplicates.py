@@ -17,7 +17,7 @@ from rich.text import Text
 
 from handlers.dedupe import explain
 from handlers.dedupe.events import Review
-from handlers.dedupe.explain import Census, Group, Published, Why
+from handlers.dedupe.explain import Census, Group, Published, Reviews, Why
 from worker import inspect
 from worker.commands.common import config as configured
 from worker.commands.common import out, run
@@ -47,7 +47,7 @@ def list_(
     config = configured(ctx)
     _known(config, source)
     groups = [] if reviews else list(explain.groups(run(_table(config, config.topics.clusters))))
-    pairs = explain.open_reviews(run(inspect.records(config, config.topics.identity)))
+    pairs: list[Review] = run(_reviews(config))
     groups = [one for one in groups if _wanted(one["members"], one["sources"], source, sources)]
     pairs = [one for one in pairs if _wanted((one["a"], one["b"]), one["sources"], source, sources)]
     if as_json or not sys.stdout.isatty():
@@ -106,6 +106,13 @@ async def _table(config: Config, topic: str) -> dict[bytes, bytes | None]:
     return {record.key: record.value async for record in inspect.read_all(config, topic)}
 
 
+async def _reviews(config: Config) -> list[Review]:
+    reviews = Reviews()
+    async for record in inspect.read_all(config, config.topics.identity):
+        reviews.take(record.headers, record.value)
+    return reviews.open()
+
+
 async def _why(config: Config, a: str, b: str) -> tuple[Why, Published]:
     if a == b:
         raise UsageError("give two different customers")
@@ -116,7 +123,7 @@ async def _why(config: Config, a: str, b: str) -> tuple[Why, Published]:
         async for record in inspect.read_all(config, topics.latest):
             census.take(record.key, record.value)
     account = explain.why(one, other, settings, hasher, census.crowded())
-    reviews = explain.open_reviews(await inspect.records(config, topics.identity))
+    reviews = await _reviews(config)
     return account, explain.published(account["a"], account["b"], await _table(config, topics.clusters), reviews)
 
 

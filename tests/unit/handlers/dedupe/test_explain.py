@@ -6,8 +6,7 @@ import orjson
 
 from handlers.dedupe import DedupeSettings
 from handlers.dedupe.events import Review, identity_headers
-from handlers.dedupe.explain import Census, export, groups, open_reviews, published, why
-from worker.handling import Record
+from handlers.dedupe.explain import Census, Reviews, export, groups, published, why
 from worker.privacy import Hasher
 from worker.testkit import person
 
@@ -92,8 +91,9 @@ def test_an_export_has_a_row_for_each_customer_of_a_cluster() -> None:
 
 def test_a_review_is_open_until_it_is_closed() -> None:
     """The newest word on a pair counts."""
+    reviews = Reviews()
 
-    def said(number: int, status: str, a: str) -> Record:
+    def said(number: int, status: str, a: str) -> None:
         event: Review = {
             "status": status,  # type: ignore[typeddict-item]
             "reason": "score",
@@ -104,9 +104,11 @@ def test_a_review_is_open_until_it_is_closed() -> None:
             "rebuilt": False,
         }
         headers = identity_headers("customer.review", "c0ffee", "2025-01-01T00:00:00.000Z", b"%d" % number)
-        return Record("customers.identity", 0, number, 0, b"c0ffee", orjson.dumps(event), headers)
+        reviews.take(headers, orjson.dumps(event))
 
-    log = [said(0, "open", "crm/1"), said(1, "open", "crm/2"), said(2, "closed", "crm/1")]
-    (review,) = open_reviews(log)
+    said(0, "open", "crm/1")
+    said(1, "open", "crm/2")
+    said(2, "closed", "crm/1")
+    (review,) = reviews.open()
     assert review["a"] == "crm/2"
     assert published("crm/2", "crm/9", {}, [review])["review"] == "score"
