@@ -47,4 +47,4 @@ lock:
 clean:
 	rm -rf .venv .rollcall dist build
 
-include charts/chart.mk tests/faults/soak.mk ops.mk
+include charts/chart.mk tests/faults/soak.mk benchmarks/bench.mk ops.mk
