@@ -1,6 +1,6 @@
 """What can be configured about finding duplicate customers: scopes, match keys, weights, vetoes, caps, generic values.
 
-Everything has a default that was measured; `docs/duplicates.md` has the figures and says on which data.
+Everything has a default that was measured; `docs/truth.md` has the figures and says on which data.
 """
 
 from typing import Annotated, Final
