@@ -1,0 +1,220 @@
+"""Releases and configurations beside one another: there, back, and half of each."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+
+from tests.integration.polling import QUICK, Poller
+from worker import comparing, inspect, service
+from worker import config as configuration
+from worker.settings import KafkaSettings
+from worker.simulator.drivly import Drivly
+
+ROOT = Path(__file__).parents[2]
+# An earlier state of this repository, whose formats are those of a release.
+EARLIER = "d09a15cf1765e72c699015f53057913e9f5c64ac"
+KEY = "users API-Key upgrade"
+
+
+@pytest.fixture(scope="session")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the earlier program."""
+    if shutil.which("git") is None:
+        pytest.skip("there is no git")
+    archive = subprocess.run(
+        ["git", "archive", EARLIER, "worker", "handlers"], cwd=ROOT, capture_output=True, check=False
+    )
+    if archive.returncode:
+        pytest.skip(f"{EARLIER} is not here: it needs a clone with its whole history")
+    folder = tmp_path_factory.mktemp("earlier")
+    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
+        tar.extractall(folder, filter="data")
+    return folder
+
+
+@pytest.fixture
+async def systems() -> AsyncIterator[dict[str, Drivly]]:
+    """Return two upstreams; every customer of the first names one of the second."""
+    shop = await Drivly(seed=2, customers=8, authorization=KEY).start()
+    crm = await Drivly(seed=1, customers=0, authorization=KEY).start()
+    for customer_id in shop.customers():
+        crm.create({"customerId": customer_id})
+    yield {"crm": crm, "shop": shop}
+    for system in (crm, shop):
+        await system.stop()
+
+
+def sources(systems: dict[str, Drivly], key: Path) -> dict[str, Any]:
+    """Return the upstreams as they are configured."""
+    key.write_text(KEY, "utf-8")
+    common = {"kind": "drivly", "key": {"file": str(key)}, "lookback": "1s", "absence_guard_count": 20}
+    return {name: {**common, "url": f"{system.url}/api"} for name, system in systems.items()}
+
+
+def deletes(systems: dict[str, Drivly], key: Path) -> dict[str, Any]:
+    """Return the route from the first to the second."""
+    target = {"kind": "drivly", "url": f"{systems['shop'].url}/api", "key": {"file": str(key)}, "undo": False}
+    api = {name: QUICK[name] for name in ("allow_private_addresses", "rate", "burst")}
+    return {
+        "targets": {"shop": {**target, **api}},
+        "routes": [{"source": "crm", "target": "shop", "link": "reference", "reference": "customerId"}],
+        "guard": {"window": "1s", "count": 20},
+    }
+
+
+@asynccontextmanager
+async def release(program: Path, config: Path) -> AsyncGenerator[Path]:
+    """Run a release's workers, a poller and one that deletes, and stop them in order; return where their log is."""
+    log = config.with_name(f"{program.name}.log")
+    with log.open("ab") as out:
+        workers = [
+            await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "worker.cli", "--config", str(config), *command),
+                cwd=program,
+                env={**os.environ, "PYTHONPATH": str(program)},
+                stdout=out,
+                stderr=out,
+            )
+            for command in (("poll",), ("handle", "deletes"))
+        ]
+        try:
+            yield log
+        finally:
+            for worker in workers:
+                if worker.returncode is None:
+                    worker.terminate()
+            codes = [await worker.wait() for worker in workers]
+    assert codes == [0, 0], log.read_text("utf-8")
+
+
+async def as_upstream(poller: Poller, systems: dict[str, Drivly]) -> None:
+    """Wait until `customers.latest` has whom the upstreams have, as they are."""
+
+    async def so() -> bool:
+        for name, system in systems.items():
+            latest = await poller.latest(name)
+            if latest.keys() != system.customers().keys():
+                return False
+            if any(latest[key]["updated_at"] != row["updatedAt"] for key, row in system.customers().items()):
+                return False
+        return True
+
+    await poller.until(so)
+
+
+async def receipts(poller: Poller) -> Counter[str]:
+    """Return the outcomes of all deletions."""
+    found = await inspect.records(poller.config, poller.config.topics.receipts)
+    return Counter(str(orjson.loads(record.value or b"{}").get("outcome")) for record in found)
+
+
+def lines(log: Path) -> list[dict[str, Any]]:
+    """Return what workers have logged."""
+    return [orjson.loads(line) for line in log.read_text("utf-8").splitlines() if line.startswith("{")]
+
+
+async def test_a_release_takes_over_and_is_rolled_back(
+    kafka: KafkaSettings, earlier: Path, systems: dict[str, Drivly], tmp_path: Path
+) -> None:
+    """Poller and deletes go on with each other's state, on disk and in Kafka: nothing is lost, or comes twice."""
+    poller, key = Poller(kafka, tmp_path), tmp_path / "key"
+    log = {"level": "info", "format": "json"}
+    await poller.configure(sources(systems, key), deletes(systems, key), log=log)
+    crm = systems["crm"]
+    deleted = 0
+    for number, program in enumerate((earlier, ROOT, earlier, ROOT)):
+        async with release(program, poller.path) as log_file:
+            await as_upstream(poller, systems)
+            first, second, *_ = crm.customers()
+            crm.update(int(first))
+            crm.delete(int(second))
+            crm.create()
+            deleted += 1
+
+            async def carried_out() -> bool:
+                return sum((await receipts(poller)).values()) >= deleted  # ruff: ignore[function-uses-loop-variable] - awaited
+
+            await poller.until(carried_out)
+            await as_upstream(poller, systems)
+        if number:
+            restored = [line for line in lines(log_file) if line["event"] == "task_restored"]
+            assert restored
+            assert not [line for line in lines(log_file) if line["event"] in {"task_failed", "source_republished"}]
+        for name in systems:
+            events = await poller.events(name)
+            created = Counter(id_ for id_, headers, _ in events if headers["ce_type"] == "customer.created")
+            assert set(created.values()) == {1}
+    assert sum((await receipts(poller)).values()) == deleted
+
+
+async def test_a_newer_release_is_said_by_the_older(
+    kafka: KafkaSettings, systems: dict[str, Drivly], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the format of the state has changed, going back ends with what to do, and nothing is touched."""
+    poller, key = Poller(kafka, tmp_path), tmp_path / "key"
+    await poller.configure(sources(systems, key))
+    with monkeypatch.context() as newer:
+        newer.setattr(service, "POLL_VERSION", service.POLL_VERSION + 1)
+        async with poller.running():
+            await as_upstream(poller, systems)
+    before = await inspect.records(poller.config, poller.config.topics.events)
+    code, _, errors = await poller.rollcall("poll")
+    assert code == 1
+    assert f"the state of poll has format {service.POLL_VERSION + 1}" in errors
+    assert "run that one" in errors
+    assert await inspect.records(poller.config, poller.config.topics.events) == before
+
+
+async def test_two_configurations_beside_one_another(
+    kafka: KafkaSettings, systems: dict[str, Drivly], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As in a rolling update: what differs is said once, nobody is taken for deleted, nothing is published twice."""
+    poller, key = Poller(kafka, tmp_path), tmp_path / "key"
+    both = sources(systems, key)
+    await poller.configure({"crm": both["crm"]})
+    old = poller.config
+    content = yaml.safe_load(poller.path.read_text("utf-8"))
+    content["sources"] = {name: {**QUICK, **one, "interval": "200ms"} for name, one in both.items()}
+    new_path = tmp_path / "new.yaml"
+    new_path.write_text(yaml.safe_dump(content), "utf-8")
+    new = configuration.load(new_path)
+    assert comparing.differing(comparing.parts(old), comparing.parts(new)) == ["sources.crm", "sources.shop"]
+    crm = {"crm": systems["crm"]}
+    async with poller.running():
+        await as_upstream(poller, crm)
+        poller.config = new
+        async with poller.running():  # now each owns some of the partitions, by its own configuration
+            for _ in range(3):
+                crm["crm"].update(int(next(iter(crm["crm"].customers()))))
+                await as_upstream(poller, crm)
+            published = len(await poller.events("crm"))
+            polled = len(systems["crm"].requests)
+
+            async def asked_again() -> bool:  # ruff: ignore[unused-async] - a condition to wait for
+                return len(systems["crm"].requests) > polled + 20
+
+            await poller.until(asked_again)
+            assert len(await poller.events("crm")) == published
+    async with poller.running():  # the old one is gone
+        await as_upstream(poller, systems)
+    events = [event for name in systems for event in await poller.events(name)]
+    types = Counter(headers["ce_type"] for _, headers, _ in events)
+    assert types["customer.deleted"] == 0
+    assert types["customer.created"] == sum(len(system.customers()) for system in systems.values())
+    lines_said = "".join(capfd.readouterr()).splitlines()
+    said = [line for line in lines_said if "configuration_differs" in line]
+    assert len(said) == 1
+    assert "sources.shop" in said[0]
