@@ -36,6 +36,8 @@ _SETTLE_SECONDS: Final = 60.0
 _ANSWER_SECONDS: Final = 30.0
 _REQUESTER: Final = "00000000-0000-4000-8000-000000000001"
 _SHOWN: Final = 10
+# So that the outage hides more than `absence_guard_count`, and there are enough to be deleted at once.
+_FEWEST: Final = 200
 
 
 def settings(bootstrap: str, world: World) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def _others(world: World) -> dict[str, dict[str, Any]]:
 async def _stage(seed: int, customers: int) -> AsyncGenerator[tuple[World, Config, Workers, Path]]:
     """Set everything up, and take it down again whatever happens."""
     folder = Path(tempfile.mkdtemp(prefix="rollcall-demo-"))
-    world = World(seed, all_kinds=True)
+    world = World(seed, all_kinds=True, reserve=scenes.AT_ONCE)
     os.environ |= {"DEMO_KEY": KEY, "DEMO_API_KEY": API_KEY, "DEMO_USER": "rollcall", "DEMO_PASSWORD": PASSWORD}
     os.environ |= {"DEMO_CLIENT": "dintero-test-client", "DEMO_CLIENT_SECRET": CLIENT_SECRET}
     pepper = folder / "pepper"  # in a file, so that a worker that is started by hand finds it
@@ -128,6 +130,8 @@ async def _read(config: Config) -> checks.Topics:
 
 async def run(*, customers: int, seconds: float, seed: int, keep: bool) -> int:
     """Run the demo; return the exit code: 0 where everything is as it must be, else 1."""
+    if customers < _FEWEST:
+        raise RollcallError(f"the demo needs at least {_FEWEST} customers", hint="Give more by --customers.")
     console, started = Console(highlight=False, soft_wrap=True), time.monotonic()
     if (mine := asyncio.current_task()) is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, mine.cancel)

@@ -22,7 +22,7 @@ from worker.errors import RollcallError
 _PATIENCE: Final = 40.0
 _POLL: Final = 0.5
 _SHOWN: Final = 50
-_AT_ONCE: Final = 40
+AT_ONCE: Final = 40
 
 
 async def outage(world: World, config: Config, say: Callable[[str], None]) -> Check:
@@ -44,7 +44,7 @@ async def outage(world: World, config: Config, say: Callable[[str], None]) -> Ch
 
 async def mass_deletion(world: World, path: Path, say: Callable[[str], None]) -> Check:
     """Delete many crm customers at once: their deletions downstream wait until `rollcall deletions approve`."""
-    world.delete_at_once(_AT_ONCE)
+    world.delete_at_once(AT_ONCE)
     held = await _until(lambda: _held(path))
     wrong = [] if held else ["no plan was held"]
     for plan in held or []:
@@ -52,7 +52,7 @@ async def mass_deletion(world: World, path: Path, say: Callable[[str], None]) ->
         say(f"  rollcall deletions approve {plan['plan']}@{plan['hash']} --who demo")
         answer = await rollcall(path, "deletions", "approve", f"{plan['plan']}@{plan['hash']}", "--who", "demo")
         wrong += [] if answer.startswith(b"done") else [f"plan {plan['plan']} was not approved: {answer.decode()}"]
-    return Check("mass deletion: held, approved by the command, done", _AT_ONCE, wrong)
+    return Check("mass deletion: held, approved by the command, done", AT_ONCE, wrong)
 
 
 async def _until(condition: Callable[[], Awaitable[Any]]) -> Any:
@@ -87,7 +87,7 @@ async def _held(path: Path) -> list[dict[str, Any]]:
     """Return the plans that wait, once they hold all of the mass deletion."""
     lines = (await rollcall(path, "deletions", "list", "--json")).splitlines()
     plans = [plan for plan in map(orjson.loads, lines) if plan.get("kind") == "plan"]
-    return plans if sum(plan["count"] for plan in plans) >= _AT_ONCE else []
+    return plans if sum(plan["count"] for plan in plans) >= AT_ONCE else []
 
 
 async def rollcall(path: Path, *arguments: str) -> bytes:

@@ -36,11 +36,13 @@ class World:
     """The systems, and what is known of their customers. `all_kinds`: the three smaller ones are there, too.
 
     `unwatched`: customers of the garage whom nobody has put on the watch list yet. `doubles` and `lookalikes`, by what
-    is special about them: (a customer, one who is the same person or who only looks it).
+    is special about them: (a customer, one who is the same person or who only looks it). `reserve`: so many customers
+    that are to be deleted downstream are left for a mass deletion.
     """
 
     seed: int
     all_kinds: bool = False
+    reserve: int = 0
     systems: dict[str, Simulator] = field(default_factory=dict)
     unwatched: list[str] = field(default_factory=list)
     persons: dict[str, int] = field(default_factory=dict)
@@ -65,7 +67,7 @@ class World:
                 self.create(name, person)
         if self.all_kinds:
             await self._start_others(customers // 5)
-        self._doomed += list(self.links)[: len(self.links) // 4]
+        self._doomed += list(self.links)[: max(len(self.links) // 4, self.reserve * 5 // 4)]
         self._spared |= {f"{CRM}/{crm}" for crm in self._doomed} | {f"{SHOP}/{self.links[crm]}" for crm in self._doomed}
 
     async def _start_others(self, customers: int) -> None:
@@ -246,7 +248,7 @@ class World:
 
     def _delete(self) -> None:
         """Delete a crm customer that has a counterpart in the shop, which is to follow."""
-        if len(self._doomed) > len(self.links) // 8:
+        if len(self._doomed) > max(len(self.links) // 8, self.reserve):
             self._doom()
 
     def delete_at_once(self, count: int) -> None:
