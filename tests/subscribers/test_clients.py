@@ -53,7 +53,8 @@ async def test_the_cloudevents_sdk_reads_every_event(demo: Demo) -> None:
 async def test_the_python_examples_run(demo: Demo) -> None:
     """One reacts to every event once, also when it is started again; one builds the table of all live customers."""
     bootstrap = demo.config.file.kafka.bootstrap
-    command = [sys.executable, str(EXAMPLES / "python" / "subscriber.py"), bootstrap, "--once"]
+    subscriber = str(EXAMPLES / "python" / "subscriber.py")
+    command = [sys.executable, subscriber, bootstrap, "--group", "a-python-service", "--once"]
     assert sorted(await seen(command)) == sorted(await expected(demo))
     assert await seen(command) == []
     code, output, errors = await run([sys.executable, str(EXAMPLES / "python" / "table.py"), bootstrap])
@@ -68,7 +69,7 @@ async def test_the_javascript_example_runs(demo: Demo, packages: Path) -> None:
     node = shutil.which("node")
     if node is None:
         pytest.skip("there is no Node here")
-    command = [node, "subscriber.js", demo.config.file.kafka.bootstrap, "--once"]
+    command = [node, "subscriber.js", demo.config.file.kafka.bootstrap, "a-javascript-service", "--once"]
     assert sorted(await seen(command, packages)) == sorted(await expected(demo))
     assert await seen(command, packages) == []
 
@@ -132,7 +133,7 @@ async def test_the_java_example_runs_and_partitions_are_those_of_java(demo: Demo
     if not (found.executable.parent / "javac").exists():
         pytest.skip("this Java has no compiler, which runs the example from its source")
     bootstrap, config = demo.config.file.kafka.bootstrap, demo.config.file.kafka
-    command = found.command(str(EXAMPLES / "java" / "Subscriber.java"), bootstrap, "--once")
+    command = found.command(str(EXAMPLES / "java" / "Subscriber.java"), bootstrap, "a-java-service", "--once")
     assert sorted(await seen(command)) == sorted(await expected(demo))
     assert await seen(command) == []
     placed = {(record.key or b"").decode(): record.partition for record in await demo.records("events")}
