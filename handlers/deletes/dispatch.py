@@ -115,7 +115,7 @@ class Dispatch:
             self._book.put(deletion, "q", self._now)
 
     def give_up_silent(self, name: str) -> None:
-        """Give up calls that were not answered for longer than any call can take; ask anew what was asked long ago."""
+        """Give up calls and questions that were not answered for longer than any can take; ask anew, in turn."""
         settings, runtime = self._settings.targets.get(name), self._book.runtime(name)
         latest = self._now - _NO_ANSWER_MS - int((settings.timeout if settings else 0) * 2000)
         for deletion in self._book.queued("a", name, max(0, latest), _MANY):
@@ -125,5 +125,6 @@ class Dispatch:
             asked, runtime.canary = runtime.canary, 0
             self._outcomes.not_told(name, asked)
         if settings is not None and settings.enabled and runtime.paused is None:
-            for overdue in self._book.queued("k", name, self._now - _VOUCHED_FOR_MS, _CHECKS_PER_CALL):
-                self._calls.check(overdue)
+            for overdue in self._book.queued("k", name, self._now - _VOUCHED_FOR_MS, _MANY):
+                self._life.must(overdue, Event.POSTPONE)  # others go first: its route may be there no more
+                self._book.put(overdue, "q", self._now)

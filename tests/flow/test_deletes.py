@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from handlers.deletes.settings import DeletesSettings
 from handlers.deletes.undo import Undo
 from tests.flow.deletes_world import MINUTE, START, World, drivly, http, route, simple, with_lookup
 from worker.handling import Call, Reply, Skip
@@ -835,3 +836,26 @@ def test_nothing_that_is_published_has_personal_data_in_it() -> None:
         text = b"".join(record.value or b"" for record in world.harness.records(topic))
         assert b"jane" not in text
         assert b"555" not in text
+
+
+def test_what_waits_for_its_route_keeps_no_other_waiting() -> None:
+    """More requests than are asked about at once have lost their route: those of another route go on."""
+    world = World({
+        "targets": {"crm": drivly(concurrency=1)},
+        "routes": [route(), route("web")],
+        "guard": {"cap": 1000, "count": 1000},
+    })
+    gone = [str(number) for number in range(1, 41)]
+    for customer in [*gone, "77"]:
+        world.systems["crm"].add(customer)
+        world.live("web" if customer == "77" else "shop", customer)
+    world.settle()
+    for customer in gone:
+        world.deleted("shop", customer)
+    world.harness.run()
+    world.settings = DeletesSettings.model_validate({**world.settings.model_dump(), "routes": [route("web")]})
+    world.harness.crash("requests")
+    world.settle()
+    world.deleted("web", "77")
+    world.settle(6)
+    assert world.outcomes() == {"crm/77": "VERIFIED"}
