@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Literal
 
-import orjson
-
 from worker import changes, inspect, ordering
 from worker.changes import Entry
 from worker.checkpoint import Checkpoint
 from worker.config import Config, Source
 from worker.errors import UpstreamUnavailableError, UsageError
 from worker.events import header
+from worker.handling import decoded
 from worker.sources import Exists, Missing, Row, Tombstone, normalizer
 from worker.upstream import Upstream
 from worker.watch import WatchList
@@ -165,7 +164,7 @@ class Audit:
             if record.value is None:
                 found.pop(id_, None)
                 continue
-            customer = orjson.loads(record.value)
+            customer = decoded(record)
             found[id_] = _Published(
                 _hashes(customer),
                 int(header(record.headers, "ce_sequence") or 0),

@@ -17,6 +17,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+import aiohttp
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
@@ -45,6 +46,7 @@ _READ_RECORDS: Final = 1_000
 _READ_MS: Final = 200
 _IDLE_SECONDS: Final = 0.2
 _REPLIES: Final = 500
+_PASSED_SECONDS: Final = 1.0
 
 Lanes = Mapping[str, Lane]
 
@@ -62,6 +64,9 @@ class HandlerLoop:
         self._calls: set[asyncio.Task[None]] = set()
         self._timer: int | None = None
         self._resume_at: dict[TopicPartition, float] = {}
+        # How far records were read that called for nothing: it is kept with the next transaction, or after a while.
+        self._passed: dict[TopicPartition, int] = {}
+        self._passed_at = 0.0
         self.log = log.bind(stage=handler.stage, partition=task.partition)
 
     async def run(self) -> None:
@@ -76,6 +81,8 @@ class HandlerLoop:
                 await self._step(consumer, inputs)
             while self._calls or not self._replies.empty():
                 await self._take_replies(wait=True)
+            if self._passed:
+                await self._transact(self._catch_up)
         finally:
             for call in self._calls:
                 call.cancel()
@@ -135,6 +142,8 @@ class HandlerLoop:
 
         def with_calls(tx: Transaction) -> Any:
             result = work(tx)
+            if tx.changes or tx.outputs:
+                self._catch_up(tx)
             calls.extend(tx.calls)
             return result
 
@@ -153,6 +162,8 @@ class HandlerLoop:
         if self._timer is not None and self._timer <= now_ms():
             await self._transact(self._fire)
         now = time.monotonic()
+        if self._passed and now > self._passed_at + _PASSED_SECONDS:
+            await self._transact(self._catch_up)
         for where in [where for where, moment in self._resume_at.items() if moment <= now]:
             del self._resume_at[where]
             consumer.resume(where)
@@ -252,11 +263,20 @@ class HandlerLoop:
                     self._count("retry")
                     break
             done += 1
-        if done:
+        if done and (tx.changes or tx.outputs or tx.calls):
             self._move(tx, where, records[done - 1].offset + 1)
+        elif done:
+            self._passed_at = self._passed_at if self._passed else time.monotonic()
+            self._passed[where] = records[done - 1].offset + 1
         return done, outcome
 
+    def _catch_up(self, tx: Transaction) -> None:
+        """Move past the records that called for nothing."""
+        for where, offset in list(self._passed.items()):
+            self._move(tx, where, offset)
+
     def _move(self, tx: Transaction, where: TopicPartition, offset: int) -> None:
+        self._passed.pop(where, None)
         tx.put(_POSITION + where.topic.encode(), b"%d" % offset)
         if where.topic == self._handler.inputs[0].topic:
             tx.group_offsets[where] = offset
@@ -351,7 +371,9 @@ class HandlerLoop:
             )
         except UpstreamUnavailableError as error:
             self.log.warning("call_unanswered", lane=call.lane, reason=error.message)
-            reply = Reply(None, error=type(error.__cause__ or error).__name__)
+            cause = error.__cause__ or error  # without a connection nothing can have been sent
+            sent = not isinstance(cause, aiohttp.ClientConnectorError)
+            reply = Reply(None, error=type(cause).__name__, sent=sent)
         except UpstreamError as error:
             self.log.warning("call_failed", lane=call.lane, reason=error.message)
             never_left = isinstance(error, CredentialError | PrivateAddressError | CalledOffError)

@@ -49,7 +49,9 @@ def shown(letter: Letter, *, payload: bool) -> dict[str, Any]:
         "bytes": len(record.value or b""),
     }
     if payload:
-        found["headers"] = {name: value and value.decode(errors="replace") for name, value in record.headers}
+        found["headers"] = {
+            name: None if value is None else value.decode(errors="replace") for name, value in record.headers
+        }
         found["value"] = None if record.value is None else record.value.decode(errors="replace")
     return found
 

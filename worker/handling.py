@@ -10,8 +10,11 @@ After any failure the same input is given again against the same state, so a han
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
+import orjson
+
+from worker.errors import RecordError
 from worker.events import Headers
 
 
@@ -26,6 +29,16 @@ class Record:
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes]] = ()
+
+
+def decoded(record: Record) -> Any:
+    """Return what a record of our topics says, None for a null; raises RecordError for one that is no JSON."""
+    try:
+        return orjson.loads(record.value or b"null")
+    except orjson.JSONDecodeError as error:
+        message = f"{record.topic}, partition {record.partition}, offset {record.offset} is no JSON"
+        hint = "Another program has written there: who may write is in `rollcall acls`. What comes after it is intact."
+        raise RecordError(message, hint=hint) from error
 
 
 @dataclass(frozen=True, slots=True)

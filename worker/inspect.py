@@ -8,13 +8,12 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
-import orjson
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
 from worker.config import Config
 from worker.errors import UnavailableError
-from worker.handling import Record
+from worker.handling import Record, decoded
 from worker.kafka import Connection, bounded_stop
 
 _READ: Final = 2_000
@@ -87,7 +86,7 @@ async def statuses(config: Config) -> list[dict[str, Any]]:
         if record.value is None:
             newest.pop(record.key, None)
         else:
-            newest[record.key] = orjson.loads(record.value)
+            newest[record.key] = decoded(record)
     return [newest[key] for key in sorted(newest)]
 
 

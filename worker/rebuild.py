@@ -75,7 +75,7 @@ async def rebuild(config: Config, handler: str, tell: Tell) -> Difference:
     Waits until no worker runs the present generation. Raises UsageError for a handler whose state does not follow from
     the table of customers, and whatever a worker raises.
     """
-    if handler != "dedupe":
+    if handler not in {"dedupe", *GROUPS["dedupe"]}:
         raise _refusal(config, handler)
     file = config.file.model_copy(update={"listen": "127.0.0.1:0"})
     following = Next(config.path, file, config.sources)

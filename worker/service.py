@@ -27,7 +27,7 @@ from worker.consumer import HandlerLoop, Lanes
 from worker.control import Control
 from worker.deployment import Deployment, claim
 from worker.detection import Detector
-from worker.errors import ConfigError, TopicError, TransactionError
+from worker.errors import ConfigError, TopicError, TransactionError, UsageError
 from worker.handling import Handler
 from worker.http import Lane
 from worker.kafka import CLOSE_TIMEOUT, Connection, plan_topics
@@ -298,7 +298,7 @@ def _membership(config: Config, stage: str, spec: TaskSpec, shared: _Shared) -> 
     elif (own := config.file.handlers.plugins.get(stage)) is not None:
         topic, run = topics.events, plugins.runner(plugins.find(stage, own))
     else:
-        make = handlers.factory(stage, config.file.handlers, topics, hasher)
+        make = handlers.factory(stage, config.file.handlers, topics, hasher, config.sources)
         topic, run = make().inputs[0].topic, _handle(make, shared)
     return Membership(
         connection,
@@ -347,7 +347,7 @@ def _handle(make: Callable[[], Handler], shared: _Shared) -> Callable[[Task], Aw
 def stages_of(names: Sequence[str], own: Sequence[str] = ()) -> list[str]:
     """Return the stages that were asked for: names of stages, of handlers (`dedupe`, `deletes`), or `all`.
 
-    `own` are the plug-ins that are configured. Raises ConfigError for any other name.
+    `own` are the plug-ins that are configured. Raises UsageError for any other name.
     """
     stages = [*STAGES[1:], *own]
     groups = {"all": stages, **handlers.GROUPS}
@@ -355,6 +355,6 @@ def stages_of(names: Sequence[str], own: Sequence[str] = ()) -> list[str]:
     for name in names or ["all"]:
         if name not in groups and name not in stages:
             known = ", ".join([*groups, *stages])
-            raise ConfigError([f"there is no handler or stage {name!r}; there are {known}"])
+            raise UsageError(f"there is no handler or stage {name!r}; there are {known}")
         wanted += groups.get(name, [name])
     return list(dict.fromkeys(wanted))

@@ -18,7 +18,7 @@ from handlers.deletes.settings import DeletesSettings
 from handlers.deletes.undo import Undo
 from worker.errors import UsageError
 from worker.events import header, split_key
-from worker.handling import Record
+from worker.handling import Record, decoded
 
 
 class Row(TypedDict):
@@ -42,7 +42,7 @@ def newest(records: Iterable[Record]) -> dict[str, Any]:
         if record.value is None:
             found.pop(key, None)
         else:
-            found[key] = orjson.loads(record.value)
+            found[key] = decoded(record)
     return found
 
 
@@ -77,7 +77,7 @@ def show(
     """
     key, entry = _find(newest(deletions), name)
     id_ = name if entry is None else entry["request"]["id"]
-    receipt = next((_decoded(record) for record in receipts if record.key == id_.encode()), None)
+    receipt = next((decoded(record) for record in receipts if record.key == id_.encode()), None)
     if entry is None and receipt is None:
         raise UsageError(f"there is no deletion {name!r}", hint="`rollcall deletions list` shows what there is.")
     shown: dict[str, Any] = {"deletion": entry, "receipt": receipt}
@@ -155,7 +155,7 @@ def export(receipts: Iterable[Record]) -> Iterator[bytes]:
     for record in receipts:
         attributes = {name[3:]: value.decode() for name, value in record.headers if name.startswith("ce_")}
         content = header(record.headers, "content-type")
-        yield orjson.dumps({**attributes, "datacontenttype": content, "data": _decoded(record)}) + b"\n"
+        yield orjson.dumps({**attributes, "datacontenttype": content, "data": decoded(record)}) + b"\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def erasure(
         if record.value is None or sequence is None:
             continue
         people[key] = int(sequence)
-        if key == customer or (email is not None and _has_email(orjson.loads(record.value), email)):
+        if key == customer or (email is not None and _has_email(decoded(record), email)):
             wanted.add(key)
     together = newest(clusters)
     names = {together[key]["cluster"] for key in wanted if key in together}
@@ -243,10 +243,6 @@ def _find(ledger: Mapping[str, Any], name: str) -> tuple[str, Any]:
         if entry["request"]["id"] == name:
             return key, entry
     return name, None
-
-
-def _decoded(record: Record) -> Any:
-    return orjson.loads(record.value or b"null")
 
 
 def _has_email(customer: Mapping[str, Any], email: str) -> bool:

@@ -164,3 +164,18 @@ async def test_a_state_that_is_not_of_one_mind_with_the_table_is_a_finding(polle
             report = await Audit(poller.config, "it", rate=1000).run(patience=0)
             assert Finding(victim, "state") in report.findings
             assert Finding(victim, "missed") in report.findings
+
+
+async def test_a_record_that_is_none_is_named(poller: Poller) -> None:
+    """Something that another program wrote to the table ends the audit with where it is, and no traceback."""
+    async with upstream("connect", 5) as (simulator, settings):
+        await poller.configure({"it": settings})
+        async with poller.running():
+            await filled(poller, simulator, "connect")
+        topics = poller.config.topics
+        await ordering.Connection(poller.config.file.kafka).publish(topics, [(topics.latest, b"it/alien", b"no JSON")])
+        code, _, errors = await poller.rollcall("audit", "it")
+        assert code == 1
+        assert f"{topics.latest}, partition" in errors
+        assert "is no JSON" in errors
+        assert "Traceback" not in errors

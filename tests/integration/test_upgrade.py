@@ -76,8 +76,8 @@ def deletes(systems: dict[str, Drivly], key: Path) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def release(program: Path, config: Path) -> AsyncGenerator[Path]:
-    """Run a release's workers, a poller and one that deletes, and stop them in order; return where their log is."""
+async def release(program: Path, config: Path, handler: str = "deletes") -> AsyncGenerator[Path]:
+    """Run a release's workers, a poller and a handler, and stop them in order; return where their log is."""
     log = config.with_name(f"{program.name}.log")
     with log.open("ab") as out:
         workers = [
@@ -88,7 +88,7 @@ async def release(program: Path, config: Path) -> AsyncGenerator[Path]:
                 stdout=out,
                 stderr=out,
             )
-            for command in (("poll",), ("handle", "deletes"))
+            for command in (("poll",), ("handle", handler))
         ]
         try:
             yield log
@@ -158,6 +158,52 @@ async def test_a_release_takes_over_and_is_rolled_back(
             created = Counter(id_ for id_, headers, _ in events if headers["ce_type"] == "customer.created")
             assert set(created.values()) == {1}
     assert sum((await receipts(poller)).values()) == deleted
+
+
+async def clusters(poller: Poller) -> set[frozenset[str]]:
+    """Return the published clusters of more than one."""
+    newest = {one.key: one.value for one in await inspect.records(poller.config, poller.config.topics.clusters)}
+    groups: dict[str, set[str]] = {}
+    for key, value in newest.items():
+        if value is not None:
+            groups.setdefault(orjson.loads(value)["cluster"], set()).add((key or b"").decode())
+    return {frozenset(group) for group in groups.values()}
+
+
+async def test_a_search_of_an_older_format_is_built_anew(kafka: KafkaSettings, earlier: Path, tmp_path: Path) -> None:
+    """The duplicate search refuses the earlier state, is built anew by the command it names, and goes on from there."""
+    poller, key = Poller(kafka, tmp_path), tmp_path / "key"
+    systems = {name: await Drivly(seed=5, customers=6, authorization=KEY).start() for name in ("crm", "shop")}
+    try:
+        log = {"level": "info", "format": "json"}
+        await poller.configure(sources(systems, key), log=log)
+        pairs = {frozenset({f"crm/{id_}", f"shop/{id_}"}) for id_ in systems["crm"].customers()}
+
+        async def found() -> bool:
+            return await clusters(poller) == pairs
+
+        async with release(earlier, poller.path, "dedupe"):
+            await poller.until(found)
+        code, _, errors = await poller.rollcall("handle", "pairs")
+        assert code == 1
+        assert "has format 1, this version of Rollcall writes 2" in errors
+        assert "`rollcall rebuild pairs`" in errors
+        code, said, errors = await poller.rollcall("rebuild", "pairs")
+        assert code == 0, errors
+        assert "handlers.dedupe_generation: 2" in said
+        assert await found()
+        content = yaml.safe_load(poller.path.read_text("utf-8"))
+        content["handlers"]["dedupe_generation"] = 2
+        poller.path.write_text(yaml.safe_dump(content), "utf-8")
+        poller.config = configuration.load(poller.path)
+        async with release(ROOT, poller.path, "dedupe"):
+            gone = min(systems["shop"].customers())
+            systems["shop"].delete(int(gone))
+            pairs -= {frozenset({f"crm/{gone}", f"shop/{gone}"})}
+            await poller.until(found)
+    finally:
+        for system in systems.values():
+            await system.stop()
 
 
 async def test_a_newer_release_is_said_by_the_older(

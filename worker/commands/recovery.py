@@ -311,7 +311,7 @@ def sequences_import(ctx: click.Context, file: Path, ahead: int) -> None:
 @click.argument("handler")
 @click.pass_context
 def rebuild(ctx: click.Context, handler: str) -> None:
-    """Build the state of HANDLER anew from customers.latest, and publish only what differs.
+    """Build the state of HANDLER (dedupe, of which a stage is a part) anew from customers.latest; publish what differs.
 
     It works beside the running workers until it has caught up, then waits until they are stopped.
     """
