@@ -83,7 +83,8 @@ def configure_logging(*, level: str = "info", text: bool | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # In one write with its line end, also unbuffered: the lines of several processes must not mix in one file.
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     # aiokafka logs what it then also raises; what it only logs (callbacks) is raised by our own loops.

@@ -77,27 +77,29 @@ def deletes(systems: dict[str, Drivly], key: Path) -> dict[str, Any]:
 
 @asynccontextmanager
 async def release(program: Path, config: Path, handler: str = "deletes") -> AsyncGenerator[Path]:
-    """Run a release's workers, a poller and a handler, and stop them in order; return where their log is."""
-    log = config.with_name(f"{program.name}.log")
-    with log.open("ab") as out:
-        workers = [
-            await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "worker.cli", "--config", str(config), *command),
-                cwd=program,
-                env={**os.environ, "PYTHONPATH": str(program)},
-                stdout=out,
-                stderr=out,
+    """Run a release's workers, a poller and a handler, and stop them in order; return the folder of their logs."""
+    logs = config.with_name(f"{program.name}-logs")
+    logs.mkdir(exist_ok=True)
+    workers = []
+    for command in (("poll",), ("handle", handler)):
+        with (logs / command[-1]).open("ab") as out:  # each its own, as containers have
+            workers.append(
+                await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "worker.cli", "--config", str(config), *command),
+                    cwd=program,
+                    env={**os.environ, "PYTHONPATH": str(program)},
+                    stdout=out,
+                    stderr=out,
+                )
             )
-            for command in (("poll",), ("handle", handler))
-        ]
-        try:
-            yield log
-        finally:
-            for worker in workers:
-                if worker.returncode is None:
-                    worker.terminate()
-            codes = [await worker.wait() for worker in workers]
-    assert codes == [0, 0], log.read_text("utf-8")
+    try:
+        yield logs
+    finally:
+        for worker in workers:
+            if worker.returncode is None:
+                worker.terminate()
+        codes = [await worker.wait() for worker in workers]
+    assert codes == [0, 0], "\n".join(written(logs))
 
 
 async def as_upstream(poller: Poller, systems: dict[str, Drivly]) -> None:
@@ -121,9 +123,14 @@ async def receipts(poller: Poller) -> Counter[str]:
     return Counter(str(orjson.loads(record.value or b"{}").get("outcome")) for record in found)
 
 
-def lines(log: Path) -> list[dict[str, Any]]:
-    """Return what workers have logged."""
-    return [orjson.loads(line) for line in log.read_text("utf-8").splitlines() if line.startswith("{")]
+def written(logs: Path) -> list[str]:
+    """Return the lines that workers have written."""
+    return [line for log in sorted(logs.iterdir()) for line in log.read_text("utf-8").splitlines()]
+
+
+def logged(logs: Path) -> list[str]:
+    """Return the names of the lines that workers have logged."""
+    return [orjson.loads(line)["event"] for line in written(logs) if line.startswith("{")]
 
 
 async def test_a_release_takes_over_and_is_rolled_back(
@@ -136,7 +143,7 @@ async def test_a_release_takes_over_and_is_rolled_back(
     crm = systems["crm"]
     deleted = 0
     for number, program in enumerate((earlier, ROOT, earlier, ROOT)):
-        async with release(program, poller.path) as log_file:
+        async with release(program, poller.path) as logs:
             await as_upstream(poller, systems)
             first, second, *_ = crm.customers()
             crm.update(int(first))
@@ -150,12 +157,11 @@ async def test_a_release_takes_over_and_is_rolled_back(
             await poller.until(carried_out)
             await as_upstream(poller, systems)
         if number:
-            restored = [line for line in lines(log_file) if line["event"] == "task_restored"]
-            assert restored
-            assert not [line for line in lines(log_file) if line["event"] in {"task_failed", "source_republished"}]
+            assert "task_restored" in logged(logs)
+            assert not {"task_failed", "source_republished"} & set(logged(logs))
         for name in systems:
-            events = await poller.events(name)
-            created = Counter(id_ for id_, headers, _ in events if headers["ce_type"] == "customer.created")
+            published = await poller.events(name)
+            created = Counter(id_ for id_, headers, _ in published if headers["ce_type"] == "customer.created")
             assert set(created.values()) == {1}
     assert sum((await receipts(poller)).values()) == deleted
 

@@ -1,6 +1,8 @@
 """Metrics and log lines: named by rule, and documented as they are, no more and no less."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -99,3 +101,23 @@ def test_a_source_is_shown_while_it_is_ours() -> None:
     assert of("mine")["rollcall_checkpoint_timestamp_seconds"] == 2_000
     condition.hide()
     assert of("mine") == {}
+
+
+def test_a_line_is_written_at_once() -> None:
+    """Also where Python does not buffer, as container images have it: lines of two processes in one file stay whole."""
+    program = """
+import io, sys
+class Pipe(io.RawIOBase):
+    writes = []
+    def writable(self): return True
+    def write(self, data): self.writes.append(bytes(data)); return len(data)
+error = sys.stderr
+sys.stderr = io.TextIOWrapper(Pipe(), write_through=True)
+from worker.telemetry import configure_logging
+import structlog
+configure_logging()
+structlog.get_logger().info("task_restored", entries=3)
+assert len(Pipe.writes) == 1 and Pipe.writes[0].endswith(b"}\\n"), Pipe.writes
+sys.stderr = error
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=30)
