@@ -23,7 +23,7 @@ ANSWER_SECONDS: Final = 20.0
 
 
 async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
-    """Yield every committed record of a topic that is there now, partition by partition.
+    """Yield every committed record of a topic that is there now, each partition in its order.
 
     Raises UnavailableError where a transaction stays open for longer than any of ours can.
     """
@@ -52,11 +52,12 @@ async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
 
 
 async def records(config: Config, topic: str) -> list[Record]:
-    """Return every committed record of a topic that is there now."""
-    return [
+    """Return every committed record of a topic that is there now, by partition and offset."""
+    found = [
         Record(row.topic, row.partition, row.offset, row.timestamp, row.key, row.value, row.headers)
         async for row in read_all(config, topic)
     ]
+    return sorted(found, key=lambda record: (record.partition, record.offset))
 
 
 async def answers(config: Config, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
