@@ -32,7 +32,7 @@ _DAY: Final = len("2025-01-31")
 _PARTS: Final = ("line1", "line2", "city", "region", "postcode", "country")
 # Identifiers of fewer characters are close to one another by chance; longer ones, or words, are no numbers.
 _NEAR: Final = (6, 25)
-_NEAR_DIGITS: Final = 8
+_NEAR_BYTES: Final = 4
 # A state's or province's code has up to three characters (ISO 3166-2).
 _CODE: Final = 3
 
@@ -192,20 +192,17 @@ class Normalizer:
             "hash": self.hasher.identifier(kind, compact),
             "issuer": named.upper() if named is not None else None,
         }
-        if (
-            kind == type_
-            and _NEAR[0] <= len(compact) <= _NEAR[1]
-            and 2 * sum(map(str.isdigit, compact)) >= len(compact)
-        ):
+        if kind == type_ and _NEAR[0] <= len(compact) <= _NEAR[1] and _mostly_digits(compact):
             found["near"] = self._near(kind, compact)
         return found
 
     def _near(self, kind: str, compact: str) -> str:
-        variants = {compact, *(compact[:at] + compact[at + 1 :] for at in range(len(compact) - 1))}
+        variants = {compact[:at] + compact[at + 1 :] for at in range(len(compact) - 1)}
+        variants.add(compact)
         # Sorted, and made up to one number of them: else doubled digits would show, and where a number differs.
-        variants |= {f"{compact} {place}" for place in range(len(compact) - len(variants))}
-        hashed = self.hasher.identifiers(f"near {kind}")
-        return "".join(sorted([hashed(variant)[:_NEAR_DIGITS] for variant in variants]))
+        if doubled := len(compact) - len(variants):
+            variants.update(f"{compact} {place}" for place in range(doubled))
+        return b"".join(sorted(self.hasher.beginnings(f"near {kind}", map(str.encode, variants), _NEAR_BYTES))).hex()
 
     def attributes(self, body: Mapping[str, Any], used: frozenset[str] = frozenset()) -> dict[str, Any]:
         """Return what is left of `body` after the fields that were `used`, the privacy policy, and what is empty."""
@@ -217,6 +214,10 @@ class Normalizer:
             for field, value in body.items()
             if field not in skipped and (value or value == 0)
         }
+
+
+def _mostly_digits(compact: str) -> bool:
+    return compact.isdecimal() or 2 * sum(map(str.isdigit, compact)) >= len(compact)
 
 
 def _json(value: object) -> str:

@@ -32,7 +32,7 @@ class Hasher:
         self._fingerprint = hashlib.blake2b(key=key, digest_size=_FINGERPRINT_BYTES, person=b"fingerprint")
         self._field = hashlib.blake2b(key=key, digest_size=_FIELD_BYTES, person=b"field")
         self._identifier = hashlib.blake2b(key=key, digest_size=_IDENTIFIER_BYTES, person=b"identifier")
-        self._typed: dict[str, Callable[[str], str]] = {}
+        self._typed: dict[str, hashlib.blake2b] = {}
         self._nothing = {empty: self.field(empty) for empty in (b"null", b"[]", b"{}")}
         self._check = hashlib.blake2b(key=key, digest_size=_CHECK_BYTES, person=b"check").hexdigest()
 
@@ -62,25 +62,29 @@ class Hasher:
 
     def identifier(self, type_: str, value: str) -> str:
         """Return the hash of an identifier in hexadecimal (32 digits); the same type and value give the same hash."""
-        return self.identifiers(type_)(value)
+        digest = self._of(type_).copy()
+        digest.update(value.encode("utf-8", "replace"))
+        return digest.hexdigest()
 
-    def identifiers(self, type_: str) -> Callable[[str], str]:
-        """Return what gives the `identifier` of a value of this type, for many of them."""
-        known = self._typed.get(type_)
-        if known is not None:
-            return known
-        typed = self._identifier.copy()
-        typed.update(f"{type_}\0".encode("utf-8", "replace"))
-        copy = typed.copy
-
-        def identifier(value: str) -> str:
+    def beginnings(self, type_: str, values: Iterable[bytes], size: int) -> list[bytes]:
+        """Return the first `size` bytes of the `identifier` of each value (its text in UTF-8), for many of them."""
+        copy = self._of(type_).copy
+        found = []
+        for value in values:
             digest = copy()
-            digest.update(value.encode("utf-8", "replace"))
-            return digest.hexdigest()
+            digest.update(value)
+            found.append(digest.digest()[:size])
+        return found
 
-        if len(self._typed) < _TYPES:  # types come out of configurations, not out of records: there are few
-            self._typed[type_] = identifier
-        return identifier
+    def _of(self, type_: str) -> "hashlib.blake2b":
+        """Return what all identifiers of a type begin with, hashed."""
+        known = self._typed.get(type_)
+        if known is None:
+            known = self._identifier.copy()
+            known.update(f"{type_}\0".encode("utf-8", "replace"))
+            if len(self._typed) < _TYPES:  # types come out of configurations, not out of records: there are few
+                self._typed[type_] = known
+        return known
 
     def check(self) -> str:
         """Return 8 hexadecimal digits that tell another pepper from this one without revealing it."""
