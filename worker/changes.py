@@ -34,7 +34,11 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES: Final = (-62_135_596_800_000, 253_402_300_799_999)
 
 
-@dataclass(frozen=True, slots=True)
+# These three are made for every customer. Nobody changes one; they are not frozen because to make a frozen one costs
+# three times as much.
+
+
+@dataclass(slots=True)
 class Entry:
     """What is known of one customer.
 
@@ -82,7 +86,7 @@ def unchanged(raw: bytes | None, scope: bytes, fingerprint: bytes) -> bool:
     return raw is not None and raw[_SCOPE_AND_FINGERPRINT] == scope + fingerprint and raw[_FLAGS] == _SEEN_FLAGS
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Change:
     """An event to publish; `customer` is None on a deletion."""
 
@@ -94,7 +98,7 @@ class Change:
     reason: Reason | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Decision:
     """What follows: the entry to write (None: leave it) and the event to publish (None: none)."""
 

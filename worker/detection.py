@@ -140,14 +140,14 @@ class Detector:
         for row in rows:
             identity = row.id.encode()
             try:
+                found = fingerprint(orjson.dumps(essence(row), option=_SORTED))
                 raw = get(prefix + identity) if len(identity) <= _LONGEST_ID else None
-                known = raw is not None and changes.unchanged(
-                    raw, scope, fingerprint(orjson.dumps(essence(row), option=_SORTED))
-                )
             except Exception:  # ruff: ignore[blind-except] - `row` finds it again, and says so
-                known = False
-            if not known:
                 self.row(tx, row, now, mark)
+                continue
+            if not changes.unchanged(raw, scope, found):
+                if self._shown(tx, row.id, mark) is not None:
+                    self._renew(tx, row, raw, found, now)
                 continue
             same.append(row.id)
             if self.checkpoint.set_aside:
@@ -174,6 +174,10 @@ class Detector:
             if self.checkpoint.set_aside:
                 self._mended(tx, identity)
             return
+        self._renew(tx, row, raw, fingerprint, now)
+
+    def _renew(self, tx: PollTx, row: Row, raw: bytes | None, fingerprint: bytes, now: int) -> None:
+        """Take in a record that is not as it was; `raw` is what is known of its customer."""
         try:
             customer = self.adapter.normalize(row, self._normalizer)
             parts = changes.rewritten(customer)
@@ -183,9 +187,9 @@ class Detector:
         hashes = self._hasher.fields(parts.values())
         if raw is not None and self._another(raw, hashes):
             self.gone(tx, row.id, "absent", now)
-            raw = tx.get(self._prefix + identity)
+            raw = tx.get(self._prefix + row.id.encode())
         decision = changes.seen(
-            Entry.unpack(raw) if raw is not None else None,
+            None if raw is None else Entry.unpack(raw),
             customer,
             fingerprint=fingerprint,
             hashes=hashes,
@@ -353,7 +357,7 @@ class Detector:
     def _settle(
         self, tx: PollTx, customer_id: str, decision: Decision, parts: dict[str, bytes], updated: int | None, now: int
     ) -> None:
-        change = decision.change
+        change, identity = decision.change, customer_id.encode()
         if change is not None:
             try:
                 live = self.checkpoint.live - 1 if change.type == DELETED else None
@@ -362,11 +366,12 @@ class Detector:
             except RecordTooLargeError as error:
                 self._set_aside(tx, customer_id, "too_large", error.size)
                 return
-            self._follow(change, customer_id.encode())
+            self._follow(change, identity)
         if decision.entry is not None:
-            tx.put(self._prefix + customer_id.encode(), decision.entry.pack())
+            tx.put(self._prefix + identity, decision.entry.pack())
             self._count("unchanged" if change is None else change.type)
-            self._mended(tx, customer_id.encode())
+            if self.checkpoint.set_aside:
+                self._mended(tx, identity)
 
     def _follow(self, change: Change, identity: bytes) -> None:
         if change.type == UPDATED:

@@ -17,6 +17,7 @@ CREATED: Final = "customer.created"
 UPDATED: Final = "customer.updated"
 DELETED: Final = "customer.deleted"
 DATA_SCHEMA: Final = "urn:rollcall:customer-event:1"
+_SCHEMA_HEADER: Final = ("ce_dataschema", DATA_SCHEMA.encode())
 
 
 class Name(TypedDict):
@@ -184,7 +185,7 @@ def event_headers(
         ("ce_subject", key),
         ("ce_time", time.encode()),
         ("ce_sequence", b"%d" % sequence),
-        ("ce_dataschema", DATA_SCHEMA.encode()),
+        _SCHEMA_HEADER,
         ("content-type", b"application/json"),
     ]
     if reason is not None:

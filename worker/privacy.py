@@ -57,8 +57,16 @@ class Hasher:
 
     def fields(self, parts: Iterable[bytes]) -> bytes:
         """Return the hashes of several fields in a row; most fields of most customers are empty."""
-        nothing, field = self._nothing, self.field
-        return b"".join([nothing.get(part) or field(part) for part in parts])
+        known, copy = self._nothing.get, self._field.copy
+        hashes = []
+        for part in parts:
+            found = known(part)
+            if found is None:
+                digest = copy()
+                digest.update(part)
+                found = digest.digest()
+            hashes.append(found)
+        return b"".join(hashes)
 
     def identifier(self, type_: str, value: str) -> str:
         """Return the hash of an identifier in hexadecimal (32 digits); the same type and value give the same hash."""

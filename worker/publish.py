@@ -3,12 +3,13 @@
 Pure but for the transaction that it writes to.
 """
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 import orjson
 
 from worker.changes import Change, rfc3339
-from worker.events import FIELDS, Customer, Headers, event_headers, split_key
+from worker.events import FIELDS, Headers, event_headers, split_key
 from worker.handling import Tx
 from worker.topics import Topics
 
@@ -19,13 +20,19 @@ class SizedTx(Tx, Protocol):
     def check_size(self, topic: str, key: bytes, value: bytes | None, headers: Headers | None) -> None:
         """Raise RecordTooLargeError if the record cannot be sent."""
 
+    def partition(self, key: bytes) -> int:
+        """Return the partition of a key."""
+
+    def send_to(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: Headers | None) -> None:
+        """Publish a record, already checked, to a partition."""
+
 
 def publish(
     tx: SizedTx,
     topics: Topics,
     key: bytes,
     change: Change,
-    parts: dict[str, bytes],
+    parts: Mapping[str, bytes],
     *,
     updated: int | None,
     live: int | None,
@@ -33,8 +40,8 @@ def publish(
 ) -> None:
     """Send the event and the newest customer; raises RecordTooLargeError, having sent neither.
 
-    `parts` are the customer's fields as JSON, `updated` is the upstream's own time of the change, `live` the number of
-    customers that the source has left (on a deletion).
+    `parts` are the customer's fields as JSON, which were written for hashing already; `updated` is the upstream's own
+    time of the change, `live` the number of customers that the source has left (on a deletion).
     """
     source, customer_id = split_key(key)
     headers = event_headers(
@@ -45,32 +52,26 @@ def publish(
         time=rfc3339(now if updated is None else updated),
         reason=change.reason,
     )
-    customer = None if change.customer is None else _customer_json(change.customer, parts)
-    data = (
-        b'{"source":%s,"id":%s,"customer":%s,"changed":%s,"first_seen":"%s","detected_at":"%s","reason":%s,"live":%s}'
-        % (
-            orjson.dumps(source),
-            orjson.dumps(customer_id),
-            customer or b"null",
-            orjson.dumps(change.changed),
-            rfc3339(change.first_seen).encode(),
-            rfc3339(now).encode(),
-            orjson.dumps(change.reason),
-            orjson.dumps(live),
-        )
+    who = b'"source":%s,"id":%s' % (orjson.dumps(source), orjson.dumps(customer_id))
+    first_seen = rfc3339(change.first_seen).encode()
+    customer = None if change.customer is None else _CUSTOMER % (who, first_seen, *parts.values())
+    data = _EVENT % (
+        who,
+        customer or b"null",
+        orjson.dumps(change.changed),
+        first_seen,
+        rfc3339(now).encode(),
+        b"null" if change.reason is None else orjson.dumps(change.reason),
+        b"null" if live is None else b"%d" % live,
     )
     tx.check_size(topics.events, key, data, headers)  # the larger one of the two
     if live is not None:
         headers.append(("ce_live", b"%d" % live))
-    tx.send(topics.events, key, data, headers)
-    tx.send(topics.latest, key, customer, headers)
+    partition = tx.partition(key)
+    tx.send_to(topics.events, partition, key, data, headers)
+    tx.send_to(topics.latest, partition, key, customer, headers)
 
 
-def _customer_json(customer: Customer, parts: dict[str, bytes]) -> bytes:
-    """Put a customer's JSON together of its fields, which were written for hashing already."""
-    head = orjson.dumps({"source": customer["source"], "id": customer["id"], "first_seen": customer["first_seen"]})
-    return _CUSTOMER % (head[:-1], *parts.values())
-
-
+_EVENT: Final = b'{%s,"customer":%s,"changed":%s,"first_seen":"%s","detected_at":"%s","reason":%s,"live":%s}'
 # Of the parts in the order of FIELDS, in which `changes.rewritten` gives them.
-_CUSTOMER: Final = b"%%s,%s}" % b",".join(b'"%s":%%s' % name.encode() for name in FIELDS)
+_CUSTOMER: Final = b'{%%s,"first_seen":"%%s",%s}' % b",".join(b'"%s":%%s' % name.encode() for name in FIELDS)

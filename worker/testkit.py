@@ -225,6 +225,16 @@ class MemoryPollTx(MemoryTx):
             message = f"a record for {topic} takes {size} bytes"
             raise RecordTooLargeError(message, size=size)
 
+    def partition(self, key: bytes) -> int:
+        """Return the one partition that there is."""
+        del key
+        return 0
+
+    def send_to(self, topic: str, partition: int, key: bytes, value: bytes | None, headers: Headers | None) -> None:
+        """Remember a record."""
+        del partition
+        self.send(topic, key, value, headers)
+
 
 @dataclass
 class _Task:
