@@ -31,6 +31,7 @@ from worker.errors import KafkaUnavailableError, TopicError
 
 WORKERS: Final[Mapping[str, int]] = {"handler": 2, "poller": 2}
 SETTLE: Final = 400.0
+_ATTEMPTS: Final = 3
 _AT_ONCE: Final = 3
 _SAMPLE_SECONDS: Final = 3.0
 
@@ -152,10 +153,12 @@ class Soak:
         return True
 
     async def _in_order(self, kinds: Sequence[Kind]) -> None:
-        """Let faults come one after another, without waiting for a recovery in between."""
+        """Let faults come one after another, without waiting for a recovery; one whose moment does not come, again."""
         for kind in kinds:
-            self.say(kind.__name__)
-            await self._fault(kind)
+            for _ in range(_ATTEMPTS):
+                self.say(kind.__name__)
+                if await self._fault(kind):
+                    break
         await self._recovered()
 
     async def _recovered(self) -> None:
