@@ -125,6 +125,9 @@ async def test_a_second_deployment_under_the_prefix_is_refused(kafka: KafkaSetti
     code, output = await ended(await started(poller.path, "poll"))
     assert code == 1
     assert "belong to a deployment named 'north'; `deployment` is 'south' here" in output
+    code, _, errors = await poller.rollcall("check")
+    assert code == 2
+    assert "deployment: is 'south', and the topics under the prefix" in errors
 
 
 async def caught_up(poller: Poller, stage: str, where: TopicPartition, end: int) -> None:

@@ -1,8 +1,8 @@
-"""Kafka: it can be reached, the topics are as declared, each role may do its work, and the state is of our pepper."""
+"""Kafka: it can be reached, the topics are as declared, each role may do its work, and the state is ours."""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 from aiokafka.errors import KafkaError
 
@@ -29,7 +29,7 @@ async def problems(config: Config, roles: Sequence[str]) -> list[str]:
             topics, there = await _topics(config, admin, hidden)
             outputs = await _outputs(config, admin, roles, hidden)
             clock = apart("kafka.bootstrap", await rights.clock())
-        state = await _other_pepper(config, roles) if config.topics.status in there else []
+        state = await _other_deployment(config, roles) if config.topics.status in there else []
     except RollcallError as error:
         return [f"kafka: {error.message}. {error.hint or ''}".rstrip(" .")]
     except (KafkaError, TimeoutError) as error:
@@ -100,17 +100,32 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_MANY])} and {len(names) - _MANY} more"
 
 
-async def _other_pepper(config: Config, roles: Sequence[str]) -> list[str]:
-    """Compare our pepper with that of the state, as sources and workers tell it on the status topic."""
+async def _other_deployment(config: Config, roles: Sequence[str]) -> list[str]:
+    """Compare our pepper and our deployment's name with those of the state, as the status topic tells them."""
     if not any(map(acls.is_worker, roles)):
         return []
+    rows = await inspect.statuses(config)
+    return _other_pepper(config, rows) + _other_name(config, rows)
+
+
+def _other_pepper(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     try:
         ours = config.hasher().check()
     except ConfigError:
         return []
-    theirs = {row["pepper"] for row in await inspect.statuses(config) if row.get("pepper")}
+    theirs = {row["pepper"] for row in rows if row.get("pepper")}
     if theirs <= {ours}:
         return []
     others = ", ".join(sorted(theirs - {ours}))
     text = f"the deployment's state was made under another one ({others}, this is {ours}): give the old value back"
     return [f"pepper: {text}; a new one needs a new prefix and a resync"]
+
+
+def _other_name(config: Config, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    ours, prefix = config.file.deployment, config.topics.prefix
+    theirs = {row.get("name", "") for row in rows if row.get("kind") == "deployment"}
+    text = "two deployments need two prefixes, one keeps its name"
+    return [
+        f"deployment: is {ours!r}, and the topics under the prefix {prefix!r} belong to {name!r}: {text}"
+        for name in sorted(theirs - {ours})
+    ]
