@@ -120,6 +120,21 @@ def test_an_update_says_which_fields_changed() -> None:
     assert (headers["ce_type"], headers["ce_sequence"], data["changed"]) == (UPDATED, "2", ["name"])
 
 
+def test_a_page_says_what_its_records_say_one_by_one() -> None:
+    """Also where one of them cannot be read, is as it was, or stands there twice."""
+    page = [row(8), row(7, given="Ann"), Row("x" * 500, {}), row(9), row(8, given="Bo"), row(8)]
+    for rows in (page, [row(7), row(8, given="Bo"), row(9)]):
+        together, apart = (MemoryPollTx(), detector()), (MemoryPollTx(), detector())
+        for tx, one in (together, apart):
+            one.rows(tx, [row(7), row(9)], NOW, None)
+        together[1].rows(together[0], rows, NOW + 1, b"mark")
+        for record in rows:
+            apart[1].row(apart[0], record, NOW + 1, b"mark")
+        assert sorted(together[0].sent, key=repr) == sorted(apart[0].sent, key=repr)
+        assert together[0].data == apart[0].data
+        assert together[1].counts == apart[1].counts
+
+
 @pytest.mark.parametrize("reason", ["tombstone", "gone", "absent"])
 def test_a_deletion_says_why_and_holds_no_personal_data(reason: Any) -> None:
     """The event has the count of who is left; the table's value is null, its headers stay."""
