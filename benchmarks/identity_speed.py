@@ -41,12 +41,13 @@ from worker.handling import Dead, Handler, Record
 from worker.kafka import Connection, apply_topics
 from worker.overview import overview
 from worker.privacy import Hasher
+from worker.service import collect_seldom
 from worker.state import Identity, Store
 from worker.task import Transaction
 from worker.testkit import latest
 from worker.topics import Topics
 
-BATCH = 1_000
+BATCH = 4_000
 QUIET = 5
 HOT = "frontdesk.of.all@example.com"
 NAMES = ("keys", "pairs", "clusters")
@@ -100,6 +101,7 @@ class Stage:
             outcome = self.handler.on_record(tx, record, 0)
             if isinstance(outcome, Dead):
                 raise TypeError(outcome.reason)
+        tx.settle()
         self.store.commit(self.offset, 0)
         self.seconds += time.process_time() - started
         return {
@@ -194,6 +196,7 @@ def line(done: int, size: int, seconds: Sequence[float], rest: Sequence[str]) ->
 
 def measure(file: Path, folder: Path, sizes: Sequence[int]) -> None:
     """Feed the customers and print a line for each size."""
+    collect_seldom()
     run = Run(folder)
     print("| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|", flush=True)
     with file.open("rb") as lines:

@@ -42,7 +42,9 @@ from worker.task import Task, Transaction, now_ms
 log = structlog.get_logger()
 
 _POSITION: Final = b"\x00p/"
-_READ_RECORDS: Final = 1_000
+_READ_RECORDS: Final = 4_000
+# A transaction is closed after so many seconds of work on its records, so that the heartbeats are sent in time.
+_WORK_SECONDS: Final = 0.5
 _READ_MS: Final = 200
 _IDLE_SECONDS: Final = 0.2
 _REPLIES: Final = 500
@@ -142,6 +144,7 @@ class HandlerLoop:
 
         def with_calls(tx: Transaction) -> Any:
             result = work(tx)
+            tx.settle()
             if tx.changes or tx.outputs:
                 self._catch_up(tx)
             calls.extend(tx.calls)
@@ -243,26 +246,25 @@ class HandlerLoop:
 
     def _decide(self, tx: Transaction, where: TopicPartition, records: Sequence[Record]) -> tuple[int, Outcome]:
         """Have the handler decide on records in order; stop before one that has to wait."""
-        now = now_ms()
+        now, latest = now_ms(), time.monotonic() + _WORK_SECONDS
         outcome: Outcome = Done()
+        counts: dict[str, int] = {}
         done = 0
+        replays = where.topic == self._task.topics.replays
         for record in records:
-            if record.topic == self._task.topics.replays:
-                outcome = self._redeliver(tx, record, now)
-            else:
-                outcome = self._handler.on_record(tx, record, now)
-            match outcome:
-                case Done():
-                    self._count("done")
-                case Skip(reason):
-                    self._count(reason)
-                case Dead(reason):
-                    self._count("dead")
-                    self.bury(tx, record, "Dead", reason)
-                case Retry():
-                    self._count("retry")
-                    break
+            outcome = self._redeliver(tx, record, now) if replays else self._handler.on_record(tx, record, now)
+            name = _named(outcome)
+            counts[name] = counts.get(name, 0) + 1
+            if isinstance(outcome, Retry):
+                break
+            if isinstance(outcome, Dead):
+                self.bury(tx, record, "Dead", outcome.reason)
             done += 1
+            if time.monotonic() > latest:
+                break
+        tx.settle()
+        for name, count in counts.items():
+            self._count(name, count)
         if done and (tx.changes or tx.outputs or tx.calls):
             self._move(tx, where, records[done - 1].offset + 1)
         elif done:
@@ -281,8 +283,8 @@ class HandlerLoop:
         if where.topic == self._handler.inputs[0].topic:
             tx.group_offsets[where] = offset
 
-    def _count(self, outcome: str) -> None:
-        telemetry.RECORDS_IN.labels(self._handler.stage, outcome).inc()
+    def _count(self, outcome: str, count: int = 1) -> None:
+        telemetry.RECORDS_IN.labels(self._handler.stage, outcome).inc(count)
 
     def _redeliver(self, tx: Transaction, carrier: Record, now: int) -> Outcome:
         """Have the handler decide on a record that is given to it once more; a retry is answered."""
@@ -381,3 +383,16 @@ class HandlerLoop:
         else:
             reply = Reply(answer.status, answer.headers, answer.body)
         await self._replies.put((call, reply))
+
+
+def _named(outcome: Outcome) -> str:
+    """Return the name under which an outcome is counted."""
+    match outcome:
+        case Done():
+            return "done"
+        case Skip(reason):
+            return reason
+        case Dead():
+            return "dead"
+        case Retry():
+            return "retry"

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -31,6 +32,8 @@ from worker.topics import DAY_MS, Topics, partition_of
 log = structlog.get_logger()
 
 Result = TypeVar("Result")
+
+_partition_of = lru_cache(65_536)(partition_of)
 
 # Keys of the runtime's own in a task's state start with a zero byte.
 VERSION_KEY: Final = b"\x00version"
@@ -61,7 +64,7 @@ def check_size(limit: int, topic: str, key: bytes, value: bytes | None, headers:
 class Transaction(StoreTransaction):
     """What one transaction writes: the state's changes, records for topics, and calls to make once it is committed."""
 
-    __slots__ = ("_known", "_max_bytes", "_partitions", "calls", "group_offsets", "outputs")
+    __slots__ = ("_left", "_max_bytes", "_partitions", "calls", "group_offsets", "outputs")
 
     def __init__(self, state: StoreTransaction, partitions: int, max_bytes: int) -> None:
         """Write through `state`; topics have `partitions`, a record at most `max_bytes`."""
@@ -71,14 +74,11 @@ class Transaction(StoreTransaction):
         self.group_offsets: dict[TopicPartition, int] = {}
         self._partitions = partitions
         self._max_bytes = max_bytes
-        self._known: dict[bytes, int] = {}
+        self._left: list[Callable[[], None]] = []
 
     def partition(self, key: bytes) -> int:
         """Return the partition of a key."""
-        known = self._known.get(key)
-        if known is None:
-            known = self._known[key] = partition_of(key, self._partitions)
-        return known
+        return _partition_of(key, self._partitions)
 
     def send(
         self,
@@ -108,6 +108,15 @@ class Transaction(StoreTransaction):
     def call(self, call: Call) -> None:
         """Have an HTTP call made once this is committed."""
         self.calls.append(call)
+
+    def at_end(self, work: Callable[[], None]) -> None:
+        """Have `work` done by `settle`."""
+        self._left.append(work)
+
+    def settle(self) -> None:
+        """Do what was left to the end, the last first."""
+        while self._left:
+            self._left.pop()()
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from worker.events import (
     customer_key,
     event_headers,
 )
-from worker.handling import Call, Dead, Done, Handler, Outcome, Record, Reply, Retry, Skip
+from worker.handling import Call, Handler, Outcome, Record, Reply, Retry
 from worker.topics import partition_of
 
 
@@ -141,12 +141,6 @@ class MemoryState:
         """Keep what was written."""
         self._undo.clear()
 
-    def rollback(self) -> None:
-        """Drop what was written since the last commit."""
-        undo, self._undo = self._undo, {}
-        for key, value in undo.items():
-            self._set(key, value)
-
     def _set(self, key: bytes, value: bytes | None) -> None:
         known = key in self.data
         if value is None:
@@ -167,6 +161,7 @@ class MemoryTx(MemoryState):
         super().__init__()
         self.sent: list[tuple[str, bytes, bytes | None, Headers, bytes]] = []
         self.calls: list[Call] = []
+        self._left: list[Callable[[], None]] = []
 
     def send(
         self,
@@ -183,6 +178,16 @@ class MemoryTx(MemoryState):
     def call(self, call: Call) -> None:
         """Remember a call."""
         self.calls.append(call)
+
+    def at_end(self, work: Callable[[], None]) -> None:
+        """Have `work` done before the next commit."""
+        self._left.append(work)
+
+    def commit(self) -> None:
+        """Do what was left to the end of the transaction, the last first, and keep what was written."""
+        while self._left:
+            self._left.pop()()
+        super().commit()
 
 
 class MemoryPollTx(MemoryTx):
@@ -251,6 +256,7 @@ class Harness:
 
     `make` returns a new handler (it is called once for each partition and after each crash); `answer` gives the reply
     to a call, or None for one that never comes; `now` is milliseconds since the epoch and moves by `advance` only.
+    Up to `batch` records, a number drawn at random, share a transaction.
     """
 
     def __init__(
@@ -261,8 +267,10 @@ class Harness:
         answer: Callable[[Call], Reply | None] | None = None,
         seed: int = 0,
         now: int = 1_700_000_000_000,
+        batch: int = 1,
     ) -> None:
         """Build it and open every task."""
+        self._batch = batch
         self.now = now
         self.partitions = partitions
         self.topics: dict[str, list[list[Record]]] = defaultdict(lambda: [[] for _ in range(partitions)])
@@ -354,26 +362,24 @@ class Harness:
     def _steps(self, task: _Task) -> Iterator[Callable[[], None]]:
         for given in task.handler.inputs:
             if task.positions[given.topic] < len(self.topics[given.topic][task.partition]):
-                yield lambda topic=given.topic: self._record(task, topic)  # type: ignore[misc]
+                yield lambda topic=given.topic: self._records(task, topic)  # type: ignore[misc]
         for call in task.under_way:
             yield lambda call=call: self._reply(task, call)  # type: ignore[misc]
         if task.timer is not None and task.timer <= self.now:
             yield lambda: self._timer(task)
 
-    def _record(self, task: _Task, topic: str) -> None:
-        record = self.topics[topic][task.partition][task.positions[topic]]
-        outcome = task.handler.on_record(task.tx, record, self.now)
-        self.outcomes.append((task.handler.stage, record, outcome))
-        match outcome:
-            case Done() | Skip():
-                task.positions[topic] += 1
-                self._commit(task)
-            case Dead():
-                task.positions[topic] += 1
-                task.tx.rollback()
-            case Retry(after):
-                task.tx.rollback()
-                self.now += int(after * 1000)
+    def _records(self, task: _Task, topic: str) -> None:
+        """Give records to a task in one transaction, up to one that cannot be handled now."""
+        start = task.positions[topic]
+        size = self._random.randint(1, self._batch) if self._batch > 1 else 1
+        for record in self.topics[topic][task.partition][start : start + size]:
+            outcome = task.handler.on_record(task.tx, record, self.now)
+            self.outcomes.append((task.handler.stage, record, outcome))
+            if isinstance(outcome, Retry):
+                self.now += int(outcome.after * 1000)
+                break
+            task.positions[topic] += 1
+        self._commit(task)
 
     def _reply(self, task: _Task, call: Call) -> None:
         task.under_way.remove(call)

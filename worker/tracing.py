@@ -13,7 +13,7 @@ import asyncio
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Final, Self
@@ -186,6 +186,16 @@ class TracedTransaction(Transaction):
         """Have a call made whose span knows where it belongs."""
         found = self._tracing.threads.get(_request(call.id.encode()), self.current)
         super().call(call if found is None else replace(call, headers=(*call.headers, (HEADER, found.decode()))))
+
+    def at_end(self, work: Callable[[], None]) -> None:
+        """Have `work` done as part of what is under way now."""
+        context = self.current
+
+        def later() -> None:
+            self.current = context
+            work()
+
+        super().at_end(later)
 
     def _context_of(self, topic: str, key: bytes, headers: Headers) -> bytes | None:
         if any(name == HEADER for name, _ in headers):

@@ -7,6 +7,7 @@ doubt. Everything that follows from a record (memberships, identity events, depa
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -17,7 +18,7 @@ from handlers.dedupe.publish import Publisher
 from handlers.dedupe.resolve import Resolver, Rules
 from handlers.dedupe.scoring import VALUE_TAGS
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
-from handlers.dedupe.store import Change, Node, Store, Variant
+from handlers.dedupe.store import Change, Node, Pair, Store, Variant
 from handlers.dedupe.wire import Link, NodeMessage, Unlink, read_link_key, sequence_of
 from worker.events import header
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
@@ -39,6 +40,7 @@ class Clusters:
         self._patience = int(settings.patience * 1000)
         self._horizon = 0
         self._rules = Rules(settings)
+        self._work: _Work | None = None
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument]
         """Note up to where a task without state reads the past: what it finds there is marked as rebuilt."""
@@ -55,7 +57,7 @@ class Clusters:
             said = _read(record)
         except (ValueError, TypeError):
             return Dead("not a message of the stages before")
-        work = self._work(tx, record, now, rebuilt=record.offset < self._horizon)
+        work = self._follow(tx, record, now, rebuilt=record.offset < self._horizon)
         match said:
             case _Node(name, message):
                 outcome = work.node(name, message)
@@ -65,7 +67,6 @@ class Clusters:
                 outcome = work.link(key, pair, link)
             case _Said(key, pair, Unlink() as unlink):
                 outcome = work.unlink(key, pair, unlink)
-        work.finish()
         return outcome
 
     def on_reply(self, tx: Tx, call: Call, reply: Reply, now: int) -> None:
@@ -75,15 +76,23 @@ class Clusters:
         """Do without the evidence on changes that have waited for too long."""
         late = [key[1:] for key, since in tx.scan(b"w") if int(since) + self._patience <= now]
         for name in late:
-            work = self._work(tx, Record(self._topics.links, 0, 0, now, name, None), now, rebuilt=False)
+            work = self._follow(tx, Record(self._topics.links, 0, 0, now, name, None), now, rebuilt=False)
             work.give_up(name.decode())
-            work.finish()
         return now + max(1000, self._patience // 10)
 
-    def _work(self, tx: Tx, record: Record, now: int, *, rebuilt: bool) -> "_Work":
-        publisher = Publisher(tx, self._topics, record, now, rebuilt=rebuilt)
-        store = Store(tx)
-        return _Work(tx, self._topics.departures, store, publisher, Resolver(self._rules, store, publisher), now)
+    def _follow(self, tx: Tx, record: Record, now: int, *, rebuilt: bool) -> "_Work":
+        """Return the transaction's work, which goes on with a record."""
+        work = self._work
+        if work is None or work.tx is not tx:
+            work = self._work = _Work(tx, self._topics, self._rules, now)
+            tx.at_end(self._finish)
+        work.follow(record, rebuilt=rebuilt)
+        return work
+
+    def _finish(self) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            work.finish()
 
 
 class _Node(NamedTuple):
@@ -126,22 +135,70 @@ def _read(record: Record) -> _Node | _Seen | _Said:
             raise ValueError("not a message of the stages before")
 
 
-class _Work:
-    """What one record sets off."""
+class _Weighed:
+    """A pair with other support than at the last `settle`: how it stood then, and whether a value in common changed."""
 
-    def __init__(
-        self, tx: Tx, departures: str, store: Store, publisher: Publisher, resolver: Resolver, now: int
-    ) -> None:
-        self._tx = tx
-        self._departures = departures
-        self._store = store
-        self._publisher = publisher
-        self._resolver = resolver
+    __slots__ = ("pair", "revalued", "stood", "variant")
+
+    def __init__(self, pair: Pair, variant: Variant, stood: float) -> None:
+        self.pair = pair
+        self.variant = variant
+        self.stood = stood
+        self.revalued = False
+
+
+class _Work:
+    """What the records of one transaction set off.
+
+    A pair has the support of several buckets, and a person has several customers: what follows from links is worked
+    out once, at the end, or before a customer changes or goes.
+    """
+
+    def __init__(self, tx: Tx, topics: Topics, rules: Rules, now: int) -> None:
+        self.tx = tx
+        self._departures = topics.departures
+        self._rules = rules
         self._now = now
+        self._store = Store(tx)
+        self._publisher = Publisher(tx, topics, now)
+        self._resolver = Resolver(rules, self._store, self._publisher)
+        self._weighed: dict[tuple[str, str], _Weighed] = {}
+
+    def follow(self, record: Record, *, rebuilt: bool) -> None:
+        """Go on with a record."""
+        if rebuilt != self._publisher.rebuilt:
+            self.settle()
+        self._publisher.follow(record, rebuilt=rebuilt)
+        self._resolver = Resolver(self._rules, self._store, self._publisher)
 
     def finish(self) -> None:
         """Write what has changed."""
+        self.settle()
         self._store.flush()
+
+    def settle(self) -> None:
+        """See to what follows from the pairs that were weighed, since they are about to be looked at."""
+        if self._weighed:
+            for known in list(self._weighed.values()):
+                self._see_to(known)
+            self._resolver = Resolver(self._rules, self._store, self._publisher)
+
+    def _see_to(self, known: _Weighed) -> None:
+        pair, resolver = known.pair, self._resolver
+        if self._weighed.get((pair.a, pair.b)) is known:
+            del self._weighed[pair.a, pair.b]
+            if not resolver.resolved.issuperset((pair.a, pair.b)):
+                resolver.weighed(pair, known.variant, known.stood, revalued=known.revalued)
+
+    def _weigh(self, pair: Pair, variant: Variant, *, revalued: bool) -> None:
+        """Note that the support of a pair is about to change."""
+        if self._store.current(pair) is not variant:
+            return
+        known = self._weighed.get((pair.a, pair.b))
+        if known is None:
+            known = self._weighed[pair.a, pair.b] = _Weighed(pair, variant, variant.standing(self._rules.judge))
+            self.tx.at_end(partial(self._see_to, known))
+        known.revalued = known.revalued or revalued
 
     def node(self, name: str, message: NodeMessage) -> Outcome:
         """Take a customer's new version, or its deletion."""
@@ -191,12 +248,11 @@ class _Work:
             self._refresh(pair)
             self._store.change_pair(known)
             return Done()
-        stood = self._resolver.standing(variant)
+        self._weigh(known, variant, revalued=revalued)
         variant.flags, variant.agreed, variant.fields = said.flags, said.agreed, list(said.fields)
         variant.keys[key] = [said.stamp, said.weight, True]
         self._refresh(pair)
         self._store.change_pair(known)
-        self._resolver.weighed(known, variant, stood, revalued=revalued)
         return Done()
 
     def unlink(self, key: str, pair: tuple[str, str], said: Unlink) -> Outcome:
@@ -207,10 +263,9 @@ class _Work:
         variant = next((v for v in known.variants if v.versions == said.versions), None)
         if variant is None or variant.keys.get(key, [said.stamp])[0] >= said.stamp:
             return Skip("seen")
-        stood = self._resolver.standing(variant)
+        self._weigh(known, variant, revalued=ord(key[0]) in VALUE_TAGS)
         variant.keys[key] = [said.stamp, 0.0, False]
         self._store.change_pair(known)
-        self._resolver.weighed(known, variant, stood, revalued=ord(key[0]) in VALUE_TAGS)
         return Done()
 
     def give_up(self, name: str) -> None:
@@ -255,18 +310,19 @@ class _Work:
         self._store.change(node)
         waits = b"w" + node.name.encode()
         if not node.queue:
-            self._tx.delete(waits)
-        elif self._tx.get(waits) is None:
-            self._tx.put(waits, b"%d" % self._now)
+            self.tx.delete(waits)
+        elif self.tx.get(waits) is None:
+            self.tx.put(waits, b"%d" % self._now)
 
     def _renew(self, node: Node, change: Change) -> None:
+        if node.cluster is None and not node.near and not node.tangled and not self._publisher.rebuilt:
+            node.identity, node.data = change.identity, self._store.describe(node, change.data or {})
+            return
+        self.settle()
         before = self._resolver.published(node)
         evidence = self._evidence(node, before)
         cluster = node.cluster
-        lone = node.cluster is None and not node.near and not node.tangled and not self._publisher.rebuilt
         node.identity, node.data = change.identity, self._store.describe(node, change.data or {})
-        if lone:
-            return
         concerned = self._resolver.outdate(node, change.identity)
         self._resolver.resolve([node.name, *before, *concerned])
         left = [name for name in before if name not in self._resolver.published(node)]
@@ -278,11 +334,13 @@ class _Work:
 
     def _recall(self, node: Node, leaving: Change) -> None:
         """Note on a deletion with whom its customer is together as it comes."""
+        self.settle()
         leaving.together = self._resolver.published(node)
         leaving.cluster = node.cluster or ""
         leaving.winner = self._resolver.winner_was(leaving.cluster) if leaving.cluster else ""
 
     def _depart(self, node: Node, change: Change, *, in_doubt: bool) -> None:
+        self.settle()
         before = self._resolver.published(node)
         if change.fresh or not change.cluster:
             leaving = Change(change.version, 0, 0, None)
@@ -331,7 +389,7 @@ class _Work:
             "evidence": [item for item in evidence if item["customer"] in left],
             "doubt": [*doubt, *(["rebuilt"] if self._publisher.rebuilt else [])],
         }
-        self._tx.send(self._departures, node.name.encode(), orjson.dumps(departure))
+        self.tx.send(self._departures, node.name.encode(), orjson.dumps(departure))
 
 
 def _evidence(customer: str, variant: Variant) -> Evidence:

@@ -29,13 +29,19 @@ from worker.topics import Topics
 class Publisher:
     """Sends with one transaction; `rebuilt`: what is said now was said before, as far as anybody remembers."""
 
-    def __init__(self, tx: Tx, topics: Topics, record: Record, now: int, *, rebuilt: bool) -> None:
-        """`record` is the cause: it makes the events' ids deterministic."""
-        self.rebuilt = rebuilt
+    def __init__(self, tx: Tx, topics: Topics, now: int) -> None:
+        """`now` is when it is said (ms since the epoch)."""
+        self.rebuilt = False
         self._tx = tx
         self._topics = topics
-        self._record = record
         self._now = now
+        self._origin = (0, 0)
+        self._count = 0
+
+    def follow(self, record: Record, *, rebuilt: bool) -> None:
+        """Take `record` as the cause of what is said from now on: it makes the events' ids."""
+        self.rebuilt = rebuilt
+        self._origin = (record.partition, record.offset)
         self._count = 0
 
     def membership(self, node: Node, cluster: str | None, shape: Shape | None, path: list[Proof]) -> str:
@@ -78,7 +84,7 @@ class Publisher:
 
     def _send(self, type_: IdentityType, cluster: str, value: bytes) -> None:
         self._count += 1
-        origin = b"%d:%d:%d" % (self._record.partition, self._record.offset, self._count)
+        origin = b"%d:%d:%d" % (*self._origin, self._count)
         moment = datetime.fromtimestamp(self._now / 1000, UTC)
         time = f"{moment:%Y-%m-%dT%H:%M:%S}.{self._now % 1000:03d}Z"
         self._tx.send(self._topics.identity, cluster.encode(), value, identity_headers(type_, cluster, time, origin))

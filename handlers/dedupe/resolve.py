@@ -35,6 +35,7 @@ class Resolver:
         self._store = store
         self._publisher = publisher
         self._winners: dict[str, str] = {}
+        self.resolved: set[str] = set()
 
     def standing(self, variant: Variant) -> float:
         """Return how a pair stands."""
@@ -110,6 +111,7 @@ class Resolver:
             if not tangled and len(component) > 1:
                 partitions.append(self._partition(component))
         self._publish(done, partitions)
+        self.resolved |= done
 
     def _component(self, start: str) -> tuple[list[str], bool]:
         """Return whom links lead to, and whether these are too many: then only those who were not known to be so."""

@@ -185,6 +185,7 @@ class Store:
         self._state = state
         self._nodes: dict[str, Node] = {}
         self._pairs: dict[tuple[str, str], Pair] = {}
+        self._clusters: dict[str, Cluster] = {}
         self._dirty_nodes: set[str] = set()
         self._dirty_pairs: set[tuple[str, str]] = set()
 
@@ -248,11 +249,15 @@ class Store:
 
     def cluster(self, cluster: str) -> Cluster:
         """Return a published cluster."""
-        value = self._state.get(b"c" + cluster.encode())
-        return Cluster([], "") if value is None else Cluster(*orjson.loads(value))
+        found = self._clusters.get(cluster)
+        if found is None:
+            value = self._state.get(b"c" + cluster.encode())
+            found = self._clusters[cluster] = Cluster([], "") if value is None else Cluster(*orjson.loads(value))
+        return found
 
     def put_cluster(self, cluster: str, known: Cluster | None) -> None:
         """Set or forget a published cluster."""
+        self._clusters[cluster] = known or Cluster([], "")
         if known is None:
             self._state.delete(b"c" + cluster.encode())
         else:

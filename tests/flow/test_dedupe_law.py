@@ -156,8 +156,8 @@ class World:
 
 
 def world(seed: int, rules: DedupeSettings = SETTINGS) -> World:
-    """Return an empty world; `seed` decides how inputs interleave."""
-    return World(Harness(stages(rules, TOPICS, HASHER), partitions=3, seed=seed))
+    """Return an empty world; `seed` decides how inputs interleave, and how many records may share a transaction."""
+    return World(Harness(stages(rules, TOPICS, HASHER), partitions=3, seed=seed, batch=(1, 4, 40)[seed % 3]))
 
 
 def published(run: Harness) -> dict[str, dict[str, Any]]:
