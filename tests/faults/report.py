@@ -24,7 +24,8 @@ WITHIN: Final = 60.0
 """Seconds in which work has to go on after a fault that came alone."""
 _GROWN: Final = 90.0
 """Seconds after which a process has everything that it needs: what it takes from then on is to stay the same."""
-_FLAT_MB: Final = 15.0
+_FLAT_MB: Final = 25.0
+"""What the bounded caches may still take then: of partitions by key, e-mail addresses, phones, company names."""
 
 
 class Row(NamedTuple):
