@@ -24,8 +24,8 @@ _edits = OSA.distance
 class Alike(IntEnum):
     """How much two given names are alike.
 
-    `OTHER` and `DIFFERENT` names are two, the latter with letters in common; `SIMILAR` ones are spelt alike, and of
-    `MISTYPED` ones only one is a name that people have; short forms are the `SAME`.
+    `OTHER` and `DIFFERENT` names are two, the latter with letters in common; `MISSING` says nothing; `SIMILAR` ones are
+    spelt alike, and of `MISTYPED` ones only one is a name that people have; short forms are the `SAME`.
     """
 
     OTHER = 0
@@ -37,7 +37,11 @@ class Alike(IntEnum):
 
 
 def names(a: Profile, b: Profile, weights: Weights, vetoes: Vetoes) -> tuple[float, float, Alike]:
-    """Return the weights of given and family name, the better of straight and swapped, and how alike the given are."""
+    """Return the weights of given and family name, the better of straight and swapped, and how alike the given are.
+
+    Where only one name agrees, and that in the other's field, it counts and the others say nothing, provided that birth
+    dates or identifiers are there to tell: they were swapped, and one of them was mistaken besides.
+    """
     alike = likeness(a.given, b.given, vetoes.given_below)
     family = _family(a.family, b.family, weights)
     if alike < Alike.SIMILAR and a.given and a.family and b.given and b.family:
@@ -45,9 +49,22 @@ def names(a: Profile, b: Profile, weights: Weights, vetoes: Vetoes) -> tuple[flo
         if swapped >= Alike.SIMILAR:
             other = weights.family if swapped == Alike.SAME else weights.family_similar
             return _given(a.given, b.family, swapped, weights), other, swapped
-        if alike < Alike.MISSING and (a.given == b.middle or b.given == a.middle):
+        if alike < Alike.MISSING and (_goes_by_middle(a, b) or _goes_by_middle(b, a)):
             return weights.given_similar, family, Alike.SIMILAR
+        if alike < Alike.MISSING and family < 0 and _crossed(a, b):
+            return weights.given_similar, 0.0, Alike.MISSING
     return _given(a.given, b.given, alike, weights), family, alike
+
+
+def _goes_by_middle(a: Profile, b: Profile) -> bool:
+    """Return whether `a` is called by what is the middle name of `b`, and no middle name of its own says otherwise."""
+    return a.given == b.middle and (not a.middle or a.middle[0] == b.given[0])
+
+
+def _crossed(a: Profile, b: Profile) -> bool:
+    if (not a.born or a.born != b.born) and not (a.identifiers and b.identifiers):
+        return False
+    return _same_name(a.given, b.family) or _same_name(a.family, b.given)
 
 
 @lru_cache(65_536)
@@ -65,7 +82,8 @@ def likeness(a: str, b: str, given_below: float) -> Alike:
     known = (a in KNOWN) + (b in KNOWN)
     if known < _BOTH and _swapped_letters(a, b):
         return Alike.SAME
-    if known < _BOTH and (similarity >= _SIMILAR or (min(len(a), len(b)) > _SHORT and _edits(a, b) == 1)):
+    long_enough = min(len(a), len(b)) > (_SHORT if known == 0 else _SHORT - 1)
+    if known < _BOTH and (similarity >= _SIMILAR or (long_enough and _edits(a, b) == 1)):
         return Alike.MISTYPED if known else Alike.SIMILAR
     return Alike.DIFFERENT if similarity >= given_below else Alike.OTHER
 
@@ -77,6 +95,10 @@ def _spelled_alike(a: str, b: str) -> bool:
 
 def _swapped_letters(a: str, b: str) -> bool:
     return len(a) == len(b) > _SHORT and _edits(a, b) == 1 and sorted(a) == sorted(b)
+
+
+def _same_name(a: str, b: str) -> bool:
+    return _close(a, b) or _one_edit(a, b)
 
 
 def _given(a: str, b: str, alike: Alike, weights: Weights) -> float:
@@ -100,7 +122,7 @@ def _family(a: str, b: str, weights: Weights) -> float:
         return 0.0
     if a == b:
         return weights.family
-    return weights.family_similar if _close(a, b) or _one_edit(a, b) else weights.family_differs
+    return weights.family_similar if _same_name(a, b) else weights.family_differs
 
 
 def birth_dates(a: str, b: str, weights: Weights) -> tuple[float, int]:
@@ -109,9 +131,21 @@ def birth_dates(a: str, b: str, weights: Weights) -> tuple[float, int]:
         return 0.0, -1
     if a == b:
         return weights.birth_date, 0
-    edits = _edits(a, b)
+    edits = _date_edits(a, b)
     by_edits = (weights.birth_date, weights.birth_date_one_edit, weights.birth_date_two_edits)
     return by_edits[edits] if edits < len(by_edits) else weights.birth_date_differs, edits
+
+
+@lru_cache(65_536)
+def _date_edits(a: str, b: str) -> int:
+    """Return the edits between two dates: day and month swapped are one, the error in an impossible date is none."""
+    if a[:4] == b[:4] and a[5:7] == b[8:] and a[8:] == b[5:7]:
+        return 1
+    return max(1, _edits(a, b) - (_impossible(a) or _impossible(b)))
+
+
+def _impossible(date: str) -> bool:
+    return date[5:7] > "12" or date[8:] > "31"
 
 
 def identifiers(a: Profile, b: Profile, weights: Weights, unique: frozenset[str]) -> tuple[float, bool, bool]:
@@ -120,6 +154,8 @@ def identifiers(a: Profile, b: Profile, weights: Weights, unique: frozenset[str]
     Returns the weight, whether some are a typing error apart, and whether ones of a `unique` type are in conflict.
     """
     weight, close, conflict = 0.0, False, False
+    if not a.identifiers or not b.identifiers:
+        return weight, close, conflict
     for type_ in a.identifiers.keys() & b.identifiers.keys():
         one, other = a.identifiers[type_], b.identifiers[type_]
         if one.keys() & other.keys():
@@ -146,8 +182,15 @@ def addresses(a: list[list[str]], b: list[list[str]], weights: Weights) -> tuple
 def _address(a: list[str], b: list[str], weights: Weights) -> tuple[float, float, float, float]:
     house = weights.house if a[0] and a[0] == b[0] else 0.0
     street = _agreement(a[1], b[1], weights.street, weights.street_differs)
-    postcode = 0.0 if not a[2] or not b[2] else weights.postcode if a[2] == b[2] else weights.postcode_differs
-    return street, house, postcode, _agreement(a[3], b[3], weights.city, weights.city_differs)
+    city = _agreement(a[3], b[3], weights.city, weights.city_differs)
+    if not a[2] or not b[2]:
+        postcode = 0.0
+    elif a[2] == b[2]:
+        postcode = weights.postcode
+    else:
+        typing_error = city > 0 and _one_edit(a[2], b[2])
+        postcode = weights.postcode_one_edit if typing_error else weights.postcode_differs
+    return street, house, postcode, city
 
 
 def _agreement(a: str, b: str, agrees: float, differs: float) -> float:

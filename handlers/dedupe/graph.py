@@ -7,7 +7,6 @@ cap would be exceeded. The same component gives the same clusters whatever came 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import starmap
 from typing import Any, NamedTuple
 
 from handlers.dedupe.profile import near
@@ -45,21 +44,26 @@ class _Group:
 
 
 def partition(
-    nodes: Mapping[str, Data], edges: Collection[Edge], caps: Caps, opposed: Callable[[str, str], int]
+    nodes: Mapping[str, Data], edges: Collection[Edge], caps: Caps, opposed: Callable[[str, str, Iterable[str]], int]
 ) -> Partition:
     """Return the clusters of the customers `nodes` under the links `edges`.
 
-    `opposed` says of two customers how firmly they are held for two people, 0 if they are not: two clusters are not
-    joined if that outweighs the links between them.
+    `opposed` says of two customers, and those in the two clusters who are linked to both, how firmly they are held for
+    two people, 0 if they are not: two clusters are not joined if that outweighs the links between them.
     """
     linked = {(edge.a, edge.b) for edge in edges}
 
+    def between(a: str, b: str, members: Iterable[str]) -> Iterable[str]:
+        return (c for c in members if {pair_of(a, c), pair_of(b, c)} <= linked)
+
     def quarrel(one: _Group, other: _Group) -> bool:
-        pairs = [(a, b) if a.encode() < b.encode() else (b, a) for a in one.members for b in other.members]
+        pairs = [pair_of(a, b) for a in one.members for b in other.members]
         apart = [pair for pair in pairs if pair not in linked]
         if not apart:
             return False
-        return sum(starmap(opposed, apart)) > caps.opposed * (len(pairs) - len(apart))
+        members = [*one.members, *other.members]
+        against = sum(opposed(a, b, between(a, b, members)) for a, b in apart)
+        return against > caps.opposed * (len(pairs) - len(apart))
 
     groups = {name: _group(name, data) for name, data in nodes.items()}
     refused: list[tuple[Edge, str]] = []
@@ -80,6 +84,11 @@ def partition(
     return Partition(
         tuple(tuple(sorted(group.members)) for group in ordered), tuple(tuple(group.tree) for group in ordered), kept
     )
+
+
+def pair_of(a: str, b: str) -> tuple[str, str]:
+    """Return two customers in the order in which links name them."""
+    return (a, b) if a.encode() < b.encode() else (b, a)
 
 
 def cluster_id(members: Collection[str], nodes: Mapping[str, Data]) -> str:

@@ -58,7 +58,7 @@ class Keys:
     """See the module."""
 
     stage = "keys"
-    version = 2
+    version = 3
 
     def __init__(self, topics: Topics, settings: DedupeSettings, hasher: Hasher) -> None:
         """`hasher` is the installation's keyed hash."""

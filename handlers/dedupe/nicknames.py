@@ -22,7 +22,7 @@ for _names in _lines("spellings.txt"):
     for _name in _names:
         _FORMS.setdefault(_name, set()).update(_names)
 
-KNOWN: Final = frozenset(name for line in _lines("given.txt") for name in line) | _FORMS.keys()
+KNOWN: Final = frozenset(name for line in _lines("given.txt") for name in line).union(_FORMS, *_FORMS.values())
 
 
 def related(one: str, other: str) -> bool:

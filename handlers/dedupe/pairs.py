@@ -48,7 +48,7 @@ class Pairs:
     """See the module."""
 
     stage = "pairs"
-    version = 2
+    version = 3
 
     def __init__(self, topics: Topics, settings: DedupeSettings) -> None:
         """`topics` names where links go."""

@@ -143,8 +143,17 @@ class Resolver:
                     edges[pair.a, pair.b] = Edge(pair.a, pair.b, self.standing(variant))
         return partition(nodes, edges.values(), self._settings.caps, self._opposed)
 
-    def _opposed(self, a: str, b: str) -> int:
-        return self._rules.scorer.compare(self._store.profile(a), self._store.profile(b)).opposed
+    def _opposed(self, a: str, b: str, between: Iterable[str]) -> int:
+        """Return how firmly two customers are held for two people, by their birth dates only if there is no witness.
+
+        A witness is linked to both and has the birth date of one of them: the other one's is an error then.
+        """
+        profile = self._store.profile
+        one, other = profile(a), profile(b)
+        compared = self._rules.scorer.compare(one, other)
+        if compared.veto == "birth_date" and any(profile(name).born in {one.born, other.born} for name in between):
+            return 0
+        return compared.opposed
 
     def _publish(self, affected: set[str], partitions: list[Partition]) -> None:
         store = self._store

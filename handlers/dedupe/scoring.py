@@ -103,12 +103,13 @@ class Judge:
 
 
 class _Place(NamedTuple):
-    """What the addresses say: the same home for certain, or the same as far as is known."""
+    """What the addresses say: the same home for certain, or as far as is known; the same street (in one town)."""
 
     home: bool
     perhaps: bool
     near: bool
     street: bool
+    neighbours: bool
 
 
 class Scorer:
@@ -132,19 +133,21 @@ class Scorer:
             house > 0 and ((street > 0 and (postcode > 0 or city > 0)) or (street == 0 and postcode > 0)),
             street > 0 or postcode > 0,
             street > 0,
+            street > 0 and postcode > 0,
         )
         agreed = {key: self._value(key, a, b) for key in a.keys & b.keys if key[0] in VALUE_TAGS}
         veto = self._veto(a, b, alike, edits)
         lifted = veto is not None and family > 0 and self._outweighed(a, b, veto, alike, edits, place)
-        need = self._need(a, b, alike, edits, place) if veto is None else Need.IDENTIFIER
+        need = self._need(a, b, alike, edits, place, family) if veto is None else Need.IDENTIFIER
         doubted = veto is not None or _identified(agreed)
         if self._vetoes.borrowed and doubted and _borrowed(a, b, veto, alike, edits, family):
             need = Need.REVIEW
+        near = close and _one_error(veto, alike, family)
         same_source = a.source == b.source
         return Comparison(
             (identifier, born, given, family, street, house, postcode, city),
             agreed,
-            Need.NOTHING if lifted or (close and need != Need.REVIEW) else need,
+            Need.NOTHING if lifted or (near and need != Need.REVIEW) else need,
             veto,
             lifted,
             "kind" if _kinds_differ(a.kind, b.kind) else "unique_id" if conflict else None,
@@ -165,31 +168,41 @@ class Scorer:
         """Return whether a veto on two people of one family name is more likely due to an error.
 
         Twins live together as children and have middle names of their own, and parents and children of one name are a
-        generation apart.
+        generation apart. Where middle names differ as well, no error explains it.
         """
+        if _initials_differ(a.middle, b.middle):
+            return False
         if veto == "given_name" and edits == 0:
-            grown_up = min(a.seen, b.seen) - int(a.born[:4]) >= self._vetoes.grown_up
-            return (place.home and grown_up) or _misnamed(a, b)
+            return (place.home and self._grown_up(a, b)) or _misnamed(a, b)
         apart = abs(int(a.born[:4]) - int(b.born[:4])) if edits > 0 else 0
         shortest, longest = self._vetoes.generation
         return veto == "birth_date" and place.home and alike >= Alike.MISTYPED and not shortest <= apart <= longest
 
-    def _need(self, a: Profile, b: Profile, alike: Alike, edits: int, place: _Place) -> Need:
-        """Return what a pair without a veto needs; `alike` says how much the given names are."""
+    def _need(self, a: Profile, b: Profile, alike: Alike, edits: int, place: _Place, family: float) -> Need:
+        """Return what a pair without a veto needs; `alike` says how much the given names are.
+
+        Who has another family name needs more than a home: it may be the partner's. Two of one name in one street, or
+        of one birth date, are one although the house number differs.
+        """
         if alike == Alike.SAME:
             if edits < 0 and (a.suffix != b.suffix or _initials_differ(a.middle, b.middle)):
                 return Need.STRONG
             middle = a.middle[:1] == b.middle[:1] != ""
-            enough = edits == 0 or (edits == 1 and (place.near or middle)) or place.perhaps or (middle and place.street)
-            return Need.NOTHING if enough else Need.VALUE
+            enough = edits == 0 or (edits == 1 and (place.near or middle)) or (middle and place.street)
+            at_home = (place.perhaps and family >= 0) or (place.neighbours and family > 0)
+            return Need.NOTHING if enough or at_home else Need.VALUE
         if alike >= Alike.SIMILAR and (edits == 0 or (edits == 1 and place.near)):
             return Need.NOTHING
         if alike == Alike.MISTYPED:
-            return Need.NOTHING if place.perhaps else Need.VALUE
+            return Need.NOTHING if place.perhaps and family >= 0 else Need.VALUE
         if edits == 0:
-            grown_up = min(a.seen, b.seen) - int(a.born[:4]) >= self._vetoes.grown_up
-            return Need.NOTHING if place.perhaps and (alike == Alike.MISSING or grown_up) else Need.VALUE
+            grown_up = self._grown_up(a, b)
+            at_home = place.perhaps or (place.neighbours and grown_up)
+            return Need.NOTHING if at_home and (alike == Alike.MISSING or grown_up) else Need.VALUE
         return Need.STRONG
+
+    def _grown_up(self, a: Profile, b: Profile) -> bool:
+        return min(a.seen, b.seen) - int(a.born[:4]) >= self._vetoes.grown_up
 
     def _value(self, key: bytes, a: Profile, b: Profile) -> float:
         weights = self._weights
@@ -215,6 +228,16 @@ def _initials_differ(a: str, b: str) -> bool:
 def _misnamed(a: Profile, b: Profile) -> bool:
     """Return whether one of two given names is none that people have, while the middle names agree."""
     return a.middle[:1] == b.middle[:1] != "" and not (a.given in KNOWN and b.given in KNOWN)
+
+
+def _one_error(veto: str | None, alike: Alike, family: float) -> bool:
+    """Return whether not more than one of given name, family name and birth date says that they are two people.
+
+    An identifier a typing error apart outweighs that, where both names are known to agree if it is the birth date.
+    """
+    if veto == "birth_date":
+        return alike >= Alike.SIMILAR and family > 0
+    return alike >= Alike.MISSING or family >= 0
 
 
 def _identified(agreed: Collection[bytes]) -> bool:

@@ -51,6 +51,7 @@ class Weights(Model):
     street_differs: float = -1
     house: float = 2
     postcode: float = 3
+    postcode_one_edit: float = Field(default=1, description="A postcode a typing error apart, in the same city")
     postcode_differs: float = -1
     city: float = 2
     uncorroborated: float = Field(
@@ -133,6 +134,8 @@ class Generic(Model):
         *("not provided", "not available", "no name", "noname", "first", "last", "firstname", "lastname", "name"),
         *("first name", "last name", "tbd", "xxx", "asdf", "deleted", "unnamed"),
         *("declined", "refused", "occupant", "resident", "husband", "wife", "father", "mother", "daughter", "child"),
+        *("dad", "mom", "son of", "daughter of", "brother", "sister", "grandson", "granddaughter", "grandchild"),
+        *("respondent", "inmate", "lady", "gentleman", "house", "kid", "baby boy", "baby girl", "mr", "mrs", "ms"),
         *("infant", "adult", "male", "female", "man", "woman", "boy", "girl", "person", "oldest", "youngest"),
     )
     postcodes: tuple[str, ...] = ("00000", "0000", "000000", "99999", "9999", "12345")

@@ -52,8 +52,7 @@ def batch(customers: Mapping[str, Customer], settings: DedupeSettings, hasher: H
             found.reviews[a, b] = "email_clash"
     found.links = {pair: score for pair, score in standing.items() if score >= settings.link}
     compared_all = {pair: scorer.compare(*(_profile(refined[name]) for name in pair)) for pair in standing}
-    opposed = {pair: compared.opposed for pair, compared in compared_all.items()}
-    refused = _unite(found, refined, settings, opposed)
+    refused = _unite(found, refined, settings, compared_all)
     for pair, score in standing.items():
         if found.reviews.get(pair) is None and found.of(pair[0]) != found.of(pair[1]):
             if settings.review <= score < settings.link:
@@ -91,7 +90,10 @@ def _proof(a: str, b: str, compared: Comparison, met: set[bytes], score: float) 
 
 
 def _unite(
-    found: Found, refined: Mapping[str, Refined], settings: DedupeSettings, opposed: Mapping[tuple[str, str], int]
+    found: Found,
+    refined: Mapping[str, Refined],
+    settings: DedupeSettings,
+    compared: Mapping[tuple[str, str], Comparison],
 ) -> dict[tuple[str, str], str]:
     group = {name: frozenset({name}) for name in refined}
     component = dict(group)
@@ -105,7 +107,7 @@ def _unite(
             refused[a, b] = "component"
         elif group[a] != group[b] and (reason := _over(both, [group[a], group[b]], refined, settings)):
             refused[a, b] = reason
-        elif group[a] != group[b] and _quarrel(group[a], group[b], found, opposed, settings):
+        elif group[a] != group[b] and _quarrel(group[a], group[b], found, refined, compared, settings):
             refused[a, b] = "opposed"
         else:
             for name in both:
@@ -120,12 +122,26 @@ def _quarrel(
     one: frozenset[str],
     other: frozenset[str],
     found: Found,
-    opposed: Mapping[tuple[str, str], int],
+    refined: Mapping[str, Refined],
+    compared: Mapping[tuple[str, str], Comparison],
     settings: DedupeSettings,
 ) -> bool:
     cross = [(a, b) for a, b in combinations(sorted(one | other, key=str.encode), 2) if (a in one) != (b in one)]
     linked = [pair for pair in cross if pair in found.links]
-    return sum(opposed[pair] for pair in cross if pair not in found.links) > settings.caps.opposed * len(linked)
+    against = 0
+    for a, b in cross:
+        if (a, b) not in found.links and not (
+            compared[a, b].veto == "birth_date" and _witnessed(a, b, one | other, found, refined)
+        ):
+            against += compared[a, b].opposed
+    return against > settings.caps.opposed * len(linked)
+
+
+def _witnessed(a: str, b: str, members: Iterable[str], found: Found, refined: Mapping[str, Refined]) -> bool:
+    """Return whether somebody is linked to both and has the birth date of one of them."""
+    born = {_profile(refined[name]).born for name in (a, b)}
+    friends = [{x if y == name else y for x, y in found.links if name in {x, y}} for name in (a, b)]
+    return any(_profile(refined[name]).born in born for name in friends[0] & friends[1] & set(members))
 
 
 def _over(

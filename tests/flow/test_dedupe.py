@@ -121,3 +121,17 @@ def test_a_household_is_not_one_person() -> None:
     for number, given in enumerate(("Ada", "Brian", "Charlotte", "Deirdre")):
         put(run, 1, person("drivly", str(number), given=given, born=f"19{60 + 9 * number}-0{number + 1}-11", **home))
     assert clusters(run) == {}
+
+
+def test_a_mistaken_birth_date_is_told_by_a_third_record() -> None:
+    """Two birth dates far apart are two people's; unless somebody who is surely one of them has the other's date."""
+    home: dict[str, Any] = {"given": "Ada", "family": "Archer", "address": ("12 Mill Lane", "Springfield", "62701")}
+    licence = {"type": "drivers_licence", "hash": "5f" * 16}
+    mistaken, third = person("crm", "1", **home, born="1956-11-22"), person("crm", "2", **home)
+    mistaken["identifiers"] = third["identifiers"] = [licence]  # type: ignore[list-item]
+    run = harness()
+    for customer in (person("shop", "3", **home, born="1980-02-03"), mistaken, third):
+        put(run, 1, customer)
+    assert set(clusters(run)) == {"crm/1", "crm/2"}
+    put(run, 2, {**third, "date_of_birth": "1980-02-03"})
+    assert set(clusters(run)) == {"crm/1", "crm/2", "shop/3"}

@@ -1,5 +1,6 @@
 """Which linked customers become one cluster, and which links are refused."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def parted(
 ) -> Partition:
     """Return the clusters; links and oppositions by the two letters."""
     edges = [Edge(pair[0], pair[1], score) for pair, score in links.items()]
-    return partition(nodes, edges, caps or Caps(), lambda a, b: (opposed or {}).get(a + b, 0))
+    return partition(nodes, edges, caps or Caps(), lambda a, b, _: (opposed or {}).get(a + b, 0))
 
 
 def test_links_join_over_others() -> None:
@@ -75,6 +76,20 @@ def test_clusters_that_quarrel_stay_apart() -> None:
     found = parted(nodes, {"ab": 19, "bc": 18}, opposed={"ac": 2})
     assert found.clusters == (("a", "b"),)
     assert found.refused == ((Edge("b", "c", 18), "opposed"),)
+
+
+def test_who_is_linked_to_both_is_named_with_them() -> None:
+    """Of two that are held for two people, it is asked who stands between them, in their two clusters only."""
+    asked: dict[str, set[str]] = {}
+
+    def opposed(a: str, b: str, between: Iterable[str]) -> int:
+        asked[a + b] = set(between)
+        return 0
+
+    links = {"ab": 19, "bc": 18, "ad": 17, "cd": 16}
+    edges = [Edge(pair[0], pair[1], score) for pair, score in links.items()]
+    partition({name: node() for name in "abcd"}, edges, Caps(), opposed)
+    assert asked == {"ac": {"b"}, "bd": {"a", "c"}}
 
 
 def test_the_founder_names_the_cluster() -> None:
