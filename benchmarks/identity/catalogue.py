@@ -55,8 +55,8 @@ def _rldata(name: str, folder: Path) -> Iterator[tuple[str, Customer]]:
     return sets.rldata(name, folder / "rldata")
 
 
-def _pseudopeople(seed: int, folder: Path) -> Iterator[tuple[str, Customer]]:
-    return sets.pseudopeople(folder / f"pseudopeople-{seed}", overlay=True)
+def _pseudopeople(seed: int, folder: Path, *, postcodes: bool = False) -> Iterator[tuple[str, Customer]]:
+    return sets.pseudopeople(folder / f"pseudopeople-{seed}", overlay=True, postcodes=postcodes)
 
 
 _FEBRL3 = Goal(precision=0.9995, f1=0.997)
@@ -66,15 +66,27 @@ _PEOPLE = Goal(precision=0.9995, recall=0.95)
 CATALOGUE = (
     DataSet("FEBRL1", "tuning", partial(_febrl, "FEBRL1")),
     DataSet("FEBRL2", "tuning", partial(_febrl, "FEBRL2")),
+    DataSet("FEBRL3", "tuning", partial(_febrl, "FEBRL3"), goal=_FEBRL3),
+    DataSet("FEBRL4", "tuning", partial(_febrl, "FEBRL4"), goal=_FEBRL4),
+    DataSet("FEBRL3, ids verified", "tuning", partial(_febrl, "FEBRL3"), VERIFIED, _FEBRL3),
+    DataSet("FEBRL4, ids verified", "tuning", partial(_febrl, "FEBRL4"), VERIFIED, _FEBRL4),
     DataSet("RLdata500", "tuning", partial(_rldata, "RLdata500")),
-    DataSet("pseudopeople-101", "tuning", partial(_pseudopeople, 101), goal=_PEOPLE),
-    DataSet("FEBRL3", "reporting", partial(_febrl, "FEBRL3"), goal=_FEBRL3),
-    DataSet("FEBRL4", "reporting", partial(_febrl, "FEBRL4"), goal=_FEBRL4),
-    DataSet("FEBRL3, ids verified", "reporting", partial(_febrl, "FEBRL3"), VERIFIED, _FEBRL3),
-    DataSet("FEBRL4, ids verified", "reporting", partial(_febrl, "FEBRL4"), VERIFIED, _FEBRL4),
+    *(DataSet(f"pseudopeople-{seed}", "tuning", partial(_pseudopeople, seed), goal=_PEOPLE) for seed in (101, 202)),
+    *(
+        DataSet(f"pseudopeople-{seed}, postcodes", "tuning", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE)
+        for seed in (101, 202)
+    ),
     DataSet("RLdata10000", "reporting", partial(_rldata, "RLdata10000")),
-    DataSet("pseudopeople-303", "reporting", partial(_pseudopeople, 303), goal=_PEOPLE),
-    DataSet("pseudopeople-404", "reporting", partial(_pseudopeople, 404), goal=_PEOPLE),
+    *(
+        DataSet(f"pseudopeople-{seed}", "reporting", partial(_pseudopeople, seed), goal=_PEOPLE)
+        for seed in (303, 404, 505, 606)
+    ),
+    *(
+        DataSet(
+            f"pseudopeople-{seed}, postcodes", "reporting", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE
+        )
+        for seed in (505, 606)
+    ),
 )
 
 PUBLISHED = (

@@ -5,7 +5,7 @@ stage sends is handled at once.
 """
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -85,7 +85,9 @@ class Pipeline:
                 continue
             record = Record(topic, 0, self.count[topic], 0, key, value, headers)
             self.count[topic] += 1
-            outcome = handler.on_record(self._tx(topic), record, 0)
+            tx = self._tx(topic)
+            outcome = handler.on_record(tx, record, 0)
+            tx.commit()
             if isinstance(outcome, Dead):
                 raise TypeError(outcome.reason)
 
@@ -112,6 +114,14 @@ class _Tx:
     def __init__(self, state: FastState, queue: deque[tuple[str, bytes, bytes | None, Headers]]) -> None:
         self.get, self.put, self.delete, self.scan = state.get, state.put, state.delete, state.scan
         self._queue = queue
+        self._left: list[Callable[[], None]] = []
+
+    def at_end(self, work: Callable[[], None]) -> None:
+        self._left.append(work)
+
+    def commit(self) -> None:
+        while self._left:
+            self._left.pop()()
 
     def send(
         self,

@@ -8,13 +8,15 @@ pseudopeople: a simulated population with its households, noise by the package's
 """
 
 import csv
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from random import Random
 from typing import Any
+
+from rapidfuzz.distance import JaroWinkler
 
 from worker.events import Customer
 from worker.normalize import Normalizer
@@ -22,6 +24,7 @@ from worker.privacy import Hasher
 
 PSEUDOPEOPLE = ("census", "ssa", "tax1040", "w2")
 HASHER = Hasher(b"a pepper for benchmarks")
+_ALIKE, _WRONG = 0.8, 0.02
 FEBRL = {
     "FEBRL1": ("dataset1.csv",),
     "FEBRL2": ("dataset2.csv",),
@@ -83,21 +86,47 @@ def rldata(name: str, folder: Path) -> Iterator[tuple[str, Customer]]:
             )
 
 
-def pseudopeople(folder: Path, *, overlay: bool) -> Iterator[tuple[str, Customer]]:
+def pseudopeople(folder: Path, *, overlay: bool, postcodes: bool = False) -> Iterator[tuple[str, Customer]]:
     """Yield (truth, customer) of the files that `prepare.py` wrote into `folder`.
 
     `overlay` adds what customer systems have and censuses have not: e-mail addresses (some of a whole family), mobile
-    phones and the landline of the household.
+    phones and the landline of the household. `postcodes` gives each street one: everybody of the sample population
+    lives in Anytown, 00000, so that without them no rule on homes is put to the test.
     """
     households: dict[str, str] = {}
     rows = [(name, row) for name in PSEUDOPEOPLE for row in _rows(folder / f"{name}.csv")]
     for _, row in rows:
         if row.get("household_id"):
             households.setdefault(row["simulant_id"], row["household_id"])
+    if postcodes:
+        _give_postcodes([row for _, row in rows])
     for number, (name, row) in enumerate(rows):
         person = row["simulant_id"]
         contacts = _contacts(person, households.get(person, person), number) if overlay else ((), ())
         yield person, _pseudo_customer(name, number, row, *contacts)
+
+
+def _give_postcodes(rows: Sequence[dict[str, str]]) -> None:
+    """Give each row the postcode of its street, as this is spelt most often by the person; some with a wrong digit."""
+    streets: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        streets[row["simulant_id"]][_street(row)] += 1
+    spelt = Counter(map(_street, rows))
+    for number, row in enumerate(rows):
+        street = _street(row)
+        if not street:
+            continue
+        alike = [known for known in streets[row["simulant_id"]] if JaroWinkler.similarity(street, known) > _ALIKE]
+        usual = max(alike, key=lambda known: (spelt[known], known))
+        postcode, noise = f"{Random(usual).randrange(10_000, 100_000, 137):05d}", Random(f"postcode {number}")
+        if noise.random() < _WRONG:
+            at = noise.randrange(5)
+            postcode = f"{postcode[:at]}{noise.randrange(10)}{postcode[at + 1 :]}"
+        row["zipcode" if "zipcode" in row else "mailing_address_zipcode"] = postcode
+
+
+def _street(row: Mapping[str, str]) -> str:
+    return (row.get("street_name") or row.get("mailing_address_street_name") or "").lower()
 
 
 def _rows(file: Path) -> Iterator[dict[str, str]]:
