@@ -113,8 +113,8 @@ class Calls:
     def wait_for_canary(self, target: Target, deletion: Deletion, doubt: str | None, otherwise: str) -> None:
         """Have an answer wait for a canary that is sent after it, and shows whether the target answers rightly at all.
 
-        `doubt`: why a person has to decide if it does, None if the customer is gone then. `otherwise`: why one has to
-        where the target has no canary.
+        `doubt`: why the answer cannot be read, None if the customer is gone then. `otherwise`: why a person has to
+        decide where the target has no canary.
         """
         name, ask = deletion.request["target"], target.canary()
         if ask is None:

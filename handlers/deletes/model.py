@@ -101,12 +101,12 @@ class Deletion:
     place: tuple[str, int] | None = None  # the queue it is in, and its order there
     serial: int = 0  # of the newest call or check; answers to older ones are late
     sent: int | None = None  # when the newest DELETE was committed to
-    tries: int = 0  # of looking, since the last DELETE
+    tries: int = 0  # of looking in vain, since the last DELETE
     failures: int = 0  # for the back-off
     vouched: int = 0  # when the canary was found after a 404: for a while, a look-up that says so again is believed
     absent: bool = False  # the newest DELETE was answered with 404
     published: str | None = None
-    doubt: str | None = None  # why a person has to decide once the canary is found; None: the customer is gone then
+    doubt: str | None = None  # why an answer cannot be read, once the canary is found; None: the customer is gone then
     undo: str | None = None
     verified: int | None = None  # when a look-up showed that it is gone
     attempts: list[Attempt] = field(default_factory=list)

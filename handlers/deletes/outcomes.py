@@ -16,7 +16,7 @@ from handlers.deletes.model import Deletion
 from handlers.deletes.targets.contract import Answer, Fault, Found, Missing, Sight, Target, Unread
 from worker.handling import Call, Reply
 
-_LOOKS: Final = 5  # after a DELETE that the target says was done
+_LOOKS: Final = 5  # after a DELETE that the target says was done; at an answer that cannot be read
 _POLLS: Final = 30  # after a DELETE that it says will be
 _BELIEVED_MS: Final = 30_000
 _MANY: Final = 1 << 20
@@ -267,10 +267,18 @@ class Outcomes:
         for waiting in self._book.queued("e", name, asked, _MANY):
             self._book.put(waiting, None)
             if waiting.doubt is not None:
-                self._calls.block(waiting, waiting.doubt)
+                self._unread(waiting, waiting.doubt)
             else:
                 waiting.vouched = self._now
                 self._calls.look_later(waiting, after=0)
+
+    def _unread(self, deletion: Deletion, why: str) -> None:
+        """Look again some times at an answer that cannot be read: half an answer comes whole the next time."""
+        deletion.tries += 1
+        if deletion.tries >= _LOOKS:
+            self._calls.block(deletion, why)
+        else:
+            self._calls.look_later(deletion, after=self._health.backoff(deletion.tries))
 
     def not_told(self, name: str, asked: int) -> None:
         """Put back what the canary could not vouch for."""

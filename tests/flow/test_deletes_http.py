@@ -594,6 +594,17 @@ def test_an_answer_that_is_no_json_blocks_rather_than_guesses() -> None:
     world.settle()
     assert world.outcomes() == {"crm/1": "BLOCKED"}
     assert world.receipt("1")["attempts"] == []
+    assert world.systems["crm"].lookups().count("1") == 5
+
+
+@pytest.mark.parametrize("body", [b'{"id":"1","upda', b"{}", b"<html>"])
+def test_an_answer_that_is_spoiled_once_is_asked_for_again(body: bytes) -> None:
+    """Half an answer, from a proxy that was cut off: nobody has to look at that."""
+    world = one()
+    world.systems["crm"].fault = once(Reply(200, body=body), method="GET")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.systems["crm"].lookups()[:3] == ["1", "customers", "1"]
 
 
 def test_a_page_that_stands_before_the_whole_target_pauses_it() -> None:
