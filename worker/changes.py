@@ -11,15 +11,15 @@ event.
 
 import hashlib
 import struct
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final
 
 import orjson
 
-from worker.events import CREATED, DELETED, FIELDS, UPDATED, Customer, EventType, Reason
+from worker.events import CREATED, DELETED, FIELDS, UPDATED, EventType, Reason
 
 _LAYOUT: Final = struct.Struct("<BBIqq4s16s")
 _HASH_BYTES: Final = 4
@@ -28,8 +28,7 @@ _SCOPE_AND_FINGERPRINT = slice(22, 42)
 _LIVE: Final = 1
 _FORMAT: Final = 1
 _NEVER: Final = -(2**63)
-_DAY_MS: Final = 86_400_000
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EMPTY: Final = frozenset({b"null", b"[]", b"{}"})
 # The first and the last millisecond that a date can be written for.
 _TIMES: Final = (-62_135_596_800_000, 253_402_300_799_999)
 
@@ -88,13 +87,12 @@ def unchanged(raw: bytes | None, scope: bytes, fingerprint: bytes) -> bool:
 
 @dataclass(slots=True)
 class Change:
-    """An event to publish; `customer` is None on a deletion."""
+    """An event to publish."""
 
     type: EventType
     sequence: int
     changed: list[str]
     first_seen: int
-    customer: Customer | None
     reason: Reason | None = None
 
 
@@ -108,7 +106,7 @@ class Decision:
 
 def seen(
     entry: Entry | None,
-    customer: Customer,
+    parts: Mapping[str, bytes],
     *,
     fingerprint: bytes,
     hashes: bytes,
@@ -118,7 +116,8 @@ def seen(
 ) -> Decision:
     """Decide on a record that is not `unchanged`.
 
-    `hashes` are `field_hashes` of `customer`; `now` (ms since the epoch) is when it was first seen if it is new.
+    `parts` are the fields as `rewritten` gives them, `hashes` those of `parts`; `now` (ms since the epoch) is when it
+    was first seen if it is new.
     A record whose fingerprint is known already brings no event: only its scope moves, or it is back from being missed.
     """
     first_seen = now if entry is None else entry.first_seen
@@ -136,12 +135,10 @@ def seen(
     )
     if same:
         return Decision(fresh, None)
-    customer["first_seen"] = rfc3339(first_seen)
     if entry is None or not entry.live:
-        changed = [name for name in FIELDS if (value := customer[name]) or not _empty(value)]  # type: ignore[literal-required]
-        return Decision(fresh, Change(CREATED, fresh.sequence, changed, first_seen, customer))
-    changed = differing(entry.hashes, hashes)
-    return Decision(fresh, Change(UPDATED, fresh.sequence, changed, first_seen, customer))
+        changed = [name for name, part in parts.items() if part not in _EMPTY]
+        return Decision(fresh, Change(CREATED, fresh.sequence, changed, first_seen))
+    return Decision(fresh, Change(UPDATED, fresh.sequence, differing(entry.hashes, hashes), first_seen))
 
 
 def exists(entry: Entry | None, updated: int | None, scope: bytes) -> Decision | None:
@@ -175,7 +172,7 @@ def gone(entry: Entry | None, reason: Reason, deleted: int | None = None) -> Dec
         return Decision(None, None)
     sequence = entry.sequence + 1
     grave = replace(entry, live=False, missed=0, sequence=sequence, updated=deleted, fingerprint=bytes(16), hashes=b"")
-    return Decision(grave, Change(DELETED, sequence, [], entry.first_seen, None, reason))
+    return Decision(grave, Change(DELETED, sequence, [], entry.first_seen, reason))
 
 
 def rewritten(customer: Mapping[str, Any]) -> dict[str, bytes]:
@@ -209,23 +206,13 @@ def complete(*, marked: int, total: int | None, moved: int) -> bool:
     return total is None or abs(marked - total) <= moved
 
 
-def _empty(value: object) -> bool:
-    return value is None or value in ([], {})
-
-
 @lru_cache(256)
 def rfc3339(milliseconds: int) -> str:
     """Return a time as RFC 3339 in UTC with milliseconds; one outside the years 1 to 9999 as the nearest of them."""
     first, last = _TIMES
-    day, left = divmod(min(max(milliseconds, first), last), _DAY_MS)
-    seconds, left = divmod(left, 1000)
-    minutes, seconds = divmod(seconds, 60)
-    return f"{_day(day)}T{minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}.{left:03d}Z"
-
-
-@lru_cache(256)
-def _day(days: int) -> str:
-    return (_EPOCH + timedelta(days=days)).date().isoformat()
+    seconds, left = divmod(min(max(milliseconds, first), last), 1000)
+    year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}.{left:03d}Z"
 
 
 class PlanHash:

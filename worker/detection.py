@@ -9,7 +9,7 @@ what is set aside, `s/<source>` the checkpoint.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
@@ -34,9 +34,6 @@ _SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 _COUNTED: Final = 2
 # In bytes: with the source's name and a feed's before it, a key stays within LMDB's limit.
 _LONGEST_ID: Final = 400
-
-# A record, what is known of its customer, and its fingerprint.
-_News = tuple[Row, bytes | None, bytes]
 
 
 class PollTx(SizedTx, Notes, Protocol):
@@ -150,12 +147,23 @@ class Detector:
             for row in rows:  # whoever stands there twice is read in order
                 self.row(tx, row, now, mark)
             return
-        news = self._sift(tx, rows, mark)
-        if news:
-            self._renew(tx, news, now)
+        made = []
+        for row, raw, fingerprint in self._sift(tx, rows, mark):
+            try:
+                parts = changes.rewritten(self.adapter.normalize(row, self._normalizer))
+            except Exception as error:  # ruff: ignore[blind-except] - see _unreadable
+                self._unreadable(tx, row, error)
+            else:
+                made.append((row, raw, fingerprint, parts))
+        hashed = [self._hasher.fields(parts.values()) for *_, parts in made]
+        for one, hashes in zip(made, hashed, strict=True):
+            self._enter(tx, *one, hashes, now)
 
-    def _sift(self, tx: PollTx, rows: Sequence[Row], mark: bytes | None) -> list[_News]:
-        """Note whom a page shows; return the records that are not as they were."""
+    def _sift(self, tx: PollTx, rows: Sequence[Row], mark: bytes | None) -> list[tuple[Row, bytes | None, bytes]]:
+        """Note whom a page shows; return what is not as it was.
+
+        That is (record, what is known of its customer, fingerprint).
+        """
         get, prefix, essence, fingerprint = tx.get, self._prefix, self.adapter.essence, self._fingerprint
         scope, shown, news, same = self.scope, [], [], 0
         for row in rows:
@@ -182,31 +190,30 @@ class Detector:
             self._rolls[mark].extend(tx, shown)
         return news
 
-    def _renew(self, tx: PollTx, news: Iterable[_News], now: int) -> None:
-        """Take in records that are not as they were."""
-        made = []
-        for row, raw, fingerprint in news:
-            try:
-                customer = self.adapter.normalize(row, self._normalizer)
-                made.append((row, raw, fingerprint, customer, changes.rewritten(customer)))
-            except Exception as error:  # ruff: ignore[blind-except] - see _unreadable
-                self._unreadable(tx, row, error)
-        hashed = [self._hasher.fields(parts.values()) for *_, parts in made]
-        for (row, raw, fingerprint, customer, parts), hashes in zip(made, hashed, strict=True):
-            before = raw
-            if raw is not None and self._another(raw, hashes):
-                self.gone(tx, row.id, "absent", now)
-                before = tx.get(self._prefix + row.id.encode())
-            decision = changes.seen(
-                None if before is None else Entry.unpack(before),
-                customer,
-                fingerprint=fingerprint,
-                hashes=hashes,
-                updated=row.updated,
-                scope=self.scope,
-                now=now,
-            )
-            self._settle(tx, row.id, decision, parts, row.updated, now)
+    def _enter(
+        self,
+        tx: PollTx,
+        row: Row,
+        raw: bytes | None,
+        fingerprint: bytes,
+        parts: dict[str, bytes],
+        hashes: bytes,
+        now: int,
+    ) -> None:
+        """Take in a record that is not as it was; `raw` is what is known of its customer."""
+        if raw is not None and self._another(raw, hashes):
+            self.gone(tx, row.id, "absent", now)
+            raw = tx.get(self._prefix + row.id.encode())
+        decision = changes.seen(
+            None if raw is None else Entry.unpack(raw),
+            parts,
+            fingerprint=fingerprint,
+            hashes=hashes,
+            updated=row.updated,
+            scope=self.scope,
+            now=now,
+        )
+        self._settle(tx, row.id, decision, parts, row.updated, now)
 
     def _another(self, raw: bytes, hashes: bytes) -> bool:
         """Return whether an id has been given to another customer: he was created at another time.

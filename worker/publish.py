@@ -40,8 +40,8 @@ def publish(
 ) -> None:
     """Send the event and the newest customer; raises RecordTooLargeError, having sent neither.
 
-    `parts` are the customer's fields as JSON, which were written for hashing already; `updated` is the upstream's own
-    time of the change, `live` the number of customers that the source has left (on a deletion).
+    `parts` are the customer's fields as JSON, which were written for hashing already (none on a deletion); `updated` is
+    the upstream's own time of the change, `live` the number of customers that the source has left (on a deletion).
     """
     source, customer_id = split_key(key)
     headers = event_headers(
@@ -54,7 +54,7 @@ def publish(
     )
     who = b'"source":%s,"id":%s' % (orjson.dumps(source), orjson.dumps(customer_id))
     first_seen = rfc3339(change.first_seen).encode()
-    customer = None if change.customer is None else _CUSTOMER % (who, first_seen, *parts.values())
+    customer = _CUSTOMER % (who, first_seen, *parts.values()) if parts else None
     data = _EVENT % (
         who,
         customer or b"null",

@@ -34,7 +34,7 @@ def see(entry: Entry | None, content: int, *, scope: bytes = SCOPE, updated: int
     """See a record whose content is told apart by a number."""
     return changes.seen(
         entry,
-        person("crm", "1", given=f"Name {content}"),
+        changes.rewritten(person("crm", "1", given=f"Name {content}")),
         fingerprint=bytes([content]) * 16,
         hashes=bytes([content]) * LONGEST,
         updated=updated,
@@ -117,7 +117,7 @@ def test_unchanged_agrees_with_seen(*, entry: Entry | None, scope: bytes, finger
         scope, fingerprint = entry.scope, entry.fingerprint
     decision = changes.seen(
         entry,
-        person("crm", "1"),
+        changes.rewritten(person("crm", "1")),
         fingerprint=fingerprint,
         hashes=entry.hashes if entry is not None else b"",
         updated=entry.updated if entry is not None else None,
@@ -130,14 +130,14 @@ def test_unchanged_agrees_with_seen(*, entry: Entry | None, scope: bytes, finger
 
 def test_a_new_customer_is_created_with_the_fields_that_hold_something() -> None:
     """`changed` of a creation names what is there, not what is empty."""
-    customer = person("crm", "1", given="Ann", emails=["ann@example.com"])
+    parts = changes.rewritten(person("crm", "1", given="Ann", emails=["ann@example.com"]))
     decision = changes.seen(
-        None, customer, fingerprint=b"f" * 16, hashes=b"h" * LONGEST, updated=None, scope=SCOPE, now=NOW
+        None, parts, fingerprint=b"f" * 16, hashes=b"h" * LONGEST, updated=None, scope=SCOPE, now=NOW
     )
     assert decision.change is not None
     assert decision.change.type == CREATED
     assert decision.change.changed == ["kind", "name", "emails"]
-    assert customer["first_seen"] == "2023-11-14T22:13:20.000Z"
+    assert decision.change.first_seen == NOW
 
 
 def test_an_update_names_the_fields_that_differ() -> None:
