@@ -14,6 +14,8 @@ from worker.events import Customer
 DEFAULT = DedupeSettings()
 # For sources that check an identifier when they take it: then one in common is not that of the husband or wife.
 VERIFIED = DedupeSettings(vetoes=Vetoes(borrowed=False))
+# For who would rather keep one person in two records than merge twins of age who live together.
+TWINS = DedupeSettings(vetoes=Vetoes(grown_up=200))
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,13 @@ def _rldata(name: str, folder: Path) -> Iterator[tuple[str, Customer]]:
     return sets.rldata(name, folder / "rldata")
 
 
-def _pseudopeople(seed: int, folder: Path, *, postcodes: bool = False) -> Iterator[tuple[str, Customer]]:
-    return sets.pseudopeople(folder / f"pseudopeople-{seed}", overlay=True, postcodes=postcodes)
+def _pseudopeople(
+    seed: int, folder: Path, *, postcodes: bool = False, middle: bool = True
+) -> Iterator[tuple[str, Customer]]:
+    for person, customer in sets.pseudopeople(folder / f"pseudopeople-{seed}", overlay=True, postcodes=postcodes):
+        if customer["name"] is not None and not middle:
+            customer["name"]["middle"] = None
+        yield person, customer
 
 
 _FEBRL3 = Goal(precision=0.9995, f1=0.997)
@@ -75,6 +82,21 @@ CATALOGUE = (
     *(
         DataSet(f"pseudopeople-{seed}, postcodes", "tuning", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE)
         for seed in (101, 202)
+    ),
+    # What a setting, and data without middle names, cost: no goals.
+    DataSet("FEBRL3, grown_up 200", "tuning", partial(_febrl, "FEBRL3"), TWINS),
+    DataSet("FEBRL4, grown_up 200", "tuning", partial(_febrl, "FEBRL4"), TWINS),
+    DataSet("pseudopeople-101, ids verified", "tuning", partial(_pseudopeople, 101), VERIFIED),
+    DataSet(
+        "pseudopeople-101, no middle names",
+        "tuning",
+        partial(_pseudopeople, 101, postcodes=True, middle=False),
+    ),
+    DataSet(
+        "pseudopeople-101, no middle names, grown_up 200",
+        "tuning",
+        partial(_pseudopeople, 101, postcodes=True, middle=False),
+        TWINS,
     ),
     DataSet("RLdata10000", "reporting", partial(_rldata, "RLdata10000")),
     *(
