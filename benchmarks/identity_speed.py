@@ -47,7 +47,7 @@ from worker.task import Transaction
 from worker.testkit import latest
 from worker.topics import Topics
 
-BATCH = 4_000
+BATCH = 2_000
 QUIET = 5
 HOT = "frontdesk.of.all@example.com"
 NAMES = ("keys", "pairs", "clusters")

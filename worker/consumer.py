@@ -42,7 +42,7 @@ from worker.task import Task, Transaction, now_ms
 log = structlog.get_logger()
 
 _POSITION: Final = b"\x00p/"
-_READ_RECORDS: Final = 4_000
+_READ_RECORDS: Final = 2_000
 # A transaction is closed after so many seconds of work on its records, so that the heartbeats are sent in time.
 _WORK_SECONDS: Final = 0.5
 _READ_MS: Final = 200

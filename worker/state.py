@@ -314,9 +314,8 @@ class StoreTransaction:
 
     def scan(self, prefix: bytes, start: bytes | None = None) -> Iterator[tuple[bytes, bytes]]:
         """Yield (key, value) under `prefix` in byte order, from `start` on."""
-        with self.txn.cursor(self.database) as cursor:
-            if not cursor.set_range(max(prefix, start or prefix)):
-                return
+        cursor = self.txn.cursor(self.database)  # it is closed with the generator
+        if cursor.set_range(prefix if start is None or start < prefix else start):
             for key, value in cast("Iterator[tuple[bytes, bytes]]", cursor):
                 if not key.startswith(prefix):
                     return

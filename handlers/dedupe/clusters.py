@@ -212,10 +212,11 @@ class _Work:
             self._redescribe(node, message.data)
         else:
             change = Change(message.version, message.identity, message.expected, message.data)
-            if change.data is None and not node.queue:
+            waited = bool(node.queue)
+            if change.data is None and not waited:
                 self._recall(node, change)
             node.queue.append(change)
-            self._advance(node)
+            self._advance(node, waited=waited)
         return Done()
 
     def acknowledge(self, key: str, name: str, version: int) -> Outcome:
@@ -294,7 +295,8 @@ class _Work:
         node.data = self._store.describe(node, data)
         self._resolver.resolve([node.name])
 
-    def _advance(self, node: Node, *, late: bool = False) -> None:
+    def _advance(self, node: Node, *, late: bool = False, waited: bool = True) -> None:
+        """Do the changes of a customer that need not wait; `waited`: whether it is noted that there are some."""
         while node.queue:
             head, following = node.queue[0], node.queue[1] if len(node.queue) > 1 else None
             # Buckets work in order: who has seen the next version of a live customer has seen this one.
@@ -310,7 +312,8 @@ class _Work:
         self._store.change(node)
         waits = b"w" + node.name.encode()
         if not node.queue:
-            self.tx.delete(waits)
+            if waited:
+                self.tx.delete(waits)
         elif self.tx.get(waits) is None:
             self.tx.put(waits, b"%d" % self._now)
 

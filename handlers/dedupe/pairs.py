@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.profile import KEY_BYTES
-from handlers.dedupe.scoring import Comparison, Judge, Scorer
+from handlers.dedupe.scoring import Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.sieve import glance, hopeless
 from handlers.dedupe.wire import (
@@ -44,6 +44,20 @@ class Comparand(NamedTuple):
     profile: Profile
 
 
+class Finding(NamedTuple):
+    """What buckets say of two profiles, whichever bucket it is: those of e-mail addresses, and all others.
+
+    `fields`, `agreed` and `flags` are those of a `Link`, `weights` what each value in common adds.
+    """
+
+    by_email: bool
+    by_others: bool
+    fields: tuple[float, ...]
+    agreed: str
+    flags: int
+    weights: dict[bytes, float]
+
+
 class Pairs:
     """See the module."""
 
@@ -59,6 +73,8 @@ class Pairs:
         self._review = settings.review
         self._compare = Scorer(settings).compare
         self._judge = Judge(settings)
+        # Two who meet do so under several keys: what is said of them is worked out once.
+        self._find = lru_cache(8_192)(self._found)
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument]
         """Nothing is to be done at the start."""
@@ -85,10 +101,22 @@ class Pairs:
 
     def _enter(self, tx: Tx, record: Record, where: bytes, value: bytes) -> Outcome:
         version, wants_ack = read_version(value)
+        if next(tx.scan(b"m" + where[:KEY_BYTES]), None) is None:  # most are the first to come
+            if version <= _last(tx, where, None):
+                return Skip("seen")
+        elif not self._join(tx, record, where, version, value):
+            return Skip("seen")
+        tx.put(b"m" + where, value)
+        if wants_ack:
+            self.acknowledge(tx, where, _comparand(where[KEY_BYTES:], value).profile.scope, version)
+        return Done()
+
+    def _join(self, tx: Tx, record: Record, where: bytes, version: int, value: bytes) -> bool:
+        """Say what a member's new version means to the others in its bucket; False if it is none."""
         bucket, customer = _Bucket(self, tx, where[:KEY_BYTES], record.offset), where[KEY_BYTES:]
         before = bucket.take(customer)
         if version <= _last(tx, where, before):
-            return Skip("seen")
+            return False
         if bucket.crowded:
             bucket.resize(bucket.count + (before is None))
         elif len(bucket.others) >= self.limit:
@@ -96,10 +124,7 @@ class Pairs:
             bucket.resize(len(bucket.others) + 1)
         elif bucket.others:
             bucket.meet(customer, before, value)
-        tx.put(b"m" + where, value)
-        if wants_ack:
-            self.acknowledge(tx, where, _comparand(customer, value).profile.scope, version)
-        return Done()
+        return True
 
     def _leave(self, tx: Tx, record: Record, where: bytes, leave: Leave) -> Outcome:
         bucket, customer = _Bucket(self, tx, where[:KEY_BYTES], record.offset), where[KEY_BYTES:]
@@ -117,17 +142,25 @@ class Pairs:
             self.acknowledge(tx, where, leave.scope, leave.version)
         return Done()
 
-    def supports(self, comparison: Comparison, tag: bytes) -> bool:
-        """Return whether a bucket with keys of kind `tag` has anything to say on a pair."""
-        if comparison.clash and tag == b"E":
-            return True
-        if comparison.block is not None:
-            return False
-        return self._judge.standing(comparison.fields, comparison.need, comparison.best()) >= self._review
-
-    def compare(self, a: Comparand, b: Comparand) -> Comparison:
+    def compare(self, a: Comparand, b: Comparand) -> Finding:
         """Compare two members; the order does not matter."""
-        return self._compare(*((a.profile, b.profile) if a.customer < b.customer else (b.profile, a.profile)))
+        return self._find(*((a.profile, b.profile) if a.customer < b.customer else (b.profile, a.profile)))
+
+    def _found(self, a: Profile, b: Profile) -> Finding:
+        comparison = self._compare(a, b)
+        supported = comparison.block is None and (
+            self._judge.standing(comparison.fields, comparison.need, comparison.best()) >= self._review
+        )
+        flags = (
+            comparison.need << NEED_SHIFT
+            | BLOCKED * bool(comparison.block)
+            | CLASH * comparison.clash
+            | LIFTED * comparison.lifted
+            | SAME_SOURCE * comparison.same_source
+        )
+        agreed = "".join(sorted(chr(key[0]) for key in comparison.agreed))
+        by_email = supported or comparison.clash
+        return Finding(by_email, supported, comparison.fields, agreed, flags, comparison.agreed)
 
     def acknowledge(self, tx: Tx, where: bytes, scope: str, version: int) -> None:
         """Tell the clusters that the bucket has seen this version of the customer."""
@@ -187,12 +220,14 @@ class _Bucket:
     def meet(self, customer: bytes, before: bytes | None, after: bytes | None) -> None:
         """Say what has changed between a customer, as it was and as it is, and the others."""
         new, old = self._candidates(after), self._candidates(before)
+        is_ = _comparand(customer, after) if new and after is not None else None
+        was = _comparand(customer, before) if old and before is not None else None
         for name in dict.fromkeys((*new, *old)):
             other = _comparand(name, self.others[name])
-            if name in new and after is not None and self._say(_comparand(customer, after), other):
+            if is_ is not None and name in new and self._say(is_, other):
                 continue
-            if name in old and before is not None and self._supported(one := _comparand(customer, before), other):
-                self._retract(one, other, gone=True)
+            if was is not None and name in old and self._supported(was, other):
+                self._retract(was, other, gone=True)
 
     def disown(self) -> None:
         """Retract whatever was supported: there are too many members now."""
@@ -222,24 +257,19 @@ class _Bucket:
         return [name for name, other in self.others.items() if not hopeless(one, other, below)]
 
     def _supported(self, one: Comparand, other: Comparand) -> bool:
-        return self._pairs.supports(self._pairs.compare(one, other), self._key[:1])
+        return self._supports(self._pairs.compare(one, other))
+
+    def _supports(self, finding: Finding) -> bool:
+        return finding.by_email if self._key[:1] == b"E" else finding.by_others
 
     def _say(self, one: Comparand, other: Comparand) -> bool:
-        comparison = self._pairs.compare(one, other)
-        if not self._pairs.supports(comparison, self._key[:1]):
+        finding = self._pairs.compare(one, other)
+        if not self._supports(finding):
             return False
         pair = _ordered(one, other)
-        flags = (
-            comparison.need << NEED_SHIFT
-            | BLOCKED * bool(comparison.block)
-            | CLASH * comparison.clash
-            | LIFTED * comparison.lifted
-            | SAME_SOURCE * comparison.same_source
-        )
-        agreed = "".join(sorted(chr(key[0]) for key in comparison.agreed))
-        weight = comparison.agreed.get(self._key, 0.0)
+        weight = finding.weights.get(self._key, 0.0)
         versions = (pair[0].version, pair[1].version)
-        said = Link(versions, self._stamp, comparison.fields, weight, agreed, flags)
+        said = Link(versions, self._stamp, finding.fields, weight, finding.agreed, finding.flags)
         self._pairs.send(self._tx, self._key, pair, said)
         return True
 

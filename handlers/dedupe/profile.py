@@ -122,6 +122,7 @@ class Refiner:
         # A key of our own, out of the installation's: a match key takes a single keyed hash then.
         secret = bytes.fromhex(hasher.identifier("match", "key"))
         self._hash = blake2b(key=secret, digest_size=KEY_BYTES - 1, person=b"match key")
+        self._begun: dict[tuple[str, str], Any] = {}  # by scope and tag, the hash of what all their keys begin with
         self._generic = GenericValues(settings.generic, hasher.identifier)
         self._tags = frozenset(settings.keys)
         self._unique = frozenset(settings.vetoes.unique)
@@ -161,15 +162,19 @@ class Refiner:
             "old": raw.oldest,
             "full": raw.completeness,
             "unique": [[known[0], known[2][:16], known[3]] for known in identifiers if known[0] in self._unique],
-            "emails": [self._key(scope, "E", email).hex()[2:] for email in emails],
-            "phones": [self._key(scope, "P", number).hex()[2:] for number, _ in phones],
+            "emails": [(keys.get(("E", email)) or self._key(scope, "E", email)).hex()[2:] for email in emails],
+            "phones": [(keys.get(("P", number)) or self._key(scope, "P", number)).hex()[2:] for number, _ in phones],
         }
         return Refined(encoded, match_keys, node)
 
     def _key(self, scope: str, tag: str, text: str) -> bytes:
-        digest = self._hash.copy()
-        digest.update(f"{scope}\0{tag}\0{text}".encode(errors="replace"))
-        return tag.encode() + digest.digest()
+        begun = self._begun.get((scope, tag))
+        if begun is None:
+            begun = self._begun[scope, tag] = self._hash.copy()
+            begun.update(f"{scope}\0{tag}\0".encode(errors="replace"))
+        digest = begun.copy()
+        digest.update(text.encode(errors="replace"))
+        return tag.encode() + cast("bytes", digest.digest())
 
 
 def _blocking(given: str, family: str, born: str, addresses: list[list[str]]) -> list[tuple[str, str]]:
