@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from handlers.dedupe import Clusters, DedupeSettings, Keys, Pairs
 from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.store import Change, Node, Pair, Store, Variant
-from handlers.dedupe.wire import Leave, Member, version_of
+from handlers.dedupe.wire import Leave, Member, NodeMessage, version_of
 from worker.events import Headers
 from worker.handling import Dead, Done, Outcome, Record, Skip
 from worker.privacy import Hasher
@@ -66,17 +66,17 @@ def test_a_version_is_handled_once() -> None:
     """Also an older one that comes late, and a deletion."""
     tx, stage = MemoryTx(), keys_stage()
 
-    def given_(sequence: int, *, gone: bool = False) -> Outcome:
+    def said(sequence: int, *, gone: bool = False) -> Outcome:
         row = deleted("crm", "1", sequence) if gone else latest(person("crm", "1", **ADA), sequence)
         return stage.on_record(tx, record(*row), 0)
 
-    assert isinstance(given_(2), Done)
+    assert isinstance(said(2), Done)
     sent = len(tx.sent)
-    assert isinstance(given_(2), Skip)
-    assert isinstance(given_(1), Skip)
+    assert isinstance(said(2), Skip)
+    assert isinstance(said(1), Skip)
     assert len(tx.sent) == sent
-    assert isinstance(given_(3, gone=True), Done)
-    assert isinstance(given_(2), Skip)
+    assert isinstance(said(3, gone=True), Done)
+    assert isinstance(said(2), Skip)
 
 
 def test_a_change_of_what_is_not_compared_goes_no_further() -> None:
@@ -128,6 +128,46 @@ def test_a_bucket_that_is_too_large_only_counts() -> None:
         stage.on_record(tx, record(BUCKET + b"crm/%02d" % number, None, leave.headers(), offset=50 + number), 0)
     assert tx.get(b"m" + BUCKET) is None
     assert [content is None for _, _, content, _, _ in tx.sent] == [False, True, False]
+
+
+def linked() -> list[Record]:
+    """Return what the clusters are told of Ada in two systems, who meets herself under several keys."""
+    stage, told = Pairs(TOPICS, RULES), []
+    buckets = MemoryTx()
+    for source in ("crm", "shop"):
+        tx = MemoryTx()
+        keys_stage().on_record(tx, record(*latest(person(source, "1", emails=["ada@example.com"], **ADA), 1)), 0)
+        told += [(key, value, headers) for topic, key, value, headers, _ in tx.sent if topic == TOPICS.links]
+        for offset, (topic, key, value, headers, _) in enumerate(tx.sent):
+            if topic == TOPICS.keys:
+                stage.on_record(buckets, record(key, value, headers, offset=offset), 0)
+    told += [(key, value, headers) for _, key, value, headers, _ in buckets.sent]
+    return [record(key, value, headers, offset=offset) for offset, (key, value, headers) in enumerate(told)]
+
+
+def test_what_follows_from_links_is_said_once_a_transaction() -> None:
+    """However many keys two customers meet under, there is one event, and one membership of each."""
+    tx, stage, told = MemoryTx(), Clusters(TOPICS, RULES), linked()
+    stage.open(tx, 0, {TOPICS.links: 0}, 0)
+    for said in told:
+        stage.on_record(tx, said, 0)
+    assert len(told) > 4
+    assert tx.sent == []
+    tx.commit()
+    assert sorted(topic for topic, *_ in tx.sent) == [TOPICS.clusters, TOPICS.clusters, TOPICS.identity]
+
+
+def test_a_deletion_in_the_transaction_of_its_links_is_told_with_them() -> None:
+    """Whoever is left is named, as if there had been a transaction between."""
+    tx, stage, told = MemoryTx(), Clusters(TOPICS, RULES), linked()
+    stage.open(tx, 0, {TOPICS.links: 0}, 0)
+    for said in told:
+        stage.on_record(tx, said, 0)
+    gone = NodeMessage(version_of(2, 0), version_of(1, 0), 0, None).record()
+    stage.on_record(tx, record(b"ncrm/1", gone[0], gone[1], offset=len(told)), 0)
+    tx.commit()
+    (departure,) = [orjson.loads(value or b"") for topic, _, value, _, _ in tx.sent if topic == TOPICS.departures]
+    assert (departure["customer"], departure["remaining"], departure["doubt"]) == ("crm/1", ["shop/1"], [])
 
 
 def test_no_key_that_is_sent_has_a_value_of_the_customer() -> None:
