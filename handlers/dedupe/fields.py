@@ -16,6 +16,8 @@ _SIMILAR: Final = 0.9
 # One edit in a longer name is a typing error more often than another name.
 _SHORT: Final = 3
 _BOTH: Final = 2
+# Three edits make another name: Maria, Marquita.
+_TYPED: Final = 2
 
 _similarity = JaroWinkler.similarity
 _edits = OSA.distance
@@ -83,7 +85,8 @@ def likeness(a: str, b: str, given_below: float) -> Alike:
     if known < _BOTH and _swapped_letters(a, b):
         return Alike.SAME
     long_enough = min(len(a), len(b)) > (_SHORT if known == 0 else _SHORT - 1)
-    if known < _BOTH and (similarity >= _SIMILAR or (long_enough and _edits(a, b) == 1)):
+    edits = _edits(a, b) if known < _BOTH else 0
+    if known < _BOTH and ((similarity >= _SIMILAR and edits <= _TYPED) or (long_enough and edits == 1)):
         return Alike.MISTYPED if known else Alike.SIMILAR
     return Alike.DIFFERENT if similarity >= given_below else Alike.OTHER
 

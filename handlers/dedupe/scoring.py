@@ -167,13 +167,15 @@ class Scorer:
     def _outweighed(self, a: Profile, b: Profile, veto: str, alike: Alike, edits: int, place: _Place) -> bool:
         """Return whether a veto on two people of one family name is more likely due to an error.
 
-        Twins live together as children and have middle names of their own, and parents and children of one name are a
-        generation apart. Where middle names differ as well, no error explains it.
+        Twins live together as children and may have names that are in no list, and parents and children of one name are
+        a generation apart. Where middle names differ as well, no error explains it.
         """
         if _initials_differ(a.middle, b.middle):
             return False
         if veto == "given_name" and edits == 0:
-            return (place.home and self._grown_up(a, b)) or _misnamed(a, b)
+            if self._grown_up(a, b):
+                return place.home or _misnamed(a, b)
+            return not place.perhaps and _misnamed(a, b)
         apart = abs(int(a.born[:4]) - int(b.born[:4])) if edits > 0 else 0
         shortest, longest = self._vetoes.generation
         return veto == "birth_date" and place.home and alike >= Alike.MISTYPED and not shortest <= apart <= longest

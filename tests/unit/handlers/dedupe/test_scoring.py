@@ -98,6 +98,7 @@ class TestFields:
             ("ben", "jen", Alike.OTHER),
             ("bwn", "dwn", Alike.OTHER),
             ("ronnie", "ronald", Alike.SAME),
+            ("marquita", "maria", Alike.DIFFERENT),
             ("carol", "carlo", Alike.DIFFERENT),
             ("beth", "lisa", Alike.OTHER),
             ("robert", "r", Alike.MISSING),
@@ -205,6 +206,13 @@ class TestVerdicts:
         assert verdict(*pair) == "apart"
         mistyped = {**born, "address": ("26 boulevard Saint-Michel", "Paris", "75060")}
         assert verdict(made(given="Anne", **born), made(given="Jules", **mistyped)) == "linked"
+
+    def test_a_name_in_no_list_is_a_mistake_unless_a_twin_may_have_it(self) -> None:
+        """One birth date and one middle name are one person's; children in one home may be two."""
+        born: dict[str, Any] = {"middle": "J", "family": "Marchand", "born": "2012-05-06"}
+        assert verdict(made(given="Anne", **born), made(given="Qwhrty", **born)) == "linked"
+        at_home = {**born, "address": PARIS}
+        assert verdict(made(given="Anne", **at_home), made(given="Qwhrty", **at_home)) == "apart"
 
     def test_one_name_in_one_street_is_one_person_whatever_the_number(self) -> None:
         """House numbers are mistaken more often than namesakes are neighbours; two birth dates tell these."""
