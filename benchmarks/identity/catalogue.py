@@ -78,7 +78,10 @@ CATALOGUE = (
     DataSet("FEBRL3, ids verified", "tuning", partial(_febrl, "FEBRL3"), VERIFIED, _FEBRL3),
     DataSet("FEBRL4, ids verified", "tuning", partial(_febrl, "FEBRL4"), VERIFIED, _FEBRL4),
     DataSet("RLdata500", "tuning", partial(_rldata, "RLdata500")),
-    *(DataSet(f"pseudopeople-{seed}", "tuning", partial(_pseudopeople, seed), goal=_PEOPLE) for seed in (101, 202)),
+    *(
+        DataSet(f"pseudopeople-{seed}", "tuning", partial(_pseudopeople, seed), goal=_PEOPLE)
+        for seed in (101, 202, 505, 606)
+    ),
     *(
         DataSet(f"pseudopeople-{seed}, postcodes", "tuning", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE)
         for seed in (101, 202)
@@ -101,13 +104,13 @@ CATALOGUE = (
     DataSet("RLdata10000", "reporting", partial(_rldata, "RLdata10000")),
     *(
         DataSet(f"pseudopeople-{seed}", "reporting", partial(_pseudopeople, seed), goal=_PEOPLE)
-        for seed in (303, 404, 505, 606)
+        for seed in (303, 404, 707, 808)
     ),
     *(
         DataSet(
             f"pseudopeople-{seed}, postcodes", "reporting", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE
         )
-        for seed in (505, 606)
+        for seed in (707, 808)
     ),
 )
 
