@@ -13,6 +13,7 @@ put on hold meanwhile, one taken away ends. Guarantees:
 """
 
 import asyncio
+import gc
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -331,6 +332,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
                 owned.task = None
                 telemetry.TASKS.labels(task.stage).dec()
             await task.close()
+            gc.collect()  # a handler and its caches are a cycle, and those are looked for seldom (`collect_seldom`)
 
     async def _put_off(self, task: Task, owned: _Owned, error: _PutOffError) -> None:
         if not owned.put_off:
