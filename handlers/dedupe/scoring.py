@@ -183,16 +183,14 @@ class Scorer:
     def _need(self, a: Profile, b: Profile, alike: Alike, edits: int, place: _Place, family: float) -> Need:
         """Return what a pair without a veto needs; `alike` says how much the given names are.
 
-        Who has another family name needs more than a home: it may be the partner's. Two of one name in one street, or
-        of one birth date, are one although the house number differs.
+        Who has another family name needs more than a home: it may be the partner's.
         """
         if alike == Alike.SAME:
             if edits < 0 and (a.suffix != b.suffix or _initials_differ(a.middle, b.middle)):
                 return Need.STRONG
             middle = a.middle[:1] == b.middle[:1] != ""
             enough = edits == 0 or (edits == 1 and (place.near or middle)) or (middle and place.street)
-            at_home = (place.perhaps and family >= 0) or (place.neighbours and family > 0)
-            return Need.NOTHING if enough or at_home else Need.VALUE
+            return Need.NOTHING if enough or (place.perhaps and family >= 0) else Need.VALUE
         if alike >= Alike.SIMILAR and (edits == 0 or (edits == 1 and place.near)):
             return Need.NOTHING
         if alike == Alike.MISTYPED:
