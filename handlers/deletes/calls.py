@@ -16,6 +16,8 @@ from worker.handling import Call
 
 CANARY: Final = "canary:"
 UNKNOWN: Final = "it is not known whether it was done, and the target has no look-up"
+VOUCHED_FOR_MS: Final = 5_000
+"""How long the word of the requests stage is taken: until the look-up is sent, and again until the DELETE is."""
 _UNDO_BYTES: Final = 256 * 1024
 
 
@@ -60,8 +62,16 @@ class Calls:
             self.execute(target, deletion, None)
 
     def execute(self, target: Target, deletion: Deletion, found: Found | None) -> None:
-        """Commit to the DELETE; it is sent once this transaction is committed."""
+        """Commit to the DELETE; it is sent once this transaction is committed.
+
+        Where the look-up took too long the customer may be back meanwhile: all is asked anew, with more patience each
+        time, since a slow target is one in the end.
+        """
         request, life = deletion.request, self._life
+        if life.now - deletion.since > VOUCHED_FOR_MS << deletion.tries:
+            deletion.tries += 1
+            self.look_later(deletion, after=0)
+            return
         if request["dry_run"]:
             life.must(deletion, Event.REHEARSE)
             life.end(deletion)

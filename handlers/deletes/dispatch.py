@@ -7,7 +7,7 @@ EXECUTING, and only then DELETE; look up again after it.
 from typing import Final
 
 from handlers.deletes.book import Runtime
-from handlers.deletes.calls import Calls
+from handlers.deletes.calls import VOUCHED_FOR_MS, Calls
 from handlers.deletes.health import Health
 from handlers.deletes.life import Life
 from handlers.deletes.machine import Event, State
@@ -18,7 +18,8 @@ from handlers.deletes.targets.contract import Target
 from worker.handling import Call, Reply
 
 _CHECKS_PER_CALL: Final = 16  # asked ahead of their turn, for each deletion that may run at once
-_VOUCHED_FOR_MS: Final = 30_000  # how long the word of the requests stage is taken
+_CALLS: Final = 3  # of a deletion: a look-up, the DELETE, and a look-up
+_OVERDUE_MS: Final = 30_000  # a question that the requests stage leaves unanswered
 _NO_ANSWER_MS: Final = 120_000  # beyond the target's time-out: the loop's waiting for the rate limit
 _STAND_BACK_MS: Final = 5_000
 _MANY: Final = 1 << 20
@@ -61,14 +62,17 @@ class Dispatch:
     def _vouched(self, name: str) -> Deletion | None:
         """Return the next deletion that the requests stage has vouched for, lately enough; ask anew for others."""
         while (waiting := self._book.first("y", name, self._now)) is not None:
-            if waiting.place is not None and waiting.place[1] + _VOUCHED_FOR_MS > self._now:
+            if waiting.place is not None and waiting.place[1] + VOUCHED_FOR_MS > self._now:
                 return waiting
             self._calls.check(waiting)
         return None
 
     def _ask_ahead(self, name: str, settings: TargetSettings, runtime: Runtime) -> None:
         """Ask the requests stage about the deletions that are next."""
-        most = _CHECKS_PER_CALL * (1 if runtime.half_open else settings.concurrency)
+        slots = 1 if runtime.half_open else settings.concurrency
+        # No more than have their turn while half of that word's time is left: others would only be asked about again.
+        soon = int(settings.rate / _CALLS * VOUCHED_FOR_MS / 2000)
+        most = max(slots, min(_CHECKS_PER_CALL * slots, soon))
         if runtime.asked > most // 2:
             return  # many at a time: every question is a transaction of the stage that answers it
         while runtime.asked < most:
@@ -125,6 +129,6 @@ class Dispatch:
             asked, runtime.canary = runtime.canary, 0
             self._outcomes.not_told(name, asked)
         if settings is not None and settings.enabled and runtime.paused is None:
-            for overdue in self._book.queued("k", name, self._now - _VOUCHED_FOR_MS, _MANY):
+            for overdue in self._book.queued("k", name, self._now - _OVERDUE_MS, _MANY):
                 self._life.must(overdue, Event.POSTPONE)  # others go first: its route may be there no more
                 self._book.put(overdue, "q", self._now)

@@ -15,8 +15,9 @@ from tests.faults.checking import DELETES, Verdict, sequence
 from tests.faults.reading import Read
 from tests.faults.upstreams import CRM, SHOP, Delete, Shop, World, Write
 
-# A return that was committed so shortly before the DELETE was sent cannot be known to whoever sent it.
-UNAWARE: Final = 3.0
+# A return that was committed so shortly before the DELETE was sent is not known to whoever sent it: the word that the
+# request is still wanted is 5 s old at most when the look-up is sent, and the look-up takes 5 s at most.
+UNAWARE: Final = 10.0
 
 
 @dataclass(frozen=True)

@@ -607,6 +607,41 @@ def test_an_answer_that_is_spoiled_once_is_asked_for_again(body: bytes) -> None:
     assert world.systems["crm"].lookups()[:3] == ["1", "customers", "1"]
 
 
+def slow(world: World, seconds: int, meanwhile: Callable[[], Any] = lambda: None) -> None:
+    """Have every look-up of customer 1 take so long; `meanwhile` happens during the first."""
+    happens = [meanwhile]
+
+    def after(call: Call, reply: Reply) -> Reply:
+        if call.method == "GET" and call.path == "/customers/1":
+            world.harness.now += seconds * 1000
+            while happens:
+                happens.pop()()
+        return reply
+
+    world.systems["crm"].after = after
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_customer_that_is_back_before_a_slow_look_up_ends_is_not_deleted(seed: int) -> None:
+    """What was said before the look-up is too old after it: it is asked for once more."""
+    world = World(simple(), seed=seed)
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    slow(world, 6, lambda: world.live("shop", "1"))
+    world.settle()
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+    assert world.systems["crm"].deletes() == []
+
+
+def test_a_target_that_is_always_slow_is_not_asked_for_ever() -> None:
+    """Its look-ups get twice as long each time."""
+    world = one()
+    slow(world, 25)
+    world.settle(10)
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.systems["crm"].lookups().count("1") == 5  # allowed were 5, 10, 20 and 40 s; and one after the DELETE
+
+
 def test_a_page_that_stands_before_the_whole_target_pauses_it() -> None:
     """Where the canary cannot be read either, it is not this one customer that a person has to look at."""
     world = one()
