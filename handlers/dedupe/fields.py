@@ -49,8 +49,9 @@ def names(a: Profile, b: Profile, weights: Weights, vetoes: Vetoes) -> tuple[flo
     if alike < Alike.SIMILAR and a.given and a.family and b.given and b.family:
         swapped = min(likeness(a.given, b.family, 1.0), likeness(a.family, b.given, 1.0))
         if swapped >= Alike.SIMILAR:
+            one_equal = a.given == b.family or a.family == b.given
             other = weights.family if swapped == Alike.SAME else weights.family_similar
-            return _given(a.given, b.family, swapped, weights), other, swapped
+            return weights.given if one_equal else weights.given_similar, other, swapped
         if alike < Alike.MISSING and (_goes_by_middle(a, b) or _goes_by_middle(b, a)):
             return weights.given_similar, family, Alike.SIMILAR
         if alike < Alike.MISSING and family < 0 and _crossed(a, b):
