@@ -222,7 +222,9 @@ class World:
 
     def _household(self) -> None:
         known = self.random.choice([*self._people_by_key])
-        one, other = self._people_by_key[known], self.people.person()
+        one = self._people_by_key[known]
+        # With a like name, and no birth date as in the telco, nobody could tell them apart.
+        other = next(other for other in iter(self.people.person, None) if not _initials(one) & _initials(other))
         at_home = replace(other, family=one.family, house=one.house, street=one.street, postcode=one.postcode)
         at_home = replace(at_home, city=one.city, state=one.state, country=one.country, phone=one.phone)
         self._lookalike("one household", known, SHOP, at_home)
@@ -261,6 +263,11 @@ class World:
         self.systems[CRM].delete(int(crm_id))
         self.carried.append(self.links[crm_id])
         self.done["deleted"] += 1
+
+
+def _initials(person: Person) -> set[str]:
+    """Return the first letters of a person's given names."""
+    return {name[0] for name in (person.given, person.middle) if name}
 
 
 def _plain(person: Person) -> bool:
