@@ -7,6 +7,8 @@ whoever writes it is the only one who may, as its producer fences every other, a
 """
 
 import asyncio
+import random
+import time
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -19,7 +21,8 @@ from worker.kafka import Connection, bounded_stop
 from worker.topics import Topics, partition_of
 
 KEY: Final = b"deployment"
-_ATTEMPTS: Final = 5
+# Between attempts, at random: workers that all start at once fence one another.
+_PAUSE_SECONDS: Final = (0.05, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +69,18 @@ class Deployment:
 async def claim(connection: Connection, topics: Topics, mine: Deployment) -> None:
     """Make sure that the topics are `mine`, taking them where they are nobody's yet.
 
-    Raises TopicError, StateError, KafkaUnavailableError.
+    Raises TopicError, StateError, KafkaUnavailableError, the last where that takes longer than `start_timeout`.
     """
-    for _ in range(_ATTEMPTS):
+    deadline = time.monotonic() + connection.settings.start_timeout
+    while time.monotonic() < deadline:
         found = await _read(connection, topics)
         if found is not None:
             mine.refuse(found, topics.prefix)
             return
         try:
             await _write(connection, topics, mine)
-        except (FencedError, TransactionError):
-            continue  # another worker writes it at this moment, or nobody knows whether we have
+        except (FencedError, TransactionError):  # another worker writes it now, or nobody knows whether we have
+            await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # ruff: ignore[suspicious-non-cryptographic-random-usage] - jitter
     message = f"the record of the deployment on {topics.status} could not be written"
     raise KafkaUnavailableError(message, hint="See the brokers' logs; the next start tries again.")
 

@@ -31,7 +31,7 @@ import asyncio
 async def handle(event, context):
     seen = (context.get("seen") or 0) + 1
     context.put("seen", seen)
-    await asyncio.sleep(0.02)
+    await asyncio.sleep(0.05)
     context.send("counted", event.key, [event.sequence, seen])
 """
 

@@ -58,3 +58,9 @@ async def test_of_two_that_start_at_once_one_wins(deployment: Deployment) -> Non
     outcomes = await asyncio.gather(*rivals, return_exceptions=True)
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "StateError", "StateError"]
     assert len(await deployment.read(deployment.topics.status)) == 1
+
+
+async def test_however_many_start_at_once_all_go_on(deployment: Deployment) -> None:
+    """The workers of one deployment, at its very first start: none ends because others write the same record."""
+    await asyncio.gather(*(claim(deployment.connection, deployment.topics, OURS) for _ in range(16)))
+    assert [record.value for record in await deployment.read(deployment.topics.status)] == [OURS.encode()]
