@@ -35,6 +35,9 @@ _COUNTED: Final = 2
 # In bytes: with the source's name and a feed's before it, a key stays within LMDB's limit.
 _LONGEST_ID: Final = 400
 
+# Records that are taken in step by step: of more, the data leave the caches, and take memory.
+_AT_ONCE: Final = 100
+
 
 class PollTx(SizedTx, Notes, Protocol):
     """What detection needs beside a handler's transaction: marks that stay on this machine, and a size check."""
@@ -140,13 +143,17 @@ class Detector:
     def rows(self, tx: PollTx, rows: Sequence[Row], now: int, mark: bytes | None) -> None:
         """Take in the records of a page, as `row` does with one.
 
-        Each step is taken for all of them before the next one, and so finds its code in the processor's caches: that
-        takes a seventh off a first poll.
+        Each step is taken for a hundred of them before the next one, and so finds its code in the processor's caches:
+        that takes a seventh off a first poll.
         """
         if len(rows) > 1 and len({row.id for row in rows}) < len(rows):
             for row in rows:  # whoever stands there twice is read in order
-                self.row(tx, row, now, mark)
+                self._take(tx, (row,), now, mark)
             return
+        for start in range(0, len(rows), _AT_ONCE):
+            self._take(tx, rows[start : start + _AT_ONCE], now, mark)
+
+    def _take(self, tx: PollTx, rows: Sequence[Row], now: int, mark: bytes | None) -> None:
         made = []
         for row, raw, fingerprint in self._sift(tx, rows, mark):
             try:
