@@ -8,8 +8,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 demo: .venv/demo ## run all of it here for a minute, and check the result
 	$(BIN)/rollcall demo
 
-test: .venv/dev ## all tests but the soaks
-	$(BIN)/pytest
+test: .venv/dev ## all tests but the soaks, two files at a time
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: .venv/dev ## the inner loop: lint, types, import layers, unit tests
 	$(BIN)/ruff check .

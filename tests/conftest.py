@@ -1,10 +1,20 @@
 """What all tests share."""
 
 import os
+from collections.abc import Generator
 
+import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 # Examples are never timed: the machine may be busy. More of them with HYPOTHESIS_PROFILE=thorough.
 settings.register_profile("quick", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("thorough", parent=settings.get_profile("quick"), max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(autouse=True)
+def log_as_before() -> Generator[None]:
+    """A test that has set up logging, to an output that was its own, leaves none of that behind."""
+    yield
+    structlog.reset_defaults()
