@@ -13,8 +13,8 @@ settings.register_profile("thorough", parent=settings.get_profile("quick"), max_
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
-@pytest.fixture(autouse=True)
-def log_as_before() -> Generator[None]:
-    """A test that has set up logging, to an output that was its own, leaves none of that behind."""
+@pytest.fixture(autouse=True)  # ruff: ignore[pytest-fixture-autouse] - what a test must not leave behind, none asks for
+def logging_as_before() -> Generator[None]:
+    """Undo, after each test, the logging that it has set up, to an output that was its own."""
     yield
     structlog.reset_defaults()
