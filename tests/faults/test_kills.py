@@ -12,8 +12,11 @@ from tests.faults.conftest import Site, site
 from worker.demo.world import CRM, SHOP
 
 DEADLINE = 90.0
-# While a poller is down more customers are deleted than the guard lets pass at once: that is not what is tested here.
-NO_GUARD = {"sources": {name: {"absence_guard_count": 1000} for name in (CRM, SHOP)}}
+# While a poller is down more customers are deleted than the guards let pass at once: that is not what is tested here.
+NO_GUARD = {
+    "sources": {name: {"absence_guard_count": 1000} for name in (CRM, SHOP)},
+    "handlers": {"deletes": {"guard": {"count": 1000, "cap": 1000}}},
+}
 
 
 async def right(deployment: Site) -> list[str]:
