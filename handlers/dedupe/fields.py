@@ -67,7 +67,7 @@ def _goes_by_middle(a: Profile, b: Profile) -> bool:
 def _crossed(a: Profile, b: Profile) -> bool:
     if (not a.born or a.born != b.born) and not (a.identifiers and b.identifiers):
         return False
-    return _same_name(a.given, b.family) or _same_name(a.family, b.given)
+    return same_name(a.given, b.family) or same_name(a.family, b.given)
 
 
 @lru_cache(65_536)
@@ -101,7 +101,8 @@ def _swapped_letters(a: str, b: str) -> bool:
     return len(a) == len(b) > _SHORT and _edits(a, b) == 1 and sorted(a) == sorted(b)
 
 
-def _same_name(a: str, b: str) -> bool:
+def same_name(a: str, b: str) -> bool:
+    """Return whether two family names are alike, or a typing error apart."""
     return _close(a, b) or _one_edit(a, b)
 
 
@@ -126,7 +127,7 @@ def _family(a: str, b: str, weights: Weights) -> float:
         return 0.0
     if a == b:
         return weights.family
-    return weights.family_similar if _same_name(a, b) else weights.family_differs
+    return weights.family_similar if same_name(a, b) else weights.family_differs
 
 
 def birth_dates(a: str, b: str, weights: Weights) -> tuple[float, int]:
@@ -135,13 +136,13 @@ def birth_dates(a: str, b: str, weights: Weights) -> tuple[float, int]:
         return 0.0, -1
     if a == b:
         return weights.birth_date, 0
-    edits = _date_edits(a, b)
+    edits = date_edits(a, b)
     by_edits = (weights.birth_date, weights.birth_date_one_edit, weights.birth_date_two_edits)
     return by_edits[edits] if edits < len(by_edits) else weights.birth_date_differs, edits
 
 
 @lru_cache(65_536)
-def _date_edits(a: str, b: str) -> int:
+def date_edits(a: str, b: str) -> int:
     """Return the edits between two dates: day and month swapped are one, the error in an impossible date is none."""
     if a[:4] == b[:4] and a[5:7] == b[8:] and a[8:] == b[5:7]:
         return 1

@@ -136,10 +136,9 @@ class Keys:
         tx.send(self._to_clusters, b"n" + customer, value, headers, partition_key=scope.encode())
 
     def _members(self, tx: Tx, customer: bytes, refined: Refined, version: int, *, wants_ack: bool) -> None:
-        _, _, _, given, middle, family, _, born, _, identifiers, *_ = orjson.loads(refined.profile)
-        brief = f"{given}\0{middle}\0{family}\0{born}".encode()
-        value = Member(version, wants_ack, bool(identifiers), b"".join(refined.keys), brief, refined.profile).encode()
-        for key in refined.keys:
+        profile, brief, identified, keys, _ = refined
+        value = Member(version, wants_ack, identified, b"".join(keys), brief, profile).encode()
+        for key in keys:
             tx.send(self._to_buckets, key + customer, value, partition_key=key[_PLACE])
 
     def _leave(self, tx: Tx, customer: bytes, keys: tuple[bytes, ...], leave: Leave) -> None:

@@ -69,7 +69,7 @@ class Pairs:
         self.inputs = (Input(topics.keys),)
         self._links = topics.links
         self.limit = settings.generic.bucket
-        self.given_below = settings.vetoes.given_below
+        self.vetoes = settings.vetoes
         self._review = settings.review
         self._compare = Scorer(settings).compare
         self._judge = Judge(settings)
@@ -253,8 +253,8 @@ class _Bucket:
         """Return the others that have to be compared with a member."""
         if value is None or not self.others:
             return []
-        one, below = glance(value), self._pairs.given_below
-        return [name for name, other in self.others.items() if not hopeless(one, other, below)]
+        one, vetoes = glance(value), self._pairs.vetoes
+        return [name for name, other in self.others.items() if not hopeless(one, other, vetoes)]
 
     def _supported(self, one: Comparand, other: Comparand) -> bool:
         return self._supports(self._pairs.compare(one, other))

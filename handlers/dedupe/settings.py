@@ -46,7 +46,7 @@ class Weights(Model):
     given_differs: float = -3
     family: float = 6
     family_similar: float = 4
-    family_differs: float = -4
+    family_differs: float = Field(default=-4, le=0)
     street: float = 4
     street_differs: float = -1
     house: float = 2
@@ -154,7 +154,10 @@ class DedupeSettings(Model):
         default_factory=dict,
         description="Sources whose customers are compared with one another, by scope; the rest are one scope",
     )
-    keys: tuple[Tag, ...] = Field(default=tuple(KEY_KINDS), description="The match keys in use, by tag")
+    keys: tuple[Tag, ...] = Field(
+        default=tuple(tag for tag in KEY_KINDS if tag != "B"),
+        description="The match keys in use, by tag; B (birth date and postcode) finds nobody whom the others do not",
+    )
     link: float = Field(default=10, description="Score from which two customers are linked")
     review: float = Field(default=6, description="Score from which two customers are reported for review")
     weights: Weights = Weights()

@@ -1,17 +1,19 @@
 """Sorts out, at a glance, pairs that comparing would keep apart: in a large population, most of those that meet.
 
-Two customers with different given names, no birth date in common and nothing that is a person's own are two people,
-whatever else agrees: they live in one street, or are a family. Guarantees: a pair that is a `hopeless` one is blocked
-or out of the question by `scoring`, also for what else it would report (a clash).
+Two customers who have nothing in common that is a person's own are two people, whatever else agrees, if their given
+names differ and their birth dates are not the same (they live in one street, or are a family), or if their family names
+differ and their birth dates are far apart (namesakes). Guarantees: a pair that is a `hopeless` one is blocked or out of
+the question by `scoring`, also for what else it would report (a clash).
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from handlers.dedupe.fields import Alike, likeness
+from handlers.dedupe.fields import Alike, date_edits, likeness, same_name
 from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.scoring import VALUE_TAGS
+from handlers.dedupe.settings import Vetoes
 from handlers.dedupe.wire import Member, read_brief
 
 
@@ -36,15 +38,19 @@ def glance(value: bytes) -> Glance:
     return Glance(member.identified, given, middle, family, born, values)
 
 
-def hopeless(one: Glance, other: bytes, given_below: float) -> bool:
+def hopeless(one: Glance, other: bytes, vetoes: Vetoes) -> bool:
     """Return whether a customer and another one, as its membership is encoded, are two people without more ado."""
     for key in one.values:
         if key in other:
             return False
     identified, given, middle, family, born = read_brief(other)
-    if (identified and one.identified) or (born == one.born and born):
+    if identified and one.identified:
         return False
-    if likeness(one.given, given, given_below) >= Alike.MISSING or one.given == middle or given == one.middle:
+    alike = likeness(one.given, given, vetoes.given_below)
+    if alike >= Alike.SIMILAR:
+        named = family and one.family and not same_name(one.family, family)
+        return bool(named and born and one.born and date_edits(one.born, born) >= vetoes.birth_date_edits)
+    if alike == Alike.MISSING or (born == one.born and born) or one.given == middle or given == one.middle:
         return False
     if not family or not one.family or likeness(one.given, family, 1.0) < Alike.SIMILAR:
         return True

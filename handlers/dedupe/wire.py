@@ -38,11 +38,7 @@ def sequence_of(version: int) -> int:
 
 
 class Member(NamedTuple):
-    """A customer in a bucket: its identity version, all its match keys and the profile.
-
-    `brief` has given, middle and family name and birth date out of the profile, with zeros between them, and
-    `identified` whether it has any identifier: what is looked at first.
-    """
+    """A customer in a bucket: its identity version, all its match keys, and what `profile.Refined` has of it."""
 
     version: int
     wants_ack: bool
