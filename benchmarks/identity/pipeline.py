@@ -61,7 +61,7 @@ class Pipeline:
 
     def __init__(self, settings: DedupeSettings | None = None, pepper: bytes = b"a pepper for benchmarks") -> None:
         """Open the stages over empty state."""
-        topics = self.topics = Topics()
+        topics = self.topics = Topics(partitions=1)
         self.handlers: dict[str, Handler] = {}
         self.state: dict[str, FastState] = {}
         self.published: dict[str, dict[bytes, Any]] = defaultdict(dict)

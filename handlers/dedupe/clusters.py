@@ -1,6 +1,6 @@
 """The third stage, one task a partition of `links`: which customers are one person, and what has become of that.
 
-A customer's change waits until every bucket concerned has acknowledged it, so the links of the old version count until
+A customer's change waits until all buckets concerned have acknowledged it, so the links of the old version count until
 all of the new one are there: nothing falls apart and comes together again in between, and a deletion is told with the
 evidence on the last live version, whole. What does not arrive within `patience` is done without, and marked as in
 doubt. Everything that follows from a record (memberships, identity events, departures) is in its one transaction.
@@ -13,13 +13,12 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from handlers.dedupe.events import Cause, Departure, Evidence
-from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.publish import Publisher
 from handlers.dedupe.resolve import Resolver, Rules
 from handlers.dedupe.scoring import VALUE_TAGS
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from handlers.dedupe.store import Change, Node, Pair, Store, Variant
-from handlers.dedupe.wire import Link, NodeMessage, Unlink, read_link_key, sequence_of
+from handlers.dedupe.wire import Link, NodeMessage, Unlink, read_ack_key, read_link_key, sequence_of
 from worker.events import header
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
 from worker.topics import Topics
@@ -31,7 +30,7 @@ class Clusters:
     """See the module."""
 
     stage = "clusters"
-    version = 1
+    version = 2
 
     def __init__(self, topics: Topics, settings: DedupeSettings) -> None:
         """`topics` names where memberships, identity events and departures go."""
@@ -61,8 +60,8 @@ class Clusters:
         match said:
             case _Node(name, message):
                 outcome = work.node(name, message)
-            case _Seen(name, key, version):
-                outcome = work.acknowledge(key, name, version)
+            case _Seen(name, partition, version):
+                outcome = work.acknowledge(partition, name, version)
             case _Said(key, pair, Link() as link):
                 outcome = work.link(key, pair, link)
             case _Said(key, pair, Unlink() as unlink):
@@ -103,10 +102,10 @@ class _Node(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """A bucket has seen a version."""
+    """The buckets of a partition have seen a version."""
 
     name: str
-    key: str
+    partition: str
     version: int
 
 
@@ -126,7 +125,8 @@ def _read(record: Record) -> _Node | _Seen | _Said:
             return _Node(key[1:].decode(), NodeMessage.read(record.value, record.headers))
         case b"a":
             version = int(header(record.headers, "v") or "missing")
-            return _Seen(key[1 + KEY_BYTES :].decode(), _name(key[1 : 1 + KEY_BYTES]), version)
+            partition, customer = read_ack_key(key)
+            return _Seen(customer.decode(), str(partition), version)
         case b"l":
             match_key, a, b = read_link_key(key)
             what = Unlink.read(record.headers) if record.value is None else Link.decode(record.value)
@@ -219,13 +219,13 @@ class _Work:
             self._advance(node, waited=waited)
         return Done()
 
-    def acknowledge(self, key: str, name: str, version: int) -> Outcome:
-        """Take word that a bucket has seen a version of a customer."""
+    def acknowledge(self, partition: str, name: str, version: int) -> Outcome:
+        """Take word that the buckets of a partition have seen a version of a customer."""
         node = self._store.node(name)
         change = next((change for change in node.queue if change.version == version), None)
-        if change is None or key in change.acks:
+        if change is None or partition in change.acks:
             return Skip("seen")
-        change.acks.append(key)
+        change.acks.append(partition)
         self._store.change(node)
         self._advance(node)
         return Done()

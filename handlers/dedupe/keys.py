@@ -2,12 +2,13 @@
 
 Guarantees: an event is handled once, by its sequence; what goes on is the difference to what went on before, and the
 node record of a change precedes, in its topic, whatever the buckets make of that change, since both leave here in one
-transaction. A change of what is compared asks every bucket concerned for an acknowledgement, and tells the clusters
-how many to expect: that is how they know when all evidence on a customer's last version is in.
+transaction. A change of what is compared asks every partition with buckets concerned for an acknowledgement, and tells
+the clusters how many to expect: that is how they know when all evidence on a customer's last version is in.
 """
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final, NamedTuple
 
@@ -18,12 +19,12 @@ from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.wire import Leave, Member, NodeMessage, sequence_of, version_of
 from worker.events import DELETED, header
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
-from worker.topics import Topics
+from worker.topics import Topics, partition_of
 
 MAX_KEY: Final = 400
 _STATE: Final = struct.Struct(">QQBB16s")
-# Two bytes of a match key say in which partition it is: a key to hash that comes again and again.
-_PLACE: Final = slice(1, 3)
+# Twelve bits of a match key say in which partition its bucket is.
+_PLACES: Final = 4096
 
 
 class Known(NamedTuple):
@@ -58,7 +59,7 @@ class Keys:
     """See the module."""
 
     stage = "keys"
-    version = 3
+    version = 4
 
     def __init__(self, topics: Topics, settings: DedupeSettings, hasher: Hasher) -> None:
         """`hasher` is the installation's keyed hash."""
@@ -66,6 +67,7 @@ class Keys:
         self._to_buckets, self._to_clusters = topics.keys, topics.links
         self._settings = settings
         self._refiner = Refiner(settings, hasher)
+        self._places = _places(topics.partitions)
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument]
         """Nothing is to be done at the start."""
@@ -110,11 +112,12 @@ class Keys:
         same = before is not None and before.digests[:8] == digests[:8]
         identity = before.identity if before is not None and same else version
         if before is None or before.digests != digests:
-            left = () if before is None or same else tuple(key for key in before.keys if key not in refined.keys)
-            expected = len(refined.keys) + len(left) if before is not None and not same else 0
+            spread = self._spread(refined.keys)
+            left = () if before is None or same else self._spread(before.keys).keys() - spread.keys()
+            expected = len(spread) + len(left) if before is not None and not same else 0
             self._node(tx, customer, refined.node["scope"], NodeMessage(version, identity, expected, refined.node))
             if not same:
-                self._members(tx, customer, refined, version, wants_ack=before is not None)
+                self._members(tx, customer, refined, spread, version, wants_ack=before is not None)
                 self._leave(tx, customer, left, Leave(version, True, refined.node["scope"]))
         now_known = Known(version, identity, True, refined.node["scope"], refined.keys, digests, orjson.dumps(raw))
         tx.put(b"c" + customer, now_known.encode())
@@ -123,9 +126,9 @@ class Keys:
         # A customer that is not known here may be known further on, if this stage has lost its state.
         live = known if known is not None and known.live else None
         scope = live.scope if live else self._scope(customer)
-        keys = live.keys if live else ()
-        self._node(tx, customer, scope, NodeMessage(version, live.identity if live else 0, len(keys), None))
-        self._leave(tx, customer, keys, Leave(version, True, scope))
+        spread = self._spread(live.keys if live else ())
+        self._node(tx, customer, scope, NodeMessage(version, live.identity if live else 0, len(spread), None))
+        self._leave(tx, customer, spread, Leave(version, True, scope))
         tx.put(b"c" + customer, Known(version, 0, False, "", (), bytes(16), b"").encode())
 
     def _scope(self, customer: bytes) -> str:
@@ -135,16 +138,35 @@ class Keys:
         value, headers = message.record()
         tx.send(self._to_clusters, b"n" + customer, value, headers, partition_key=scope.encode())
 
-    def _members(self, tx: Tx, customer: bytes, refined: Refined, version: int, *, wants_ack: bool) -> None:
-        profile, brief, identified, keys, _ = refined
-        value = Member(version, wants_ack, identified, b"".join(keys), brief, profile).encode()
-        for key in keys:
-            tx.send(self._to_buckets, key + customer, value, partition_key=key[_PLACE])
+    def _spread(self, keys: Iterable[bytes]) -> dict[bytes, int]:
+        """Return which match keys are in which partition: a bit each, by what stands for the partition."""
+        spread: dict[bytes, int] = {}
+        for bit, key in enumerate(keys):
+            place = self._places[key[1] << 4 | key[2] >> 4]
+            spread[place] = spread.get(place, 0) | 1 << bit
+        return spread
 
-    def _leave(self, tx: Tx, customer: bytes, keys: tuple[bytes, ...], leave: Leave) -> None:
+    def _members(
+        self, tx: Tx, customer: bytes, refined: Refined, spread: Mapping[bytes, int], version: int, *, wants_ack: bool
+    ) -> None:
+        profile, brief, identified, keys, _ = refined
+        joined = b"".join(keys)
+        for place, here in spread.items():
+            value = Member(version, wants_ack, identified, here, joined, brief, profile).encode()
+            tx.send(self._to_buckets, customer, value, partition_key=place)
+
+    def _leave(self, tx: Tx, customer: bytes, places: Iterable[bytes], leave: Leave) -> None:
         headers = leave.headers()
-        for key in keys:
-            tx.send(self._to_buckets, key + customer, None, headers, partition_key=key[_PLACE])
+        for place in sorted(places):
+            tx.send(self._to_buckets, customer, None, headers, partition_key=place)
+
+
+@lru_cache(1)
+def _places(partitions: int) -> tuple[bytes, ...]:
+    """Return, for each place, the key that stands for its partition: that of the first place there."""
+    first: dict[int, bytes] = {}
+    places = (number.to_bytes(2) for number in range(_PLACES))
+    return tuple(first.setdefault(partition_of(place, partitions), place) for place in places)
 
 
 def _digests(refined: Refined) -> bytes:

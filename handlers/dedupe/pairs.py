@@ -1,13 +1,17 @@
 """The second stage, one task a partition of the match keys: which customers that share a key look like one person.
 
-A bucket is the customers that share a match key; every newcomer is compared with each of them. Above
-`generic.bucket` members the key identifies nobody: everything it supported is retracted, and until it has shrunk again
-its members are only counted, so that a hot key costs no more than any other. What a bucket supports is a function of
-its present members alone, so what it supported before is computed again instead of being remembered.
+A bucket is the customers that share a match key; every newcomer is compared with each of them. Above `generic.bucket`
+members the key identifies nobody: everything it supported is retracted, and until it has shrunk again its members are
+only counted, so that a hot key costs no more than any other. What a bucket supports is a function of its present
+members alone, so what it supported before is computed again instead of being remembered.
+
+The state, by key: `c<customer>` a customer as it came, once for all its buckets in this partition; `x<customer>` the
+version of one that has left them all; `m<match key><customer>` nothing, for a customer in a bucket; `m<match key>` how
+many these are, if they are too many.
 """
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -26,6 +30,7 @@ from handlers.dedupe.wire import (
     Link,
     Member,
     Unlink,
+    ack_key,
     link_key,
     read_version,
 )
@@ -62,7 +67,7 @@ class Pairs:
     """See the module."""
 
     stage = "pairs"
-    version = 3
+    version = 4
 
     def __init__(self, topics: Topics, settings: DedupeSettings) -> None:
         """`topics` names where links go."""
@@ -81,14 +86,14 @@ class Pairs:
         return None
 
     def on_record(self, tx: Tx, record: Record, now: int) -> Outcome:  # ruff: ignore[unused-method-argument]
-        """Take a customer that enters, changes in or leaves a bucket."""
-        where = record.key or b""
-        if len(where) <= KEY_BYTES:
-            return Dead("the key is too short")
+        """Take a customer that enters, changes in or leaves buckets."""
+        customer = record.key
+        if not customer:
+            return Dead("there is no key")
         try:
             if record.value is None:
-                return self._leave(tx, record, where, Leave.read(record.headers))
-            return self._enter(tx, record, where, record.value)
+                return self._leave(tx, record, customer, Leave.read(record.headers))
+            return self._take(tx, record, customer, record.value)
         except ValueError:
             return Dead("not a message of the keys stage")
 
@@ -99,47 +104,39 @@ class Pairs:
         """No timer is set here."""
         return None
 
-    def _enter(self, tx: Tx, record: Record, where: bytes, value: bytes) -> Outcome:
-        version, wants_ack = read_version(value)
-        if next(tx.scan(b"m" + where[:KEY_BYTES]), None) is None:  # most are the first to come
-            if version <= _last(tx, where, None):
-                return Skip("seen")
-        elif not self._join(tx, record, where, version, value):
+    def _take(self, tx: Tx, record: Record, customer: bytes, value: bytes) -> Outcome:
+        version, wants_ack, keys = read_version(value)
+        before = tx.get(b"c" + customer)
+        if version <= _last(tx, customer, before):
             return Skip("seen")
-        tx.put(b"m" + where, value)
+        left = [] if before is None else read_version(before)[2]
+        meeting = _Meeting(self, tx, record.offset, customer, before, value)
+        for key in keys:
+            bucket = _Bucket(meeting, key)
+            if key in left:
+                bucket.renew()
+            else:
+                bucket.enter()
+        for key in left:
+            if key not in keys:
+                _Bucket(meeting, key).leave()
+        tx.put(b"c" + customer, value)
         if wants_ack:
-            self.acknowledge(tx, where, _comparand(where[KEY_BYTES:], value).profile.scope, version)
+            self._acknowledge(tx, record, _parsed(value)[1].scope, version)
         return Done()
 
-    def _join(self, tx: Tx, record: Record, where: bytes, version: int, value: bytes) -> bool:
-        """Say what a member's new version means to the others in its bucket; False if it is none."""
-        bucket, customer = _Bucket(self, tx, where[:KEY_BYTES], record.offset), where[KEY_BYTES:]
-        before = bucket.take(customer)
-        if version <= _last(tx, where, before):
-            return False
-        if bucket.crowded:
-            bucket.resize(bucket.count + (before is None))
-        elif len(bucket.others) >= self.limit:
-            bucket.disown()
-            bucket.resize(len(bucket.others) + 1)
-        elif bucket.others:
-            bucket.meet(customer, before, value)
-        return True
-
-    def _leave(self, tx: Tx, record: Record, where: bytes, leave: Leave) -> Outcome:
-        bucket, customer = _Bucket(self, tx, where[:KEY_BYTES], record.offset), where[KEY_BYTES:]
-        before = bucket.take(customer)
-        if leave.version <= _last(tx, where, before):
+    def _leave(self, tx: Tx, record: Record, customer: bytes, leave: Leave) -> Outcome:
+        before = tx.get(b"c" + customer)
+        if leave.version <= _last(tx, customer, before):
             return Skip("seen")
-        tx.put(b"x" + where, _COUNT.pack(leave.version))
         if before is not None:
-            tx.delete(b"m" + where)
-            if bucket.crowded:
-                bucket.resize(bucket.count - 1)
-            else:
-                bucket.meet(customer, before, None)
+            meeting = _Meeting(self, tx, record.offset, customer, before, None)
+            for key in read_version(before)[2]:
+                _Bucket(meeting, key).leave()
+            tx.delete(b"c" + customer)
+        tx.put(b"x" + customer, _COUNT.pack(leave.version))
         if leave.wants_ack:
-            self.acknowledge(tx, where, leave.scope, leave.version)
+            self._acknowledge(tx, record, leave.scope, leave.version)
         return Done()
 
     def compare(self, a: Comparand, b: Comparand) -> Finding:
@@ -162,9 +159,10 @@ class Pairs:
         by_email = supported or comparison.clash
         return Finding(by_email, supported, comparison.fields, agreed, flags, comparison.agreed)
 
-    def acknowledge(self, tx: Tx, where: bytes, scope: str, version: int) -> None:
-        """Tell the clusters that the bucket has seen this version of the customer."""
-        tx.send(self._links, b"a" + where, None, [("v", b"%d" % version)], partition_key=scope.encode())
+    def _acknowledge(self, tx: Tx, record: Record, scope: str, version: int) -> None:
+        """Tell the clusters that the buckets of this partition have seen this version of the customer."""
+        key = ack_key(record.partition, record.key or b"")
+        tx.send(self._links, key, None, [("v", b"%d" % version)], partition_key=scope.encode())
 
     def send(self, tx: Tx, key: bytes, pair: tuple[Comparand, Comparand], said: Link | Unlink) -> None:
         """Tell the clusters about a pair."""
@@ -176,60 +174,128 @@ class Pairs:
             tx.send(self._links, link_key(key, a.customer, b.customer), None, said.headers(), partition_key=scope)
 
 
-class _Bucket:
-    """One bucket during one record, whose offset is `stamp`.
+class _Meeting:
+    """What one record's customer, as it was `before` and is `after` it, meets: each member is read and looked at once.
 
-    Its members are `others`, as they are encoded, unless it is `crowded`: while it has too many they are only counted,
-    under the bucket's own key, which precedes those of the members.
+    `stamp` is the record's offset.
     """
 
-    __slots__ = ("_key", "_pairs", "_stamp", "_tx", "count", "crowded", "others")
+    __slots__ = ("_looked", "_members", "after", "before", "customer", "pairs", "stamp", "tx")
 
-    def __init__(self, pairs: Pairs, tx: Tx, key: bytes, stamp: int) -> None:
-        self._pairs = pairs
-        self._tx = tx
+    def __init__(
+        self, pairs: Pairs, tx: Tx, stamp: int, customer: bytes, before: bytes | None, after: bytes | None
+    ) -> None:
+        self.pairs = pairs
+        self.tx = tx
+        self.stamp = stamp
+        self.customer = customer
+        self.before = before
+        self.after = after
+        self._members: dict[bytes, bytes] = {}
+        self._looked: dict[bytes, dict[bytes, bool]] = {}
+
+    def member(self, name: bytes) -> bytes:
+        """Return another member, as it is encoded."""
+        found = self._members.get(name)
+        if found is None:
+            found = self.tx.get(b"c" + name)
+            if found is None:
+                message = "a bucket has a member that is in no bucket"
+                raise AssertionError(message)
+            self._members[name] = found
+        return found
+
+    def candidates(self, value: bytes | None, names: Iterable[bytes]) -> list[bytes]:
+        """Return who of others has to be compared with a member, as it is encoded."""
+        if value is None:
+            return []
+        looked = self._looked.setdefault(value, {})
+        found = []
+        for name in names:
+            without = looked.get(name)
+            if without is None:
+                without = looked[name] = hopeless(glance(value), self.member(name), self.pairs.vetoes)
+            if not without:
+                found.append(name)
+        return found
+
+
+class _Bucket:
+    """One bucket during one record.
+
+    `others` are its members but the record's customer, unless it is `crowded`: while it has too many they are only
+    counted, under the bucket's own key, which precedes those of the members.
+    """
+
+    __slots__ = ("_key", "_meeting", "_tx", "count", "crowded", "others")
+
+    def __init__(self, meeting: _Meeting, key: bytes) -> None:
+        self._meeting = meeting
+        self._tx = meeting.tx
         self._key = key
-        self._stamp = stamp
         self.crowded = False
         self.count = 0
-        self.others: dict[bytes, bytes] = {}
+        self.others: list[bytes] = []
         self._read()
 
     def _read(self) -> None:
+        customer = self._meeting.customer
         for key, value in self._tx.scan(b"m" + self._key):
-            if len(key) > _HEAD:
-                self.others[key[_HEAD:]] = value
-            elif self.count == 0:
+            name = key[_HEAD:]
+            if not name:
                 self.crowded, self.count = True, _number(value)
                 return
+            if name != customer:
+                self.others.append(name)
 
-    def take(self, customer: bytes) -> bytes | None:
-        """Return a member as it is known, None if it is not one; it is not among the others any more."""
-        return self._tx.get(b"m" + self._key + customer) if self.crowded else self.others.pop(customer, None)
+    def enter(self) -> None:
+        """Take the customer in."""
+        if self.crowded:
+            self._resize(self.count + 1)
+        elif len(self.others) >= self._meeting.pairs.limit:
+            self._disown()
+            self._resize(len(self.others) + 1)
+        elif self.others:
+            self._meet(None, self._meeting.after)
+        self._tx.put(b"m" + self._key + self._meeting.customer, b"")
 
-    def resize(self, count: int) -> None:
+    def renew(self) -> None:
+        """Say what the customer's change means to the others."""
+        if self.others:
+            self._meet(self._meeting.before, self._meeting.after)
+
+    def leave(self) -> None:
+        """Let the customer go."""
+        self._tx.delete(b"m" + self._key + self._meeting.customer)
+        if self.crowded:
+            self._resize(self.count - 1)
+        elif self.others:
+            self._meet(self._meeting.before, None)
+
+    def _resize(self, count: int) -> None:
         """Note the number of members of a bucket that has, or had, too many."""
-        if count > self._pairs.limit:
+        if count > self._meeting.pairs.limit:
             self._tx.put(b"m" + self._key, _COUNT.pack(count))
         else:
             self._tx.delete(b"m" + self._key)
-            self.crowded, self.count = False, -1
+            self.crowded = False
             self._read()
             self._own()
 
-    def meet(self, customer: bytes, before: bytes | None, after: bytes | None) -> None:
-        """Say what has changed between a customer, as it was and as it is, and the others."""
-        new, old = self._candidates(after), self._candidates(before)
-        is_ = _comparand(customer, after) if new and after is not None else None
-        was = _comparand(customer, before) if old and before is not None else None
+    def _meet(self, before: bytes | None, after: bytes | None) -> None:
+        """Say what has changed between the customer, as it was and as it is, and the others."""
+        meeting = self._meeting
+        new, old = meeting.candidates(after, self.others), meeting.candidates(before, self.others)
+        is_ = _comparand(meeting.customer, after) if new and after is not None else None
+        was = _comparand(meeting.customer, before) if old and before is not None else None
         for name in dict.fromkeys((*new, *old)):
-            other = _comparand(name, self.others[name])
+            other = _comparand(name, meeting.member(name))
             if is_ is not None and name in new and self._say(is_, other):
                 continue
             if was is not None and name in old and self._supported(was, other):
                 self._retract(was, other, gone=True)
 
-    def disown(self) -> None:
+    def _disown(self) -> None:
         """Retract whatever was supported: there are too many members now."""
         for one, other in self._pairs_within():
             if self._supported(one, other):
@@ -241,42 +307,33 @@ class _Bucket:
             self._say(one, other)
 
     def _pairs_within(self) -> Iterator[tuple[Comparand, Comparand]]:
-        members = dict(self.others)
-        for name, value in members.items():
-            del self.others[name]
-            one = _comparand(name, value)
-            for other in self._candidates(value):
-                yield one, _comparand(other, self.others[other])
-        self.others = members
-
-    def _candidates(self, value: bytes | None) -> list[bytes]:
-        """Return the others that have to be compared with a member."""
-        if value is None or not self.others:
-            return []
-        one, vetoes = glance(value), self._pairs.vetoes
-        return [name for name, other in self.others.items() if not hopeless(one, other, vetoes)]
+        meeting = self._meeting
+        for place, name in enumerate(self.others, 1):
+            value = meeting.member(name)
+            for other in meeting.candidates(value, self.others[place:]):
+                yield _comparand(name, value), _comparand(other, meeting.member(other))
 
     def _supported(self, one: Comparand, other: Comparand) -> bool:
-        return self._supports(self._pairs.compare(one, other))
+        return self._supports(self._meeting.pairs.compare(one, other))
 
     def _supports(self, finding: Finding) -> bool:
         return finding.by_email if self._key[:1] == b"E" else finding.by_others
 
     def _say(self, one: Comparand, other: Comparand) -> bool:
-        finding = self._pairs.compare(one, other)
+        finding = self._meeting.pairs.compare(one, other)
         if not self._supports(finding):
             return False
         pair = _ordered(one, other)
         weight = finding.weights.get(self._key, 0.0)
         versions = (pair[0].version, pair[1].version)
-        said = Link(versions, self._stamp, finding.fields, weight, finding.agreed, finding.flags)
-        self._pairs.send(self._tx, self._key, pair, said)
+        said = Link(versions, self._meeting.stamp, finding.fields, weight, finding.agreed, finding.flags)
+        self._meeting.pairs.send(self._tx, self._key, pair, said)
         return True
 
     def _retract(self, one: Comparand, other: Comparand, *, gone: bool) -> None:
         pair = _ordered(one, other)
-        said = Unlink((pair[0].version, pair[1].version), self._stamp, gone)
-        self._pairs.send(self._tx, self._key, pair, said)
+        said = Unlink((pair[0].version, pair[1].version), self._meeting.stamp, gone)
+        self._meeting.pairs.send(self._tx, self._key, pair, said)
 
 
 def _ordered(one: Comparand, other: Comparand) -> tuple[Comparand, Comparand]:
@@ -293,9 +350,9 @@ def _parsed(value: bytes) -> tuple[int, Profile]:
     return member.version, parse(member.keys, member.profile)
 
 
-def _last(tx: Tx, where: bytes, before: bytes | None) -> int:
-    """Return the newest version that is known of a customer in a bucket, also after it has left."""
-    return _number(tx.get(b"x" + where)) if before is None else read_version(before)[0]
+def _last(tx: Tx, customer: bytes, before: bytes | None) -> int:
+    """Return the newest version that is known of a customer in this partition, also after it has left."""
+    return _number(tx.get(b"x" + customer)) if before is None else read_version(before)[0]
 
 
 def _number(value: bytes | None) -> int:

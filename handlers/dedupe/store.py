@@ -40,7 +40,7 @@ class Change:
 
     @property
     def complete(self) -> bool:
-        """Return whether every bucket has seen it."""
+        """Return whether all buckets have seen it."""
         return len(self.acks) >= self.expected
 
 

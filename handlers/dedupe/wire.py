@@ -4,12 +4,13 @@ Every message carries the customer's version, because it travels by way of sever
 what the receiver knows is dropped. A version is the customer's sequence, times 2^16, plus the number of times that
 changed settings were applied to it.
 
-On `keys`, the record's key is the match key and the customer, its partition is that of the match key:
-- a membership (`Member`), asking for an acknowledgement or not; or null with headers, when it has left (`Leave`).
+On `keys`, each partition in which a customer has match keys has one record of the customer's, whose key it is:
+- its memberships in the buckets there (`Member`), asking for an acknowledgement or not; or null with headers, when it
+  has left them all (`Leave`).
 On `links`, everything of one scope is in one partition:
 - `n<customer>`: the customer itself (`NodeMessage`), null with headers once it is deleted;
 - `l<match key><a><b>`: a pair that met under that key (`Link`), null once it no longer does;
-- `a<match key><customer>`: always null; the bucket has seen this version of the customer (`Ack`).
+- `a<partition of keys><customer>`: always null; the buckets there have seen this version of the customer.
 Nulls go away by compaction, so that what was true once does not stay for ever.
 """
 
@@ -23,7 +24,7 @@ from handlers.dedupe.profile import KEY_BYTES
 from worker.events import Headers, header
 
 REVISION_BITS: Final = 16
-_MEMBER: Final = struct.Struct(">Q??HH")
+_MEMBER: Final = struct.Struct(">Q??QHH")
 _LENGTH: Final = struct.Struct(">H")
 
 
@@ -38,53 +39,64 @@ def sequence_of(version: int) -> int:
 
 
 class Member(NamedTuple):
-    """A customer in a bucket: its identity version, all its match keys, and what `profile.Refined` has of it."""
+    """A customer in the buckets of a partition: its identity version, and what `profile.Refined` has of it.
+
+    `keys` are all its match keys one after the other; `here` has a bit for each, from the lowest on, which says whether
+    its bucket is in this partition.
+    """
 
     version: int
     wants_ack: bool
     identified: bool
+    here: int
     keys: bytes
     brief: bytes
     profile: bytes
 
     def encode(self) -> bytes:
         """Return the record's value."""
-        head = self.version, self.wants_ack, self.identified, len(self.keys), len(self.brief)
+        head = self.version, self.wants_ack, self.identified, self.here, len(self.keys), len(self.brief)
         return _MEMBER.pack(*head) + self.keys + self.brief + self.profile
 
     @classmethod
     def decode(cls, value: bytes) -> "Member":
         """Read a record's value; raises ValueError for anything else."""
         try:
-            version, wants_ack, identified, keys, brief = _MEMBER.unpack_from(value)
+            version, wants_ack, identified, here, keys, brief = _MEMBER.unpack_from(value)
         except struct.error as error:
             message = "not a membership"
             raise ValueError(message) from error
         middle = _MEMBER.size + keys
         end = middle + brief
-        return cls(version, wants_ack, identified, value[_MEMBER.size : middle], value[middle:end], value[end:])
+        parts = value[_MEMBER.size : middle], value[middle:end], value[end:]
+        return cls(version, wants_ack, identified, here, *parts)
 
 
-def read_version(value: bytes) -> tuple[int, bool]:
-    """Return version and `wants_ack` out of an encoded `Member`; raises ValueError for anything else."""
+def read_version(value: bytes) -> tuple[int, bool, list[bytes]]:
+    """Return version, `wants_ack` and the match keys of this partition out of an encoded `Member`.
+
+    Raises ValueError for anything else.
+    """
     try:
-        version, wants_ack, _, _, _ = _MEMBER.unpack_from(value)
+        version, wants_ack, _, here, size, _ = _MEMBER.unpack_from(value)
     except struct.error as error:
         message = "not a membership"
         raise ValueError(message) from error
-    return version, wants_ack
+    start = _MEMBER.size
+    keys = [value[at : at + KEY_BYTES] for at in range(start, start + size, KEY_BYTES)]
+    return version, wants_ack, [key for bit, key in enumerate(keys) if here >> bit & 1]
 
 
 def read_brief(value: bytes) -> tuple[bool, str, str, str, str]:
     """Return `identified` and the parts of `brief` out of an encoded `Member`."""
-    _, _, identified, keys, brief = _MEMBER.unpack_from(value)
+    _, _, identified, _, keys, brief = _MEMBER.unpack_from(value)
     start = _MEMBER.size + keys
     given, middle, family, born = value[start : start + brief].decode().split("\0")
     return identified, given, middle, family, born
 
 
 class Leave(NamedTuple):
-    """A customer has left a bucket, as of `version`; the scope says whom an acknowledgement goes to."""
+    """A customer has left all buckets of a partition, as of `version`; an acknowledgement goes to the scope."""
 
     version: int
     wants_ack: bool
@@ -104,8 +116,8 @@ class NodeMessage(NamedTuple):
     """A customer as the clusters stage needs to know it.
 
     `version` is that of this message, `identity` the last one that changed what is compared, `expected` how many
-    buckets will acknowledge this version. `data` is `Refined.node`, None on a deletion, whose `identity` is the last
-    live one (0 if it is not known).
+    partitions of buckets will acknowledge this version. `data` is `Refined.node`, None on a deletion, whose `identity`
+    is the last live one (0 if it is not known).
     """
 
     version: int
@@ -180,6 +192,21 @@ class Unlink(NamedTuple):
         """Read the headers; raises ValueError where they are not there."""
         versions = (_number(headers, "va"), _number(headers, "vb"))
         return cls(versions, _number(headers, "stamp"), _number(headers, "gone") == 1)
+
+
+def ack_key(partition: int, customer: bytes) -> bytes:
+    """Return the record key of an acknowledgement."""
+    return b"a" + _LENGTH.pack(partition) + customer
+
+
+def read_ack_key(record_key: bytes) -> tuple[int, bytes]:
+    """Return (partition, customer) of `ack_key`; raises ValueError for anything else."""
+    start = 1 + _LENGTH.size
+    if len(record_key) <= start:
+        message = "not the key of an acknowledgement"
+        raise ValueError(message)
+    (partition,) = _LENGTH.unpack_from(record_key, 1)
+    return partition, record_key[start:]
 
 
 def link_key(key: bytes, a: bytes, b: bytes) -> bytes:

@@ -13,13 +13,17 @@ from worker.privacy import Hasher
 from worker.testkit import Harness, deleted, latest, person
 from worker.topics import Topics
 
-TOPICS = Topics()
+TOPICS = Topics(partitions=3)
 ADA = {"given": "Ada", "family": "Archer", "born": "1980-02-03", "emails": ["ada@example.com"]}
 
 
 def harness(seed: int = 0, settings: DedupeSettings | None = None) -> Harness:
     """Return the three stages over empty topics."""
-    return Harness(stages(settings or DedupeSettings(), TOPICS, Hasher(b"a pepper for tests")), partitions=3, seed=seed)
+    return Harness(
+        stages(settings or DedupeSettings(), TOPICS, Hasher(b"a pepper for tests")),
+        partitions=TOPICS.partitions,
+        seed=seed,
+    )
 
 
 def put(run: Harness, sequence: int, customer: Customer) -> None:

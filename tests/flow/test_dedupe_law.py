@@ -25,7 +25,7 @@ from worker.privacy import Hasher
 from worker.testkit import Harness, deleted, latest, person
 from worker.topics import Topics
 
-TOPICS: Final = Topics()
+TOPICS: Final = Topics(partitions=3)
 HASHER: Final = Hasher(b"a pepper for tests")
 # Small limits, so that a few customers reach them.
 SETTINGS: Final = DedupeSettings(
@@ -157,7 +157,9 @@ class World:
 
 def world(seed: int, rules: DedupeSettings = SETTINGS) -> World:
     """Return an empty world; `seed` decides how inputs interleave, and how many records may share a transaction."""
-    return World(Harness(stages(rules, TOPICS, HASHER), partitions=3, seed=seed, batch=(1, 4, 40)[seed % 3]))
+    return World(
+        Harness(stages(rules, TOPICS, HASHER), partitions=TOPICS.partitions, seed=seed, batch=(1, 4, 40)[seed % 3])
+    )
 
 
 def published(run: Harness) -> dict[str, dict[str, Any]]:
@@ -241,7 +243,7 @@ def test_a_departure_tells_the_cluster_of_the_last_live_version(seed: int) -> No
 @given(seeds)
 def test_no_id_changes_without_a_trace(seed: int) -> None:
     """Whoever follows the merges and splits alone arrives at the published clusters, ids and winners included."""
-    here = World(Harness(stages(SETTINGS, TOPICS, HASHER), partitions=1, seed=seed))
+    here = World(Harness(stages(SETTINGS, Topics(partitions=1), HASHER), partitions=1, seed=seed))
     for operation in schedule(Random(seed)):
         if operation[:2] != ("forget", "clusters"):
             here.do(operation)

@@ -192,7 +192,7 @@ async def test_a_search_of_an_older_format_is_built_anew(kafka: KafkaSettings, e
             await poller.until(found)
         code, _, errors = await poller.rollcall("handle", "pairs")
         assert code == 1
-        assert "has format 1, this version of Rollcall writes 3" in errors
+        assert "has format 1, this version of Rollcall writes 4" in errors
         assert "`rollcall rebuild pairs`" in errors
         code, said, errors = await poller.rollcall("rebuild", "pairs")
         assert code == 0, errors

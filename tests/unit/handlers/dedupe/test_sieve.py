@@ -45,7 +45,7 @@ def customers(draw: st.DrawFn) -> Customer:
 
 def member(refined: Refined) -> bytes:
     """Return it as the keys stage sends it."""
-    return Member(1, False, refined.identified, b"".join(refined.keys), refined.brief, refined.profile).encode()
+    return Member(1, False, refined.identified, 0, b"".join(refined.keys), refined.brief, refined.profile).encode()
 
 
 @given(customers(), customers())

@@ -1,22 +1,22 @@
 """Each stage by itself: what it drops, what it refuses, what it sends."""
 
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from handlers.dedupe import Clusters, DedupeSettings, Keys, Pairs
-from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.store import Change, Node, Pair, Store, Variant
-from handlers.dedupe.wire import Leave, Member, NodeMessage, version_of
+from handlers.dedupe.wire import Leave, Member, NodeMessage, ack_key, read_version, version_of
 from worker.events import Headers
 from worker.handling import Dead, Done, Outcome, Record, Skip
 from worker.privacy import Hasher
 from worker.testkit import MemoryTx, deleted, latest, person
-from worker.topics import Topics
+from worker.topics import Topics, partition_of
 
-TOPICS = Topics()
-BUCKET = b"E" + bytes(range(KEY_BYTES - 1))
+TOPICS = Topics(partitions=1)
 RULES = DedupeSettings(generic={"bucket": 2})  # type: ignore[arg-type]
 ADA = {"given": "Ada", "family": "Archer", "born": "1980-02-03"}
 
@@ -31,15 +31,14 @@ def keys_stage() -> Keys:
     return Keys(TOPICS, RULES, Hasher(b"a pepper for tests"))
 
 
-def members(sequence: int = 1) -> list[tuple[bytes, bytes]]:
-    """Return (key, value) of what the first stage sends the buckets about Ada in two systems."""
+def members(**more: Any) -> list[tuple[bytes, bytes]]:
+    """Return (key, value) of what the first stage sends the buckets about one e-mail address in two systems."""
     sent = []
     for source in ("crm", "shop"):
         tx = MemoryTx()
-        customer = person(source, "1", emails=["ada@example.com"], **ADA)
-        keys_stage().on_record(tx, record(*latest(customer, sequence)), 0)
-        rows = [(key, value or b"") for topic, key, value, _, _ in tx.sent if topic == TOPICS.keys]
-        sent += [(BUCKET + source.encode(), value) for key, value in rows if key[:1] == b"E"]
+        customer = person(source, "1", emails=["ada@example.com"], **more)
+        keys_stage().on_record(tx, record(*latest(customer, 1)), 0)
+        sent += [(key, value or b"") for topic, key, value, _, _ in tx.sent if topic == TOPICS.keys]
     return sent
 
 
@@ -92,11 +91,11 @@ def test_a_change_of_what_is_not_compared_goes_no_further() -> None:
 @pytest.mark.parametrize("value", [b"", b"short", b"\0" * 8])
 def test_a_bucket_refuses_what_is_no_membership(value: bytes) -> None:
     """So does the last stage with what is no message to it."""
-    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(BUCKET + b"crm/1", value), 0), Dead)
-    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(BUCKET, value), 0), Dead)
-    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(BUCKET + b"crm/1", None), 0), Dead)
+    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(b"crm/1", value), 0), Dead)
+    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(b"", value), 0), Dead)
+    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(b"crm/1", None), 0), Dead)
     clusters = Clusters(TOPICS, RULES)
-    for key in (b"", b"n", b"ncrm/1", b"lx", b"a" + BUCKET + b"crm/1", b"zzz"):
+    for key in (b"", b"n", b"ncrm/1", b"lx", ack_key(1, b"crm/1"), b"a\0\0", b"zzz"):
         assert isinstance(clusters.on_record(MemoryTx(), record(key, value), 0), Dead)
 
 
@@ -109,7 +108,7 @@ def test_a_bucket_drops_what_is_older_than_it_knows() -> None:
     leave = Leave(version_of(2, 0), True, "default")
     assert isinstance(stage.on_record(tx, record(key, None, leave.headers()), 0), Done)
     (ack,) = tx.sent
-    assert ack[1] == b"a" + key
+    assert ack[1] == ack_key(0, key)
     assert isinstance(stage.on_record(tx, record(key, value), 0), Skip)
     assert list(tx.scan(b"m")) == []
 
@@ -118,16 +117,39 @@ def test_a_bucket_that_is_too_large_only_counts() -> None:
     """Its members are not read any more: what one more costs does not depend on how many there are."""
     tx, stage = MemoryTx(), Pairs(TOPICS, RULES)
     (_, value), _ = members()
+    (bucket,) = read_version(value)[2]
     for number in range(50):
-        assert isinstance(stage.on_record(tx, record(BUCKET + b"crm/%02d" % number, value, offset=number), 0), Done)
+        assert isinstance(stage.on_record(tx, record(b"crm/%02d" % number, value, offset=number), 0), Done)
     linked = [(key, content is None) for _, key, content, _, _ in tx.sent]
     assert [gone for _, gone in linked] == [False, True]
-    assert tx.get(b"m" + BUCKET) == (50).to_bytes(8, "big")
+    assert tx.get(b"m" + bucket) == (50).to_bytes(8, "big")
     for number in range(48):
         leave = Leave(version_of(2, 0), False, "default")
-        stage.on_record(tx, record(BUCKET + b"crm/%02d" % number, None, leave.headers(), offset=50 + number), 0)
-    assert tx.get(b"m" + BUCKET) is None
+        stage.on_record(tx, record(b"crm/%02d" % number, None, leave.headers(), offset=50 + number), 0)
+    assert tx.get(b"m" + bucket) is None
     assert [content is None for _, _, content, _, _ in tx.sent] == [False, True, False]
+
+
+def test_a_customer_has_one_record_in_each_partition_of_its_buckets() -> None:
+    """With all its match keys there, each in one partition, and none where it has none."""
+    topics = Topics(partitions=3)
+    keys, tx = Keys(topics, RULES, Hasher(b"a pepper for tests")), MemoryTx()
+    emails = [f"ada{number}@example.com" for number in range(20)]
+
+    def told(sequence: int, count: int) -> dict[int, list[bytes] | None]:
+        tx.sent.clear()
+        keys.on_record(tx, record(*latest(person("crm", "1", emails=emails[:count]), sequence)), 0)
+        rows = [row for row in tx.sent if row[0] == topics.keys]
+        assert {key for _, key, *_ in rows} == {b"crm/1"}
+        return {partition_of(place, 3): read_version(value)[2] if value else None for _, _, value, _, place in rows}
+
+    everywhere = told(1, 20)
+    assert sorted(everywhere) == [0, 1, 2]
+    assert sum(len(found or ()) for found in everywhere.values()) == 20
+    one = told(2, 1)
+    assert sorted(one) == [0, 1, 2]
+    assert sum(found is None for found in one.values()) == 2
+    assert all(set(found or ()) <= set(everywhere[place] or ()) for place, found in one.items())
 
 
 def linked() -> list[Record]:
@@ -175,15 +197,19 @@ def test_no_key_that_is_sent_has_a_value_of_the_customer() -> None:
     tx = MemoryTx()
     customer = person("crm", "1", emails=["ada@example.com"], phones=["+12025550799"], **ADA)
     keys_stage().on_record(tx, record(*latest(customer, 1)), 0)
-    sent = [row[1] for row in tx.sent] + list(tx.data)
-    assert len(sent) > 5
+    buckets, stage = MemoryTx(), Pairs(TOPICS, RULES)
+    for topic, key, value, headers, _ in tx.sent:
+        if topic == TOPICS.keys:
+            stage.on_record(buckets, record(key, value, headers), 0)
+    sent = [row[1] for row in tx.sent] + [*tx.data, *buckets.data]
+    assert len(sent) > 8
     for value in (b"ada", b"archer", b"1980", b"example", b"2025550799"):
         assert not [key for key in sent if value in key.lower()]
 
 
 def test_a_member_has_what_is_looked_at_first() -> None:
     """Names and birth date as they are compared."""
-    for _, value in members():
+    for _, value in members(**ADA):
         member = Member.decode(value)
         assert member.brief == b"ada\0\0archer\x001980-02-03"
         assert orjson.loads(member.profile)[3] == "ada"

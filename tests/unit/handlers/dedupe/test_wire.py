@@ -4,14 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.dedupe.profile import KEY_BYTES
+from handlers.dedupe.profile import KEY_BYTES, MAX_KEYS
 from handlers.dedupe.wire import (
     Leave,
     Link,
     Member,
     NodeMessage,
     Unlink,
+    ack_key,
     link_key,
+    read_ack_key,
     read_brief,
     read_link_key,
     read_version,
@@ -35,16 +37,18 @@ def test_a_version_has_its_sequence(sequence: int, revision: int) -> None:
     version=versions,
     wants_ack=st.booleans(),
     identified=st.booleans(),
-    keys=st.binary(max_size=90),
+    keys=st.lists(st.tuples(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES), st.booleans()), max_size=MAX_KEYS),
     parts=st.lists(names, min_size=4, max_size=4),
 )
 def test_a_membership_is_read_as_written(
-    *, version: int, wants_ack: bool, identified: bool, keys: bytes, parts: list[str]
+    *, version: int, wants_ack: bool, identified: bool, keys: list[tuple[bytes, bool]], parts: list[str]
 ) -> None:
     """The whole of it, and the parts that are looked at first."""
-    said = Member(version, wants_ack, identified, keys, "\0".join(parts).encode(), b'["profile"]')
+    here = sum(1 << bit for bit, (_, is_here) in enumerate(keys) if is_here)
+    joined = b"".join(key for key, _ in keys)
+    said = Member(version, wants_ack, identified, here, joined, "\0".join(parts).encode(), b'["profile"]')
     assert Member.decode(said.encode()) == said
-    assert read_version(said.encode()) == (version, wants_ack)
+    assert read_version(said.encode()) == (version, wants_ack, [key for key, is_here in keys if is_here])
     assert read_brief(said.encode()) == (identified, *parts)
 
 
@@ -62,6 +66,12 @@ def test_what_stands_in_headers_is_read_as_written(*, one: int, other: int, flag
 def test_the_key_of_a_pair_names_both(key: bytes, a: bytes, b: bytes) -> None:
     """Whatever bytes the customers' keys are made of."""
     assert read_link_key(link_key(key, a, b)) == (key, a, b)
+
+
+@given(st.integers(0, 2**16 - 1), st.binary(min_size=1, max_size=300))
+def test_the_key_of_an_acknowledgement_names_partition_and_customer(partition: int, customer: bytes) -> None:
+    """Whatever bytes the customer's key is made of."""
+    assert read_ack_key(ack_key(partition, customer)) == (partition, customer)
 
 
 def test_a_link_is_read_as_written() -> None:
