@@ -19,7 +19,7 @@ from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.scoring import Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
-from handlers.dedupe.sieve import glance, hopeless
+from handlers.dedupe.sieve import Sieve, glance
 from handlers.dedupe.wire import (
     BLOCKED,
     CLASH,
@@ -74,7 +74,7 @@ class Pairs:
         self.inputs = (Input(topics.keys),)
         self._links = topics.links
         self.limit = settings.generic.bucket
-        self.vetoes = settings.vetoes
+        self.hopeless = Sieve(settings).hopeless
         self._review = settings.review
         self._compare = Scorer(settings).compare
         self._judge = Judge(settings)
@@ -214,7 +214,7 @@ class _Meeting:
         for name in names:
             without = looked.get(name)
             if without is None:
-                without = looked[name] = hopeless(glance(value), self.member(name), self.pairs.vetoes)
+                without = looked[name] = self.pairs.hopeless(glance(value), self.member(name))
             if not without:
                 found.append(name)
         return found

@@ -60,8 +60,8 @@ class Raw:
 class Refined(NamedTuple):
     """What travels: `profile` and `keys` to the buckets, `node` to the clusters.
 
-    `brief` has given, middle and family name and birth date out of the profile, with zeros between them, and
-    `identified` whether it has any identifier: what a bucket looks at first.
+    `brief` has given, middle and family name, birth date and house numbers out of the profile, with zeros between them,
+    and `identified` whether it has any identifier: what a bucket looks at first.
     """
 
     profile: bytes
@@ -171,7 +171,8 @@ class Refiner:
             "emails": [(keys.get(("E", email)) or self._key(scope, "E", email)).hex()[2:] for email in emails],
             "phones": [(keys.get(("P", number)) or self._key(scope, "P", number)).hex()[2:] for number, _ in phones],
         }
-        brief = f"{given}\0{raw.middle}\0{family}\0{born}".encode()
+        houses = " ".join([address[0] for address in addresses if address[0]])
+        brief = f"{given}\0{raw.middle}\0{family}\0{born}\0{houses}".encode()
         return Refined(encoded, brief, bool(identifiers), match_keys, node)
 
     def _key(self, scope: str, tag: str, text: str) -> bytes:

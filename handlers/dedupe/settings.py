@@ -154,10 +154,7 @@ class DedupeSettings(Model):
         default_factory=dict,
         description="Sources whose customers are compared with one another, by scope; the rest are one scope",
     )
-    keys: tuple[Tag, ...] = Field(
-        default=tuple(tag for tag in KEY_KINDS if tag != "B"),
-        description="The match keys in use, by tag; B (birth date and postcode) finds nobody whom the others do not",
-    )
+    keys: tuple[Tag, ...] = Field(default=tuple(KEY_KINDS), description="The match keys in use, by tag")
     link: float = Field(default=10, description="Score from which two customers are linked")
     review: float = Field(default=6, description="Score from which two customers are reported for review")
     weights: Weights = Weights()

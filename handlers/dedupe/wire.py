@@ -87,12 +87,12 @@ def read_version(value: bytes) -> tuple[int, bool, list[bytes]]:
     return version, wants_ack, [key for bit, key in enumerate(keys) if here >> bit & 1]
 
 
-def read_brief(value: bytes) -> tuple[bool, str, str, str, str]:
+def read_brief(value: bytes) -> tuple[bool, str, str, str, str, str]:
     """Return `identified` and the parts of `brief` out of an encoded `Member`."""
     _, _, identified, _, keys, brief = _MEMBER.unpack_from(value)
     start = _MEMBER.size + keys
-    given, middle, family, born = value[start : start + brief].decode().split("\0")
-    return identified, given, middle, family, born
+    given, middle, family, born, houses = value[start : start + brief].decode().split("\0")
+    return identified, given, middle, family, born, houses
 
 
 class Leave(NamedTuple):

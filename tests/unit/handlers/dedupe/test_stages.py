@@ -208,10 +208,10 @@ def test_no_key_that_is_sent_has_a_value_of_the_customer() -> None:
 
 
 def test_a_member_has_what_is_looked_at_first() -> None:
-    """Names and birth date as they are compared."""
+    """Names, birth date and house numbers as they are compared."""
     for _, value in members(**ADA):
         member = Member.decode(value)
-        assert member.brief == b"ada\0\0archer\x001980-02-03"
+        assert member.brief == b"ada\0\0archer\x001980-02-03\0"
         assert orjson.loads(member.profile)[3] == "ada"
 
 

@@ -38,7 +38,7 @@ def test_a_version_has_its_sequence(sequence: int, revision: int) -> None:
     wants_ack=st.booleans(),
     identified=st.booleans(),
     keys=st.lists(st.tuples(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES), st.booleans()), max_size=MAX_KEYS),
-    parts=st.lists(names, min_size=4, max_size=4),
+    parts=st.lists(names, min_size=5, max_size=5),
 )
 def test_a_membership_is_read_as_written(
     *, version: int, wants_ack: bool, identified: bool, keys: list[tuple[bytes, bool]], parts: list[str]
