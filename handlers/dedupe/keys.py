@@ -36,23 +36,20 @@ class Known(NamedTuple):
     scope: str
     keys: tuple[bytes, ...]
     digests: bytes
-    raw: bytes
 
     def encode(self) -> bytes:
         """Return it as state."""
         scope = self.scope.encode()
         head = _STATE.pack(self.version, self.identity, self.live, len(scope), self.digests)
-        return head + bytes((len(self.keys),)) + scope + b"".join(self.keys) + self.raw
+        return head + scope + b"".join(self.keys)
 
     @classmethod
     def decode(cls, value: bytes) -> "Known":
         """Read the state."""
         version, identity, live, length, digests = _STATE.unpack_from(value)
-        at = _STATE.size + 1
-        begin = at + length
-        end = begin + value[at - 1] * KEY_BYTES
-        keys = tuple(value[i : i + KEY_BYTES] for i in range(begin, end, KEY_BYTES))
-        return cls(version, identity, bool(live), value[at:begin].decode(), keys, digests, value[end:])
+        begin = _STATE.size + length
+        keys = tuple(value[at : at + KEY_BYTES] for at in range(begin, len(value), KEY_BYTES))
+        return cls(version, identity, bool(live), value[_STATE.size : begin].decode(), keys, digests)
 
 
 class Keys:
@@ -119,7 +116,7 @@ class Keys:
             if not same:
                 self._members(tx, customer, refined, spread, version, wants_ack=before is not None)
                 self._leave(tx, customer, left, Leave(version, True, refined.node["scope"]))
-        now_known = Known(version, identity, True, refined.node["scope"], refined.keys, digests, orjson.dumps(raw))
+        now_known = Known(version, identity, True, refined.node["scope"], refined.keys, digests)
         tx.put(b"c" + customer, now_known.encode())
 
     def _delete(self, tx: Tx, customer: bytes, known: Known | None, version: int) -> None:
@@ -129,7 +126,7 @@ class Keys:
         spread = self._spread(live.keys if live else ())
         self._node(tx, customer, scope, NodeMessage(version, live.identity if live else 0, len(spread), None))
         self._leave(tx, customer, spread, Leave(version, True, scope))
-        tx.put(b"c" + customer, Known(version, 0, False, "", (), bytes(16), b"").encode())
+        tx.put(b"c" + customer, Known(version, 0, False, "", (), bytes(16)).encode())
 
     def _scope(self, customer: bytes) -> str:
         return self._settings.scope_of(customer.partition(b"/")[0].decode(errors="replace"))

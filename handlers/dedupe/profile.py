@@ -1,8 +1,7 @@
 """What of a customer is compared: taken from the normalized customer once, folded, and small enough to travel.
 
-`extract` depends on no setting, so that changed settings can be applied to customers who are known already; `refine`
-applies them: it leaves out the values that identify nobody and computes the match keys. A match key is one letter for
-its kind and a keyed hash, never a value.
+`extract` depends on no setting; `refine` applies them: it leaves out the values that identify nobody and computes the
+match keys. A match key is one letter for its kind and a keyed hash, never a value.
 """
 
 import re
