@@ -35,7 +35,7 @@ from worker.kafka import apply_topics
 KEY = "connect-test-key"
 NOWHERE, TARGET = "http://127.0.0.1:9", "http://127.0.0.2:9"
 STAGES = ("keys", "pairs", "clusters", "requests")
-PARTITIONS, MORE_PARTITIONS = 2, 16
+PARTITIONS, MORE_PARTITIONS = 8, 32
 QUIET_SECONDS = 3.0
 LONGEST_SECONDS = 600.0
 ROLES = {"poll": ["poll"], **{stage: ["handle", stage] for stage in STAGES}}

@@ -35,7 +35,7 @@ from worker.errors import (
 )
 from worker.handling import Call, Dead, Done, Handler, Input, Outcome, Record, Reply, Retry, Skip
 from worker.http import CalledOffError, Lane, PrivateAddressError
-from worker.kafka import bounded_stop
+from worker.kafka import bounded_stop, linger
 from worker.redelivery import Redelivery
 from worker.task import Task, Transaction, now_ms
 
@@ -46,6 +46,9 @@ _READ_RECORDS: Final = 2_000
 # A transaction is closed after so many seconds of work on its records, so that the heartbeats are sent in time.
 _WORK_SECONDS: Final = 0.5
 _READ_MS: Final = 200
+# How long a broker waits for something to send: the answer holds up the next fetch, also of an input that has more.
+_FETCH_IDLE_MS: Final = 500
+_FETCH_BUSY_MS: Final = 20
 _IDLE_SECONDS: Final = 0.2
 _REPLIES: Final = 500
 _PASSED_SECONDS: Final = 1.0
@@ -184,11 +187,14 @@ class HandlerLoop:
                 for row in raw
             ]
             await self._handle(consumer, where, records)
+        lag = 0
         for where in inputs:
             end = consumer.highwater(where)
             if end is not None:
                 behind = end - await consumer.position(where)
                 telemetry.LAG.labels(self._handler.stage, where.topic, str(where.partition)).set(behind)
+                lag += behind
+        linger(consumer, _FETCH_BUSY_MS if lag else _FETCH_IDLE_MS)
 
     def _patience(self) -> int:
         """Return how long to wait for records, in milliseconds: not past the timer, nor while calls are under way."""

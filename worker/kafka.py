@@ -202,6 +202,15 @@ class Connection:
         return TransactionalProducer(client, transactional_id, settings)
 
 
+def linger(consumer: AIOKafkaConsumer, milliseconds: int) -> None:
+    """Have the broker answer a fetch after so many milliseconds if there is nothing to send.
+
+    aiokafka has one fetch under way to a broker. That for a partition without records holds up those that have some,
+    which are asked for only when what came of them before has been handled.
+    """
+    consumer._fetcher._fetch_max_wait_ms = milliseconds  # ruff: ignore[private-member-access] - public only at the start
+
+
 def _fenced(transactional_id: str) -> FencedError:
     return FencedError(f"the producer {transactional_id} was fenced: another worker owns its partition now")
 
