@@ -60,11 +60,11 @@ def goals() -> str:
         ),
         *(
             (
-                f"Latency, {row['system'].removeprefix('Rollcall, ')}: p99 over the interval",
+                f"Latency, {system.removeprefix('Rollcall, ')}: p99 over the interval",
                 "at most 250 ms",
-                f"{row['over_ms']:.0f} ms",
+                f"{_median('latency', case, system, 'over_ms'):.0f} ms",
             )
-            for row in results.lines("latency")
+            for case, system in dict.fromkeys((row["case"], row["system"]) for row in results.lines("latency"))
         ),
         ("Restore of 1,000,000 fingerprints", "at most 20 s", f"{_median('restore', '', None, 'seconds'):.1f} s"),
         ("Restore: RssAnon", "at most 300 MB", f"{_median('restore', '', None, 'anonymous_mb'):.0f} MB"),

@@ -109,6 +109,8 @@ class Pairs:
         before = tx.get(b"c" + customer)
         if version <= _last(tx, customer, before):
             return Skip("seen")
+        glance(value)  # what cannot be read is refused before anything is written
+        scope = _parsed(value)[1].scope
         left = [] if before is None else read_version(before)[2]
         meeting = _Meeting(self, tx, record.offset, customer, before, value)
         for key in keys:
@@ -122,7 +124,7 @@ class Pairs:
                 _Bucket(meeting, key).leave()
         tx.put(b"c" + customer, value)
         if wants_ack:
-            self._acknowledge(tx, record, _parsed(value)[1].scope, version)
+            self._acknowledge(tx, record, scope, version)
         return Done()
 
     def _leave(self, tx: Tx, record: Record, customer: bytes, leave: Leave) -> Outcome:

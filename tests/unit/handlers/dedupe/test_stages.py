@@ -99,6 +99,15 @@ def test_a_bucket_refuses_what_is_no_membership(value: bytes) -> None:
         assert isinstance(clusters.on_record(MemoryTx(), record(key, value), 0), Dead)
 
 
+@pytest.mark.parametrize("broken", [{"profile": b"{"}, {"brief": b"ada"}])
+def test_a_membership_that_is_broken_leaves_nothing_behind(broken: dict[str, bytes]) -> None:
+    """Whoever comes next into its buckets does not meet half a member."""
+    tx, stage = MemoryTx(), Pairs(TOPICS, RULES)
+    (key, value), _ = members()
+    assert isinstance(stage.on_record(tx, record(key, Member.decode(value)._replace(**broken).encode()), 0), Dead)
+    assert tx.data == {}
+
+
 def test_a_bucket_drops_what_is_older_than_it_knows() -> None:
     """Also after the customer has left: a stale copy does not bring it back."""
     tx, stage = MemoryTx(), Pairs(TOPICS, RULES)
