@@ -6,9 +6,7 @@ Each handler is one or more stages; this file is where the worker finds them by 
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Protocol
 
-from handlers.dedupe.clusters import Clusters
-from handlers.dedupe.keys import Keys
-from handlers.dedupe.pairs import Pairs
+from handlers import dedupe
 from handlers.dedupe.settings import DedupeSettings
 from handlers.deletes.executor import Executor
 from handlers.deletes.requests import Requests
@@ -46,9 +44,7 @@ def factory(
     `sources`: the names of all that are polled, None where that is not known.
     """
     makers: dict[str, Callable[[], Any]] = {
-        "keys": lambda: Keys(topics, settings.dedupe, hasher),
-        "pairs": lambda: Pairs(topics, settings.dedupe),
-        "clusters": lambda: Clusters(topics, settings.dedupe),
+        **dict(zip(GROUPS["dedupe"], dedupe.stages(settings.dedupe, topics, hasher), strict=True)),
         "requests": lambda: Requests(topics, settings.deletes),
         "executor": lambda: Executor(topics, settings.deletes, from_settings(settings.deletes), sources),
     }

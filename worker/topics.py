@@ -209,7 +209,7 @@ class Topics:
             (self.deletions, "<target>/<customer id>", "compact", True, compact),
             (self.receipts, "request id", "delete", True, kept),
             (self.deadletters, "key of the failed record", "delete", True, log),
-            (self.keys, "match key and customer", "compact", False, compact),
+            (self.keys, "<source>/<customer id>", "compact", False, compact),
             (self.links, "node or link", "compact", False, compact),
             (self.departures, "<source>/<customer id>", "delete", False, log),
             (self.requests, "request id", "compact", False, compact),

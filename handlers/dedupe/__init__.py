@@ -8,19 +8,24 @@ from collections.abc import Callable, Sequence
 
 from handlers.dedupe.clusters import Clusters
 from handlers.dedupe.keys import Keys
-from handlers.dedupe.pairs import Pairs
-from handlers.dedupe.profile import Hasher
+from handlers.dedupe.pairs import Comparer, Pairs
+from handlers.dedupe.profile import Hasher, Refiner
+from handlers.dedupe.resolve import Rules
 from handlers.dedupe.settings import DedupeSettings
 from worker.handling import Handler
 from worker.topics import Topics
 
-__all__ = ["Clusters", "DedupeSettings", "Keys", "Pairs", "stages"]
+__all__ = ["Clusters", "Comparer", "DedupeSettings", "Keys", "Pairs", "Refiner", "Rules", "stages"]
 
 
 def stages(settings: DedupeSettings, topics: Topics, hasher: Hasher) -> Sequence[Callable[[], Handler]]:
-    """Return what makes the handlers of the three stages, in the order in which the data flows."""
+    """Return what makes the handlers of the three stages, in the order in which the data flows.
+
+    Those of one stage share what they remember of values and comparisons: it takes memory once for all partitions.
+    """
+    refiner, comparer, rules = Refiner(settings, hasher), Comparer(settings), Rules(settings)
     return (
-        lambda: Keys(topics, settings, hasher),
-        lambda: Pairs(topics, settings),
-        lambda: Clusters(topics, settings),
+        lambda: Keys(topics, settings, refiner),
+        lambda: Pairs(topics, comparer),
+        lambda: Clusters(topics, rules),
     )

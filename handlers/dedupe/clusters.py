@@ -16,7 +16,7 @@ from handlers.dedupe.events import Cause, Departure, Evidence
 from handlers.dedupe.publish import Publisher
 from handlers.dedupe.resolve import Resolver, Rules
 from handlers.dedupe.scoring import VALUE_TAGS
-from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
+from handlers.dedupe.settings import KEY_KINDS
 from handlers.dedupe.store import Change, Node, Pair, Store, Variant
 from handlers.dedupe.wire import Link, NodeMessage, Unlink, read_ack_key, read_link_key, sequence_of
 from worker.events import header
@@ -32,13 +32,13 @@ class Clusters:
     stage = "clusters"
     version = 2
 
-    def __init__(self, topics: Topics, settings: DedupeSettings) -> None:
+    def __init__(self, topics: Topics, rules: Rules) -> None:
         """`topics` names where memberships, identity events and departures go."""
         self.inputs = (Input(topics.links),)
         self._topics = topics
-        self._patience = int(settings.patience * 1000)
+        self._patience = int(rules.settings.patience * 1000)
         self._horizon = 0
-        self._rules = Rules(settings)
+        self._rules = rules
         self._work: _Work | None = None
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument]

@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from handlers.dedupe.profile import KEY_BYTES, Hasher, Raw, Refined, Refiner, extract
+from handlers.dedupe.profile import KEY_BYTES, Raw, Refined, Refiner, extract
 from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.wire import Leave, Member, NodeMessage, sequence_of, version_of
 from worker.events import DELETED, header
@@ -58,12 +58,12 @@ class Keys:
     stage = "keys"
     version = 4
 
-    def __init__(self, topics: Topics, settings: DedupeSettings, hasher: Hasher) -> None:
-        """`hasher` is the installation's keyed hash."""
+    def __init__(self, topics: Topics, settings: DedupeSettings, refiner: Refiner) -> None:
+        """Take the scopes from `settings`."""
         self.inputs = (Input(topics.latest),)
         self._to_buckets, self._to_clusters = topics.keys, topics.links
         self._settings = settings
-        self._refiner = Refiner(settings, hasher)
+        self._refiner = refiner
         self._places = _places(topics.partitions)
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument]

@@ -63,23 +63,50 @@ class Finding(NamedTuple):
     weights: dict[bytes, float]
 
 
+class Comparer:
+    """Says what buckets have to say of two profiles, and remembers it: two who meet do so under several keys."""
+
+    def __init__(self, settings: DedupeSettings) -> None:
+        """Take from `settings` how large a bucket may be, what is sorted out at a glance, and the threshold."""
+        self.limit = settings.generic.bucket
+        self.hopeless = Sieve(settings).hopeless
+        self._review = settings.review
+        self._compare = Scorer(settings).compare
+        self._judge = Judge(settings)
+        self._find = lru_cache(8_192)(self._found)
+
+    def compare(self, a: Comparand, b: Comparand) -> Finding:
+        """Compare two members; the order does not matter."""
+        return self._find(*((a.profile, b.profile) if a.customer < b.customer else (b.profile, a.profile)))
+
+    def _found(self, a: Profile, b: Profile) -> Finding:
+        comparison = self._compare(a, b)
+        supported = comparison.block is None and (
+            self._judge.standing(comparison.fields, comparison.need, comparison.best()) >= self._review
+        )
+        flags = (
+            comparison.need << NEED_SHIFT
+            | BLOCKED * bool(comparison.block)
+            | CLASH * comparison.clash
+            | LIFTED * comparison.lifted
+            | SAME_SOURCE * comparison.same_source
+        )
+        agreed = "".join(sorted(chr(key[0]) for key in comparison.agreed))
+        by_email = supported or comparison.clash
+        return Finding(by_email, supported, comparison.fields, agreed, flags, comparison.agreed)
+
+
 class Pairs:
     """See the module."""
 
     stage = "pairs"
     version = 4
 
-    def __init__(self, topics: Topics, settings: DedupeSettings) -> None:
+    def __init__(self, topics: Topics, comparer: Comparer) -> None:
         """`topics` names where links go."""
         self.inputs = (Input(topics.keys),)
+        self.comparer = comparer
         self._links = topics.links
-        self.limit = settings.generic.bucket
-        self.hopeless = Sieve(settings).hopeless
-        self._review = settings.review
-        self._compare = Scorer(settings).compare
-        self._judge = Judge(settings)
-        # Two who meet do so under several keys: what is said of them is worked out once.
-        self._find = lru_cache(8_192)(self._found)
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument]
         """Nothing is to be done at the start."""
@@ -141,26 +168,6 @@ class Pairs:
             self._acknowledge(tx, record, leave.scope, leave.version)
         return Done()
 
-    def compare(self, a: Comparand, b: Comparand) -> Finding:
-        """Compare two members; the order does not matter."""
-        return self._find(*((a.profile, b.profile) if a.customer < b.customer else (b.profile, a.profile)))
-
-    def _found(self, a: Profile, b: Profile) -> Finding:
-        comparison = self._compare(a, b)
-        supported = comparison.block is None and (
-            self._judge.standing(comparison.fields, comparison.need, comparison.best()) >= self._review
-        )
-        flags = (
-            comparison.need << NEED_SHIFT
-            | BLOCKED * bool(comparison.block)
-            | CLASH * comparison.clash
-            | LIFTED * comparison.lifted
-            | SAME_SOURCE * comparison.same_source
-        )
-        agreed = "".join(sorted(chr(key[0]) for key in comparison.agreed))
-        by_email = supported or comparison.clash
-        return Finding(by_email, supported, comparison.fields, agreed, flags, comparison.agreed)
-
     def _acknowledge(self, tx: Tx, record: Record, scope: str, version: int) -> None:
         """Tell the clusters that the buckets of this partition have seen this version of the customer."""
         key = ack_key(record.partition, record.key or b"")
@@ -216,7 +223,7 @@ class _Meeting:
         for name in names:
             without = looked.get(name)
             if without is None:
-                without = looked[name] = self.pairs.hopeless(glance(value), self.member(name))
+                without = looked[name] = self.pairs.comparer.hopeless(glance(value), self.member(name))
             if not without:
                 found.append(name)
         return found
@@ -254,7 +261,7 @@ class _Bucket:
         """Take the customer in."""
         if self.crowded:
             self._resize(self.count + 1)
-        elif len(self.others) >= self._meeting.pairs.limit:
+        elif len(self.others) >= self._meeting.pairs.comparer.limit:
             self._disown()
             self._resize(len(self.others) + 1)
         elif self.others:
@@ -276,7 +283,7 @@ class _Bucket:
 
     def _resize(self, count: int) -> None:
         """Note the number of members of a bucket that has, or had, too many."""
-        if count > self._meeting.pairs.limit:
+        if count > self._meeting.pairs.comparer.limit:
             self._tx.put(b"m" + self._key, _COUNT.pack(count))
         else:
             self._tx.delete(b"m" + self._key)
@@ -316,13 +323,13 @@ class _Bucket:
                 yield _comparand(name, value), _comparand(other, meeting.member(other))
 
     def _supported(self, one: Comparand, other: Comparand) -> bool:
-        return self._supports(self._meeting.pairs.compare(one, other))
+        return self._supports(self._meeting.pairs.comparer.compare(one, other))
 
     def _supports(self, finding: Finding) -> bool:
         return finding.by_email if self._key[:1] == b"E" else finding.by_others
 
     def _say(self, one: Comparand, other: Comparand) -> bool:
-        finding = self._meeting.pairs.compare(one, other)
+        finding = self._meeting.pairs.comparer.compare(one, other)
         if not self._supports(finding):
             return False
         pair = _ordered(one, other)

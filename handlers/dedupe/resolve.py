@@ -5,6 +5,7 @@ the outcome depends on the links that count now and on nothing that was there be
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from handlers.dedupe.events import Proof
 from handlers.dedupe.graph import Edge, Partition, cluster_id, founder_id, partition, path, winner
@@ -19,9 +20,9 @@ class Rules:
     """The settings, with what is made of them once."""
 
     def __init__(self, settings: DedupeSettings) -> None:
-        """Make a scorer and a judge of `settings`."""
+        """Make a judge of `settings`, and what compares and remembers it: components are worked out again and again."""
         self.settings = settings
-        self.scorer = Scorer(settings)
+        self.compare = lru_cache(8_192)(Scorer(settings).compare)
         self.judge = Judge(settings)
 
 
@@ -150,7 +151,7 @@ class Resolver:
         """
         profile = self._store.profile
         one, other = profile(a), profile(b)
-        compared = self._rules.scorer.compare(one, other)
+        compared = self._rules.compare(one, other)
         if compared.veto == "birth_date" and any(profile(name).born in {one.born, other.born} for name in between):
             return 0
         return compared.opposed

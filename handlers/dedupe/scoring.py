@@ -11,7 +11,6 @@ and birth dates agree.
 
 from collections.abc import Collection, Iterable, Mapping
 from enum import IntEnum
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from handlers.dedupe import fields
@@ -113,16 +112,16 @@ class _Place(NamedTuple):
 
 
 class Scorer:
-    """Compares customers under the settings; remembers the comparisons of late, since a pair meets under many keys."""
+    """Compares customers under the settings."""
 
     def __init__(self, settings: DedupeSettings) -> None:
         """Take the weights and vetoes from `settings`."""
         self._weights = settings.weights
         self._vetoes = settings.vetoes
         self._unique = frozenset(settings.vetoes.unique)
-        self.compare = lru_cache(8_192)(self._compare)
 
-    def _compare(self, a: Profile, b: Profile) -> Comparison:
+    def compare(self, a: Profile, b: Profile) -> Comparison:
+        """Compare two customers."""
         weights = self._weights
         identifier, close, conflict = fields.identifiers(a, b, weights, self._unique)
         given, family, alike = fields.names(a, b, weights, self._vetoes)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.dedupe import Clusters, DedupeSettings, Keys, Pairs
+from handlers.dedupe import Clusters, Comparer, DedupeSettings, Keys, Pairs, Refiner, Rules
 from handlers.dedupe.store import Change, Node, Pair, Store, Variant
 from handlers.dedupe.wire import Leave, Member, NodeMessage, ack_key, read_version, version_of
 from worker.events import Headers
@@ -18,6 +18,7 @@ from worker.topics import Topics, partition_of
 
 TOPICS = Topics(partitions=1)
 RULES = DedupeSettings(generic={"bucket": 2})  # type: ignore[arg-type]
+REFINER = Refiner(RULES, Hasher(b"a pepper for tests"))
 ADA = {"given": "Ada", "family": "Archer", "born": "1980-02-03"}
 
 
@@ -28,7 +29,7 @@ def record(key: bytes | None, value: bytes | None, headers: Headers | None = Non
 
 def keys_stage() -> Keys:
     """Return the first stage."""
-    return Keys(TOPICS, RULES, Hasher(b"a pepper for tests"))
+    return Keys(TOPICS, RULES, REFINER)
 
 
 def members(**more: Any) -> list[tuple[bytes, bytes]]:
@@ -91,10 +92,10 @@ def test_a_change_of_what_is_not_compared_goes_no_further() -> None:
 @pytest.mark.parametrize("value", [b"", b"short", b"\0" * 8])
 def test_a_bucket_refuses_what_is_no_membership(value: bytes) -> None:
     """So does the last stage with what is no message to it."""
-    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(b"crm/1", value), 0), Dead)
-    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(b"", value), 0), Dead)
-    assert isinstance(Pairs(TOPICS, RULES).on_record(MemoryTx(), record(b"crm/1", None), 0), Dead)
-    clusters = Clusters(TOPICS, RULES)
+    assert isinstance(Pairs(TOPICS, Comparer(RULES)).on_record(MemoryTx(), record(b"crm/1", value), 0), Dead)
+    assert isinstance(Pairs(TOPICS, Comparer(RULES)).on_record(MemoryTx(), record(b"", value), 0), Dead)
+    assert isinstance(Pairs(TOPICS, Comparer(RULES)).on_record(MemoryTx(), record(b"crm/1", None), 0), Dead)
+    clusters = Clusters(TOPICS, Rules(RULES))
     for key in (b"", b"n", b"ncrm/1", b"lx", ack_key(1, b"crm/1"), b"a\0\0", b"zzz"):
         assert isinstance(clusters.on_record(MemoryTx(), record(key, value), 0), Dead)
 
@@ -102,7 +103,7 @@ def test_a_bucket_refuses_what_is_no_membership(value: bytes) -> None:
 @pytest.mark.parametrize("broken", [{"profile": b"{"}, {"brief": b"ada"}])
 def test_a_membership_that_is_broken_leaves_nothing_behind(broken: dict[str, bytes]) -> None:
     """Whoever comes next into its buckets does not meet half a member."""
-    tx, stage = MemoryTx(), Pairs(TOPICS, RULES)
+    tx, stage = MemoryTx(), Pairs(TOPICS, Comparer(RULES))
     (key, value), _ = members()
     assert isinstance(stage.on_record(tx, record(key, Member.decode(value)._replace(**broken).encode()), 0), Dead)
     assert tx.data == {}
@@ -110,7 +111,7 @@ def test_a_membership_that_is_broken_leaves_nothing_behind(broken: dict[str, byt
 
 def test_a_bucket_drops_what_is_older_than_it_knows() -> None:
     """Also after the customer has left: a stale copy does not bring it back."""
-    tx, stage = MemoryTx(), Pairs(TOPICS, RULES)
+    tx, stage = MemoryTx(), Pairs(TOPICS, Comparer(RULES))
     (key, value), _ = members()
     assert isinstance(stage.on_record(tx, record(key, value), 0), Done)
     assert isinstance(stage.on_record(tx, record(key, value), 0), Skip)
@@ -124,7 +125,7 @@ def test_a_bucket_drops_what_is_older_than_it_knows() -> None:
 
 def test_a_bucket_that_is_too_large_only_counts() -> None:
     """Its members are not read any more: what one more costs does not depend on how many there are."""
-    tx, stage = MemoryTx(), Pairs(TOPICS, RULES)
+    tx, stage = MemoryTx(), Pairs(TOPICS, Comparer(RULES))
     (_, value), _ = members()
     (bucket,) = read_version(value)[2]
     for number in range(50):
@@ -142,7 +143,7 @@ def test_a_bucket_that_is_too_large_only_counts() -> None:
 def test_a_customer_has_one_record_in_each_partition_of_its_buckets() -> None:
     """With all its match keys there, each in one partition, and none where it has none."""
     topics = Topics(partitions=3)
-    keys, tx = Keys(topics, RULES, Hasher(b"a pepper for tests")), MemoryTx()
+    keys, tx = Keys(topics, RULES, REFINER), MemoryTx()
     emails = [f"ada{number}@example.com" for number in range(20)]
 
     def told(sequence: int, count: int) -> dict[int, list[bytes] | None]:
@@ -163,7 +164,7 @@ def test_a_customer_has_one_record_in_each_partition_of_its_buckets() -> None:
 
 def linked() -> list[Record]:
     """Return what the clusters are told of Ada in two systems, who meets herself under several keys."""
-    stage, told = Pairs(TOPICS, RULES), []
+    stage, told = Pairs(TOPICS, Comparer(RULES)), []
     buckets = MemoryTx()
     for source in ("crm", "shop"):
         tx = MemoryTx()
@@ -178,7 +179,7 @@ def linked() -> list[Record]:
 
 def test_what_follows_from_links_is_said_once_a_transaction() -> None:
     """However many keys two customers meet under, there is one event, and one membership of each."""
-    tx, stage, told = MemoryTx(), Clusters(TOPICS, RULES), linked()
+    tx, stage, told = MemoryTx(), Clusters(TOPICS, Rules(RULES)), linked()
     stage.open(tx, 0, {TOPICS.links: 0}, 0)
     for said in told:
         stage.on_record(tx, said, 0)
@@ -190,7 +191,7 @@ def test_what_follows_from_links_is_said_once_a_transaction() -> None:
 
 def test_a_deletion_in_the_transaction_of_its_links_is_told_with_them() -> None:
     """Whoever is left is named, as if there had been a transaction between."""
-    tx, stage, told = MemoryTx(), Clusters(TOPICS, RULES), linked()
+    tx, stage, told = MemoryTx(), Clusters(TOPICS, Rules(RULES)), linked()
     stage.open(tx, 0, {TOPICS.links: 0}, 0)
     for said in told:
         stage.on_record(tx, said, 0)
@@ -206,7 +207,7 @@ def test_no_key_that_is_sent_has_a_value_of_the_customer() -> None:
     tx = MemoryTx()
     customer = person("crm", "1", emails=["ada@example.com"], phones=["+12025550799"], **ADA)
     keys_stage().on_record(tx, record(*latest(customer, 1)), 0)
-    buckets, stage = MemoryTx(), Pairs(TOPICS, RULES)
+    buckets, stage = MemoryTx(), Pairs(TOPICS, Comparer(RULES))
     for topic, key, value, headers, _ in tx.sent:
         if topic == TOPICS.keys:
             stage.on_record(buckets, record(key, value, headers), 0)
