@@ -25,7 +25,7 @@ def stages(settings: DedupeSettings, topics: Topics, hasher: Hasher) -> Sequence
     """
     refiner, comparer, rules = Refiner(settings, hasher), Comparer(settings), Rules(settings)
     return (
-        lambda: Keys(topics, settings, refiner),
+        lambda: Keys(topics, refiner),
         lambda: Pairs(topics, comparer),
         lambda: Clusters(topics, rules),
     )

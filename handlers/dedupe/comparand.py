@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import orjson
 
-from handlers.dedupe.profile import KEY_BYTES
+from handlers.dedupe.profile import split_keys
 
 
 @dataclass(slots=True, eq=False)
@@ -43,5 +43,5 @@ def parse(keys: bytes, profile: bytes) -> Profile:
         *(scope, source, kind, given, middle, family, suffix, born, addresses, by_type),
         frozenset(map(bytes.fromhex, landlines)),
         int(seen) if seen.isdecimal() else 0,
-        frozenset(keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES)),
+        frozenset(split_keys(keys)),
     )

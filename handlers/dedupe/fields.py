@@ -136,13 +136,13 @@ def birth_dates(a: str, b: str, weights: Weights) -> tuple[float, int]:
         return 0.0, -1
     if a == b:
         return weights.birth_date, 0
-    edits = date_edits(a, b)
+    edits = _date_edits(a, b)
     by_edits = (weights.birth_date, weights.birth_date_one_edit, weights.birth_date_two_edits)
     return by_edits[edits] if edits < len(by_edits) else weights.birth_date_differs, edits
 
 
 @lru_cache(65_536)
-def date_edits(a: str, b: str) -> int:
+def _date_edits(a: str, b: str) -> int:
     """Return the edits between two dates: day and month swapped are one, the error in an impossible date is none."""
     if a[:4] == b[:4] and a[5:7] == b[8:] and a[8:] == b[5:7]:
         return 1

@@ -14,8 +14,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from handlers.dedupe.profile import KEY_BYTES, Raw, Refined, Refiner, extract
-from handlers.dedupe.settings import DedupeSettings
+from handlers.dedupe.profile import Raw, Refined, Refiner, extract, split_keys
 from handlers.dedupe.wire import Leave, Member, NodeMessage, sequence_of, version_of
 from worker.events import DELETED, header
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
@@ -48,8 +47,8 @@ class Known(NamedTuple):
         """Read the state."""
         version, identity, live, length, digests = _STATE.unpack_from(value)
         begin = _STATE.size + length
-        keys = tuple(value[at : at + KEY_BYTES] for at in range(begin, len(value), KEY_BYTES))
-        return cls(version, identity, bool(live), value[_STATE.size : begin].decode(), keys, digests)
+        scope, keys = value[_STATE.size : begin].decode(), tuple(split_keys(value[begin:]))
+        return cls(version, identity, bool(live), scope, keys, digests)
 
 
 class Keys:
@@ -58,11 +57,10 @@ class Keys:
     stage = "keys"
     version = 4
 
-    def __init__(self, topics: Topics, settings: DedupeSettings, refiner: Refiner) -> None:
-        """Take the scopes from `settings`."""
+    def __init__(self, topics: Topics, refiner: Refiner) -> None:
+        """`topics` names where memberships and customers go, and says how many partitions there are."""
         self.inputs = (Input(topics.latest),)
         self._to_buckets, self._to_clusters = topics.keys, topics.links
-        self._settings = settings
         self._refiner = refiner
         self._places = _places(topics.partitions)
 
@@ -129,7 +127,7 @@ class Keys:
         tx.put(b"c" + customer, Known(version, 0, False, "", (), bytes(16)).encode())
 
     def _scope(self, customer: bytes) -> str:
-        return self._settings.scope_of(customer.partition(b"/")[0].decode(errors="replace"))
+        return self._refiner.scope_of(customer.partition(b"/")[0].decode(errors="replace"))
 
     def _node(self, tx: Tx, customer: bytes, scope: str, message: NodeMessage) -> None:
         value, headers = message.record()

@@ -12,6 +12,7 @@ many these are, if they are too many.
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -32,7 +33,7 @@ from handlers.dedupe.wire import (
     Unlink,
     ack_key,
     link_key,
-    read_version,
+    read_head,
 )
 from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Skip, Tx
 from worker.topics import Topics
@@ -132,13 +133,12 @@ class Pairs:
         return None
 
     def _take(self, tx: Tx, record: Record, customer: bytes, value: bytes) -> Outcome:
-        version, wants_ack, keys = read_version(value)
-        before = tx.get(b"c" + customer)
-        if version <= _last(tx, customer, before):
+        version, wants_ack, keys = read_head(value)
+        before, last, left = _known(tx, customer)
+        if version <= last:
             return Skip("seen")
         glance(value)  # what cannot be read is refused before anything is written
         scope = _parsed(value)[1].scope
-        left = [] if before is None else read_version(before)[2]
         meeting = _Meeting(self, tx, record.offset, customer, before, value)
         for key in keys:
             bucket = _Bucket(meeting, key)
@@ -155,14 +155,13 @@ class Pairs:
         return Done()
 
     def _leave(self, tx: Tx, record: Record, customer: bytes, leave: Leave) -> Outcome:
-        before = tx.get(b"c" + customer)
-        if leave.version <= _last(tx, customer, before):
+        before, last, left = _known(tx, customer)
+        if leave.version <= last:
             return Skip("seen")
-        if before is not None:
-            meeting = _Meeting(self, tx, record.offset, customer, before, None)
-            for key in read_version(before)[2]:
-                _Bucket(meeting, key).leave()
-            tx.delete(b"c" + customer)
+        meeting = _Meeting(self, tx, record.offset, customer, before, None)
+        for key in left:
+            _Bucket(meeting, key).leave()
+        tx.delete(b"c" + customer)
         tx.put(b"x" + customer, _COUNT.pack(leave.version))
         if leave.wants_ack:
             self._acknowledge(tx, record, leave.scope, leave.version)
@@ -183,25 +182,21 @@ class Pairs:
             tx.send(self._links, link_key(key, a.customer, b.customer), None, said.headers(), partition_key=scope)
 
 
+@dataclass(slots=True, eq=False)
 class _Meeting:
     """What one record's customer, as it was `before` and is `after` it, meets: each member is read and looked at once.
 
     `stamp` is the record's offset.
     """
 
-    __slots__ = ("_looked", "_members", "after", "before", "customer", "pairs", "stamp", "tx")
-
-    def __init__(
-        self, pairs: Pairs, tx: Tx, stamp: int, customer: bytes, before: bytes | None, after: bytes | None
-    ) -> None:
-        self.pairs = pairs
-        self.tx = tx
-        self.stamp = stamp
-        self.customer = customer
-        self.before = before
-        self.after = after
-        self._members: dict[bytes, bytes] = {}
-        self._looked: dict[bytes, dict[bytes, bool]] = {}
+    pairs: Pairs
+    tx: Tx
+    stamp: int
+    customer: bytes
+    before: bytes | None
+    after: bytes | None
+    _members: dict[bytes, bytes] = field(default_factory=dict)
+    _looked: dict[bytes, dict[bytes, bool]] = field(default_factory=dict)
 
     def member(self, name: bytes) -> bytes:
         """Return another member, as it is encoded."""
@@ -218,12 +213,12 @@ class _Meeting:
         """Return who of others has to be compared with a member, as it is encoded."""
         if value is None:
             return []
-        looked = self._looked.setdefault(value, {})
+        one, looked = glance(value), self._looked.setdefault(value, {})
         found = []
         for name in names:
             without = looked.get(name)
             if without is None:
-                without = looked[name] = self.pairs.comparer.hopeless(glance(value), self.member(name))
+                without = looked[name] = self.pairs.comparer.hopeless(one, self.member(name))
             if not without:
                 found.append(name)
         return found
@@ -359,9 +354,16 @@ def _parsed(value: bytes) -> tuple[int, Profile]:
     return member.version, parse(member.keys, member.profile)
 
 
-def _last(tx: Tx, customer: bytes, before: bytes | None) -> int:
-    """Return the newest version that is known of a customer in this partition, also after it has left."""
-    return _number(tx.get(b"x" + customer)) if before is None else read_version(before)[0]
+def _known(tx: Tx, customer: bytes) -> tuple[bytes | None, int, list[bytes]]:
+    """Return a customer of this partition as it is known, with its newest version and its match keys here.
+
+    Of one that has left only the version is known, 0 if it was never here.
+    """
+    before = tx.get(b"c" + customer)
+    if before is None:
+        return None, _number(tx.get(b"x" + customer)), []
+    version, _, keys = read_head(before)
+    return before, version, keys
 
 
 def _number(value: bytes | None) -> int:

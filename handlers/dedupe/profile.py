@@ -19,7 +19,7 @@ from handlers.dedupe.settings import DedupeSettings
 from worker.events import Address, Contact, Customer, Name
 
 KEY_BYTES: Final = 9
-MAX_KEYS: Final = 64
+MAX_KEYS: Final = 64  # as many as `wire.Member.here` has bits
 # `near` of an identifier: so many hexadecimal digits for the hash of each of its variants with one character left out.
 NEAR_DIGITS: Final = 8
 _LANDLINES: Final = re.compile(r"home|work|office|fax|land", re.IGNORECASE).search
@@ -78,6 +78,11 @@ def fold(text: str) -> str:
     return _APART.sub(" ", text.lower()).strip()
 
 
+def split_keys(joined: bytes) -> list[bytes]:
+    """Return the match keys that stand one after the other."""
+    return [joined[at : at + KEY_BYTES] for at in range(0, len(joined), KEY_BYTES)]
+
+
 def near(one: str, other: str) -> bool:
     """Return whether two identifiers are one typing error apart, by what is known of their variants.
 
@@ -123,7 +128,7 @@ class Refiner:
 
     def __init__(self, settings: DedupeSettings, hasher: Hasher) -> None:
         """Prepare the match keys in use and the generic values."""
-        self._settings = settings
+        self.scope_of = settings.scope_of
         # A key of our own, out of the installation's: a match key takes a single keyed hash then.
         secret = bytes.fromhex(hasher.identifier("match", "key"))
         self._hash = blake2b(key=secret, digest_size=KEY_BYTES - 1, person=b"match key")
@@ -135,7 +140,7 @@ class Refiner:
     def refine(self, raw: Raw) -> Refined:
         """Return what travels of a customer."""
         generic = self._generic
-        scope = self._settings.scope_of(raw.source)
+        scope = self.scope_of(raw.source)
         given, family = generic.name(raw.given), generic.name(raw.family)
         born = generic.birth_date(raw.born)
         addresses = [generic.address(address) for address in raw.addresses]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from handlers.dedupe.fields import Alike, date_edits, likeness, same_name
-from handlers.dedupe.profile import KEY_BYTES
+from handlers.dedupe.fields import Alike, birth_dates, likeness, same_name
+from handlers.dedupe.profile import split_keys
 from handlers.dedupe.scoring import VALUE_TAGS
 from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.wire import Member, read_brief
@@ -40,8 +40,7 @@ class Glance(NamedTuple):
 @lru_cache(4_096)
 def glance(value: bytes) -> Glance:
     """Return what is looked at of an encoded member."""
-    keys = Member.decode(value).keys
-    values = [key for at in range(0, len(keys), KEY_BYTES) if (key := keys[at : at + KEY_BYTES])[0] in VALUE_TAGS]
+    values = [key for key in split_keys(Member.decode(value).keys) if key[0] in VALUE_TAGS]
     own = [key for key in values if key[0] in _OWN]
     shared = [key for key in values if key[0] not in _OWN]
     identified, given, middle, family, born, houses = read_brief(value)
@@ -55,7 +54,7 @@ class Sieve:
         """Take the vetoes, and work out whether namesakes of one street may be worth a review."""
         self._given_below = settings.vetoes.given_below
         self._far_apart = settings.vetoes.birth_date_edits
-        weights = settings.weights
+        weights = self._weights = settings.weights
         born = max(0, weights.birth_date_two_edits, weights.birth_date_differs)
         most = max(weights.given, weights.given_similar) + weights.family_differs + born
         most += weights.street + weights.postcode + weights.city - weights.uncorroborated
@@ -75,7 +74,7 @@ class Sieve:
             return alike < Alike.MISSING and not same_date and _two_names(one, given, middle, family)
         if not family or not one.family or same_name(one.family, family):
             return False
-        edits = -1 if not born or not one.born else date_edits(one.born, born) if born != one.born else 0
+        _, edits = birth_dates(one.born, born, self._weights)
         alone = not 0 <= edits <= _CLOSE and self._alone(one, other, middle, houses)
         return alone or edits >= self._far_apart
 

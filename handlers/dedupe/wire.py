@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from handlers.dedupe.profile import KEY_BYTES
+from handlers.dedupe.profile import KEY_BYTES, split_keys
 from worker.events import Headers, header
 
 REVISION_BITS: Final = 16
@@ -72,7 +72,7 @@ class Member(NamedTuple):
         return cls(version, wants_ack, identified, here, *parts)
 
 
-def read_version(value: bytes) -> tuple[int, bool, list[bytes]]:
+def read_head(value: bytes) -> tuple[int, bool, list[bytes]]:
     """Return version, `wants_ack` and the match keys of this partition out of an encoded `Member`.
 
     Raises ValueError for anything else.
@@ -82,8 +82,7 @@ def read_version(value: bytes) -> tuple[int, bool, list[bytes]]:
     except struct.error as error:
         message = "not a membership"
         raise ValueError(message) from error
-    start = _MEMBER.size
-    keys = [value[at : at + KEY_BYTES] for at in range(start, start + size, KEY_BYTES)]
+    keys = split_keys(value[_MEMBER.size : _MEMBER.size + size])
     return version, wants_ack, [key for bit, key in enumerate(keys) if here >> bit & 1]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from handlers.dedupe import Clusters, Comparer, DedupeSettings, Keys, Pairs, Refiner, Rules
 from handlers.dedupe.store import Change, Node, Pair, Store, Variant
-from handlers.dedupe.wire import Leave, Member, NodeMessage, ack_key, read_version, version_of
+from handlers.dedupe.wire import Leave, Member, NodeMessage, ack_key, read_head, version_of
 from worker.events import Headers
 from worker.handling import Dead, Done, Outcome, Record, Skip
 from worker.privacy import Hasher
@@ -29,7 +29,7 @@ def record(key: bytes | None, value: bytes | None, headers: Headers | None = Non
 
 def keys_stage() -> Keys:
     """Return the first stage."""
-    return Keys(TOPICS, RULES, REFINER)
+    return Keys(TOPICS, REFINER)
 
 
 def members(**more: Any) -> list[tuple[bytes, bytes]]:
@@ -127,7 +127,7 @@ def test_a_bucket_that_is_too_large_only_counts() -> None:
     """Its members are not read any more: what one more costs does not depend on how many there are."""
     tx, stage = MemoryTx(), Pairs(TOPICS, Comparer(RULES))
     (_, value), _ = members()
-    (bucket,) = read_version(value)[2]
+    (bucket,) = read_head(value)[2]
     for number in range(50):
         assert isinstance(stage.on_record(tx, record(b"crm/%02d" % number, value, offset=number), 0), Done)
     linked = [(key, content is None) for _, key, content, _, _ in tx.sent]
@@ -143,7 +143,7 @@ def test_a_bucket_that_is_too_large_only_counts() -> None:
 def test_a_customer_has_one_record_in_each_partition_of_its_buckets() -> None:
     """With all its match keys there, each in one partition, and none where it has none."""
     topics = Topics(partitions=3)
-    keys, tx = Keys(topics, RULES, REFINER), MemoryTx()
+    keys, tx = Keys(topics, REFINER), MemoryTx()
     emails = [f"ada{number}@example.com" for number in range(20)]
 
     def told(sequence: int, count: int) -> dict[int, list[bytes] | None]:
@@ -151,7 +151,7 @@ def test_a_customer_has_one_record_in_each_partition_of_its_buckets() -> None:
         keys.on_record(tx, record(*latest(person("crm", "1", emails=emails[:count]), sequence)), 0)
         rows = [row for row in tx.sent if row[0] == topics.keys]
         assert {key for _, key, *_ in rows} == {b"crm/1"}
-        return {partition_of(place, 3): read_version(value)[2] if value else None for _, _, value, _, place in rows}
+        return {partition_of(place, 3): read_head(value)[2] if value else None for _, _, value, _, place in rows}
 
     everywhere = told(1, 20)
     assert sorted(everywhere) == [0, 1, 2]

@@ -15,8 +15,8 @@ from handlers.dedupe.wire import (
     link_key,
     read_ack_key,
     read_brief,
+    read_head,
     read_link_key,
-    read_version,
     sequence_of,
     version_of,
 )
@@ -48,7 +48,7 @@ def test_a_membership_is_read_as_written(
     joined = b"".join(key for key, _ in keys)
     said = Member(version, wants_ack, identified, here, joined, "\0".join(parts).encode(), b'["profile"]')
     assert Member.decode(said.encode()) == said
-    assert read_version(said.encode()) == (version, wants_ack, [key for key, is_here in keys if is_here])
+    assert read_head(said.encode()) == (version, wants_ack, [key for key, is_here in keys if is_here])
     assert read_brief(said.encode()) == (identified, *parts)
 
 
@@ -83,7 +83,7 @@ def test_a_link_is_read_as_written() -> None:
 @pytest.mark.parametrize("value", [b"", b"x", b"\0" * 8])
 def test_anything_else_is_refused(value: bytes) -> None:
     """With the error that makes a dead letter of it."""
-    for read in (Member.decode, read_version, Link.decode):
+    for read in (Member.decode, read_head, Link.decode):
         with pytest.raises(ValueError, match=r".+"):
             read(value)
     with pytest.raises(ValueError, match="missing"):
