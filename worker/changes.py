@@ -23,8 +23,6 @@ from worker.events import CREATED, DELETED, FIELDS, UPDATED, EventType, Reason
 
 _LAYOUT: Final = struct.Struct("<BBIqq4s16s")
 _HASH_BYTES: Final = 4
-_FLAGS = slice(1, 2)
-_SCOPE_AND_FINGERPRINT = slice(22, 42)
 _LIVE: Final = 1
 _FORMAT: Final = 1
 _NEVER: Final = -(2**63)
@@ -77,12 +75,9 @@ class Entry:
         )
 
 
-_SEEN_FLAGS: Final = bytes([_LIVE])
-
-
 def unchanged(raw: bytes | None, scope: bytes, fingerprint: bytes) -> bool:
     """Return whether a packed entry is live, not missed, and says the very same under the same scope."""
-    return raw is not None and raw[_SCOPE_AND_FINGERPRINT] == scope + fingerprint and raw[_FLAGS] == _SEEN_FLAGS
+    return raw is not None and raw[22:42] == scope + fingerprint and raw[1] == _LIVE  # as `_LAYOUT` has them
 
 
 @dataclass(slots=True)

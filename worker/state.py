@@ -29,6 +29,7 @@ MAP_SIZE: Final = 64 * 1024**3
 _META: Final = b"meta"
 _OPEN: Final = "open"
 _MAX_OPENINGS: Final = 3
+_UNREADABLE: Final = "what it says of itself cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,10 @@ class Store:
             self._info = self._env.open_db(b"info")
             with self._env.begin() as txn:
                 found = txn.get(_META, db=self._info)
-            self._meta: dict[str, Any] = orjson.loads(found) if found is not None else {}
+            said = orjson.loads(found) if found is not None else {}
+            if not isinstance(said, dict):
+                return _UNREADABLE
+            self._meta: dict[str, Any] = said
         except (lmdb.Error, orjson.JSONDecodeError) as error:
             return f"it cannot be read ({type(error).__name__})"
         return None
@@ -170,7 +174,7 @@ class Store:
                 return "it is older than the changelog remembers deletions"
             int(meta["offset"])
         except (ValueError, KeyError, TypeError):
-            return "what it says of itself cannot be read"
+            return _UNREADABLE
         return None
 
     def _wipe(self, reason: str) -> None:

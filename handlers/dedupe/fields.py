@@ -179,7 +179,7 @@ def addresses(a: list[list[str]], b: list[list[str]], weights: Weights) -> tuple
     for one in a:
         for other in b:
             found = _address(one, other, weights)
-            if (total := sum(found)) > most:
+            if (total := sum(found, 0.0)) > most:
                 best, most = found, total
     return best
 

@@ -4,7 +4,8 @@ The links are taken from the strongest to the weakest; each one joins its two cl
 cap would be exceeded. The same component gives the same clusters whatever came first.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from handlers.dedupe.settings import Caps
 
 # What the clusters know of a customer: `Refined.node`.
 Data = Mapping[str, Any]
+Opposed = Callable[[str, str, Iterable[str]], int]
 
 
 class Edge(NamedTuple):
@@ -43,35 +45,22 @@ class _Group:
     unique: dict[str, dict[str, str]]
 
 
-def partition(
-    nodes: Mapping[str, Data], edges: Collection[Edge], caps: Caps, opposed: Callable[[str, str, Iterable[str]], int]
-) -> Partition:
+def partition(nodes: Mapping[str, Data], edges: Collection[Edge], caps: Caps, opposed: Opposed) -> Partition:
     """Return the clusters of the customers `nodes` under the links `edges`.
 
     `opposed` says of two customers, and those in the two clusters who are linked to both, how firmly they are held for
     two people, 0 if they are not: two clusters are not joined if that outweighs the links between them.
     """
     linked = {(edge.a, edge.b) for edge in edges}
-
-    def between(a: str, b: str, members: Iterable[str]) -> Iterable[str]:
-        return (c for c in members if {pair_of(a, c), pair_of(b, c)} <= linked)
-
-    def quarrel(one: _Group, other: _Group) -> bool:
-        pairs = [pair_of(a, b) for a in one.members for b in other.members]
-        apart = [pair for pair in pairs if pair not in linked]
-        if not apart:
-            return False
-        members = [*one.members, *other.members]
-        against = sum(opposed(a, b, between(a, b, members)) for a, b in apart)
-        return against > caps.opposed * (len(pairs) - len(apart))
-
     groups = {name: _group(name, data) for name, data in nodes.items()}
     refused: list[tuple[Edge, str]] = []
     for edge in sorted(edges, key=lambda edge: (-edge.score, edge.a, edge.b)):
         one, other = groups[edge.a], groups[edge.b]
         if one is other:
             continue
-        reason = _objection(one, other, caps) or ("opposed" if quarrel(one, other) else None)
+        reason = _objection(one, other, caps)
+        if reason is None and _quarrel(one, other, linked, caps, opposed):
+            reason = "opposed"
         if reason is not None:
             refused.append((edge, reason))
             continue
@@ -153,6 +142,19 @@ def _objection(one: _Group, other: _Group, caps: Caps) -> str | None:
     if len(one.phones | other.phones) > caps.phones:
         return "cap_phones"
     return None
+
+
+def _quarrel(one: _Group, other: _Group, linked: AbstractSet[tuple[str, str]], caps: Caps, opposed: Opposed) -> bool:
+    """Return whether what holds the members of two groups for two people outweighs the links between them."""
+    pairs = [pair_of(a, b) for a in one.members for b in other.members]
+    apart = [pair for pair in pairs if pair not in linked]
+    members = [*one.members, *other.members]
+    against = sum(opposed(a, b, _witnesses(a, b, members, linked)) for a, b in apart)
+    return against > caps.opposed * (len(pairs) - len(apart))
+
+
+def _witnesses(a: str, b: str, members: Iterable[str], linked: AbstractSet[tuple[str, str]]) -> Iterator[str]:
+    return (c for c in members if {pair_of(a, c), pair_of(b, c)} <= linked)
 
 
 def _different(identifiers: Mapping[str, str]) -> int:

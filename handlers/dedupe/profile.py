@@ -98,9 +98,7 @@ def extract(customer: Customer) -> Raw:
     """Return the compared fields of a normalized customer."""
     given, middle, family, suffix = _names(customer["name"], customer["company"])
     company = customer["company"] or {"name": None, "organization_number": None}
-    identifiers = [
-        [i["type"], i.get("issuer") or "", i["hash"], cast("str", i.get("near")) or ""] for i in customer["identifiers"]
-    ]
+    identifiers = [[i["type"], i.get("issuer") or "", i["hash"], i.get("near") or ""] for i in customer["identifiers"]]
     if company["organization_number"]:
         identifiers.append(["organization_number", "", fold(company["organization_number"]), ""])
     born = customer["date_of_birth"] or ""

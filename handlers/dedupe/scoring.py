@@ -92,7 +92,7 @@ class Judge:
         `weights` are those of the fields; `best` has what each kind of value in common adds, by tag. Minus infinity:
         the pair is out of the question.
         """
-        score = sum(weights) + sum(best.values())
+        score = sum(weights, 0.0) + sum(best.values(), 0.0)
         enough = "N" in best or len(best) >= need
         if need == Need.NOTHING or (enough and need <= Need.STRONG):
             return score

