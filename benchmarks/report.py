@@ -93,7 +93,8 @@ def main() -> None:
         text = results.table(rows, columns)
         days = sorted({str(row["at"])[:10] for row in rows})
         loads = [float(row["load"]) for row in rows]
-        text += f"\n\n{days[-1]}; load average at the end of a round {min(loads)} to {max(loads)}."
+        builds = " and ".join(sorted({str(row.get("build", "plain Python")) for row in rows}))
+        text += f"\n\n{days[-1]}; {builds}; load average at the end of a round {min(loads)} to {max(loads)}."
         page = _put(page, name, text)
     page = _put(page, "goals", goals())
     page = _put(page, "machine", f"{machine()}. {results.versions()}.")

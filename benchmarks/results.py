@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 import orjson
 
 from benchmarks.measure import PEERS, ROOT
+from worker import normalize
 
 FOLDER = Path(os.environ.get("BENCH_RESULTS", ROOT / "docs/benchmarks"))
 FILE = FOLDER / "results.jsonl"
@@ -31,10 +32,16 @@ def versions() -> str:
     return ", ".join([*(f"{name} {version(name)}" for name in OURS), theirs])
 
 
+def build() -> str:
+    """Return which build of Rollcall is measured."""
+    return "compiled build" if Path(normalize.__file__).suffix == ".so" else "plain Python"
+
+
 def add(bench: str, case: str, system: str, **figures: float) -> None:
     """Keep one measurement and print it."""
     load = os.getloadavg()[0]
-    line = {"bench": bench, "case": case, "system": system, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    line = {"bench": bench, "case": case, "system": system, "at": at, "build": build()}
     FOLDER.mkdir(parents=True, exist_ok=True)
     with FILE.open("ab") as out:
         out.write(orjson.dumps({**line, "load": round(load, 1), **figures}, option=orjson.OPT_APPEND_NEWLINE))

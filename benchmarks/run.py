@@ -49,7 +49,8 @@ def main() -> int:
     quick = parser.parse_args().quick
     failed = []
     with tempfile.TemporaryDirectory(prefix="rollcall-bench-") as folder:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), **({"BENCH_RESULTS": folder} if quick else {})}
+        path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
+        environment = {**os.environ, "PYTHONPATH": path, **({"BENCH_RESULTS": folder} if quick else {})}
         for name, arguments in (QUICK if quick else FULL).items():
             if not (ROOT / f"benchmarks/{name}.py").exists():
                 continue
