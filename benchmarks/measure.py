@@ -26,6 +26,12 @@ ROOT = Path(__file__).parent.parent
 PEERS = Path(os.environ.get("BENCH_VENV", ROOT / ".cache/bench")) / "bin/python"
 
 
+def surroundings() -> dict[str, str]:
+    """Return the environment of a process that imports the benchmarks, and that build of Rollcall that we import."""
+    path = [part for part in (os.environ.get("PYTHONPATH"), str(ROOT)) if part]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+
 def cpu_seconds(pid: int) -> float:
     """Return the CPU seconds of a process and of its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
@@ -95,7 +101,7 @@ async def process(
             stdout=out,
             stderr=out,
             cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+            env={**surroundings(), **(environment or {})},
         )
     sampled = Sampled(child.pid)
 
@@ -129,7 +135,7 @@ async def upstream(customers: int, *more: str) -> AsyncGenerator[str]:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=surroundings(),
     )
     assert child.stdin is not None
     assert child.stdout is not None

@@ -7,13 +7,12 @@ made at the end; the others print theirs. `--quick` measures less, into a folder
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 
 from benchmarks import results
-from benchmarks.measure import ROOT
+from benchmarks.measure import ROOT, surroundings
 
 # What to run, in full and in small; a module with a name in `results` keeps its measurements.
 FULL = {
@@ -49,8 +48,7 @@ def main() -> int:
     quick = parser.parse_args().quick
     failed = []
     with tempfile.TemporaryDirectory(prefix="rollcall-bench-") as folder:
-        path = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(ROOT)])
-        environment = {**os.environ, "PYTHONPATH": path, **({"BENCH_RESULTS": folder} if quick else {})}
+        environment = {**surroundings(), **({"BENCH_RESULTS": folder} if quick else {})}
         for name, arguments in (QUICK if quick else FULL).items():
             if not (ROOT / f"benchmarks/{name}.py").exists():
                 continue
