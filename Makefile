@@ -62,6 +62,6 @@ lock:
 	$(COMPILE) --extra telemetry --extra compile -o requirements/compile.txt
 
 clean:
-	rm -rf .venv .rollcall dist build
+	rm -rf .venv .rollcall dist build $(COMPILED)
 
 include charts/chart.mk tests/faults/soak.mk benchmarks/bench.mk ops.mk
