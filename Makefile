@@ -17,7 +17,7 @@ COMPILED := .cache/compiled
 COMPILED_RUN := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)/site
 
 test-compiled: $(COMPILED)/done ## the tests of what is compiled, on the compiled build
-	$(COMPILED_RUN) ROLLCALL_COMPILED=1 $(BIN)/pytest -n 2 --dist loadfile tests/unit tests/flow
+	$(COMPILED_RUN) ROLLCALL_COMPILED=1 $(BIN)/pytest -n 2 --dist loadfile tests/unit tests/contract tests/flow
 
 $(COMPILED)/done: .venv/dev $(shell find worker handlers -name '*.py')
 	rm -rf $(COMPILED)
