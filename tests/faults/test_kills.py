@@ -87,6 +87,7 @@ async def test_workers_stopped_politely_finish_what_they_began(tmp_path: Path) -
                 await asyncio.sleep(2)
                 assert await deployment.workers.stop(name) == 0
                 await deployment.workers.start(name)
+                await deployment.workers.ready()  # before it listens for the signal, a process just ends by it
 
         await meanwhile(deployment.world.churn(10), restart)
         assert await right(deployment) == []
