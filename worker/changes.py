@@ -22,6 +22,8 @@ import orjson
 from worker.events import CREATED, DELETED, FIELDS, UPDATED, EventType, Reason
 
 _LAYOUT: Final = struct.Struct("<BBIqq4s16s")
+_FLAGS: Final = 1
+_SCOPE: Final = 22  # and then, up to the end of the layout, the fingerprint
 _HASH_BYTES: Final = 4
 _LIVE: Final = 1
 _FORMAT: Final = 1
@@ -77,7 +79,7 @@ class Entry:
 
 def unchanged(raw: bytes | None, scope: bytes, fingerprint: bytes) -> bool:
     """Return whether a packed entry is live, not missed, and says the very same under the same scope."""
-    return raw is not None and raw[22:42] == scope + fingerprint and raw[1] == _LIVE  # as `_LAYOUT` has them
+    return raw is not None and raw[_SCOPE : _LAYOUT.size] == scope + fingerprint and raw[_FLAGS] == _LIVE
 
 
 @dataclass(slots=True)

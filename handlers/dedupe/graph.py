@@ -58,9 +58,7 @@ def partition(nodes: Mapping[str, Data], edges: Collection[Edge], caps: Caps, op
         one, other = groups[edge.a], groups[edge.b]
         if one is other:
             continue
-        reason = _objection(one, other, caps)
-        if reason is None and _quarrel(one, other, linked, caps, opposed):
-            reason = "opposed"
+        reason = _objection(one, other, caps) or ("opposed" if _quarrel(one, other, linked, caps, opposed) else None)
         if reason is not None:
             refused.append((edge, reason))
             continue
