@@ -10,9 +10,10 @@ demo: .venv/demo ## run all of it here for a minute, and check the result
 
 test: .venv/dev ## all tests but the soaks, two files at a time; where there is a C compiler, on the compiled build too
 	$(BIN)/pytest -n 2 --dist loadfile
-	@if command -v cc >/dev/null; then $(MAKE) test-compiled; else echo "No C compiler: the compiled build is not tested."; fi
+	@$(if $(COMPILER),$(MAKE) test-compiled,echo "No C compiler: the compiled build is not tested.")
 
-# The compiled build. It is made in a copy, since it leaves its libraries beside the sources, where they would be run.
+# The compiled build, where there is a C compiler. It is made in a copy, since it leaves its libraries beside the sources, where they would be run.
+COMPILER := $(shell command -v cc)
 COMPILED := .cache/compiled
 COMPILED_RUN := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)/site
 
@@ -53,13 +54,13 @@ format: .venv/dev
 	touch $@ .venv/demo
 
 # The locks, made anew by uv; they name no package index.
-COMPILE = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+LOCK = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --no-header pyproject.toml
 lock:
-	$(COMPILE) --extra telemetry -o requirements/run.txt
-	$(COMPILE) --extra telemetry --extra embedded --extra build -o requirements/demo.txt
-	$(COMPILE) --extra telemetry --extra embedded --extra build --extra compile --extra test -o requirements/dev.txt
-	$(COMPILE) --extra telemetry --extra compile -o requirements/compile.txt
+	$(LOCK) --extra telemetry -o requirements/run.txt
+	$(LOCK) --extra telemetry --extra embedded --extra build -o requirements/demo.txt
+	$(LOCK) --extra telemetry --extra embedded --extra build --extra compile --extra test -o requirements/dev.txt
+	$(LOCK) --extra telemetry --extra compile -o requirements/compile.txt
 
 clean:
 	rm -rf .venv .rollcall dist build $(COMPILED)

@@ -2,7 +2,7 @@
 # their own; `bench` takes about half an hour, `bench-quick` a few minutes with fewer rounds and records.
 BENCH := .cache/bench
 # With a C compiler it is the compiled build that is measured: it is what the image has.
-BENCHED := $(if $(shell command -v cc),$(COMPILED)/done)
+BENCHED := $(if $(COMPILER),$(COMPILED)/done)
 BENCH_RUN = $(if $(BENCHED),$(COMPILED_RUN):$(CURDIR)) $(BIN)/python -m
 
 IDENTITY := .rollcall/identity
