@@ -1,7 +1,6 @@
 """A customer as the buckets know it: read once from what `Refiner.refine` made, and kept while it is in use."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import orjson
 
@@ -31,7 +30,6 @@ class Profile:
     keys: frozenset[bytes]
 
 
-@lru_cache(8_192)
 def parse(keys: bytes, profile: bytes) -> Profile:
     """Read what `Refiner.refine` made; `keys` are the match keys one after the other."""
     scope, source, kind, given, middle, family, suffix, born, addresses, *rest = orjson.loads(profile)

@@ -13,14 +13,13 @@ many these are, if they are too many.
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.scoring import Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
-from handlers.dedupe.sieve import Sieve, glance
+from handlers.dedupe.sieve import Glance, Sieve, glance
 from handlers.dedupe.wire import (
     BLOCKED,
     CLASH,
@@ -65,7 +64,7 @@ class Finding(NamedTuple):
 
 
 class Comparer:
-    """Says what buckets have to say of two profiles, and remembers it: two who meet do so under several keys."""
+    """Says what buckets have to say of two profiles."""
 
     def __init__(self, settings: DedupeSettings) -> None:
         """Take from `settings` how large a bucket may be, what is sorted out at a glance, and the threshold."""
@@ -74,13 +73,9 @@ class Comparer:
         self._review = settings.review
         self._compare = Scorer(settings).compare
         self._judge = Judge(settings)
-        self._find = lru_cache(8_192)(self._found)
 
-    def compare(self, a: Comparand, b: Comparand) -> Finding:
-        """Compare two members; the order does not matter."""
-        return self._find(*((a.profile, b.profile) if a.customer < b.customer else (b.profile, a.profile)))
-
-    def _found(self, a: Profile, b: Profile) -> Finding:
+    def compare(self, a: Profile, b: Profile) -> Finding:
+        """Compare two members, the one first that comes first in the order of their keys."""
         comparison = self._compare(a, b)
         supported = comparison.block is None and (
             self._judge.standing(comparison.fields, comparison.need, comparison.best()) >= self._review
@@ -137,9 +132,9 @@ class Pairs:
         before, last, left = _known(tx, customer)
         if version <= last:
             return Skip("seen")
-        glance(value)  # what cannot be read is refused before anything is written
-        scope = _parsed(value)[1].scope
         meeting = _Meeting(self, tx, record.offset, customer, before, value)
+        glance(value)  # what cannot be read is refused before anything is written
+        scope = meeting.comparand(customer, value).profile.scope
         for key in keys:
             bucket = _Bucket(meeting, key)
             if key in left:
@@ -184,9 +179,10 @@ class Pairs:
 
 @dataclass(slots=True, eq=False)
 class _Meeting:
-    """What one record's customer, as it was `before` and is `after` it, meets: each member is read and looked at once.
+    """What one record's customer, as it was `before` and is `after` it, meets: each member is read and compared once.
 
-    `stamp` is the record's offset.
+    Nothing of it is kept for the next record: who is met then is somebody else, mostly. `stamp` is the
+    record's offset.
     """
 
     pairs: Pairs
@@ -196,7 +192,9 @@ class _Meeting:
     before: bytes | None
     after: bytes | None
     _members: dict[bytes, bytes] = field(default_factory=dict)
-    _looked: dict[bytes, dict[bytes, bool]] = field(default_factory=dict)
+    _looked: dict[bytes, tuple[Glance, dict[bytes, bool]]] = field(default_factory=dict)
+    _comparands: dict[tuple[bytes, bytes], Comparand] = field(default_factory=dict)
+    _findings: dict[tuple[Profile, Profile], Finding] = field(default_factory=dict)
 
     def member(self, name: bytes) -> bytes:
         """Return another member, as it is encoded."""
@@ -213,7 +211,10 @@ class _Meeting:
         """Return who of others has to be compared with a member, as it is encoded."""
         if value is None:
             return []
-        one, looked = glance(value), self._looked.setdefault(value, {})
+        known = self._looked.get(value)
+        if known is None:
+            known = self._looked[value] = glance(value), {}
+        one, looked = known
         found = []
         for name in names:
             without = looked.get(name)
@@ -221,6 +222,22 @@ class _Meeting:
                 without = looked[name] = self.pairs.comparer.hopeless(one, self.member(name))
             if not without:
                 found.append(name)
+        return found
+
+    def comparand(self, name: bytes, value: bytes) -> Comparand:
+        """Return a customer, which is encoded in `value`, as it is compared."""
+        found = self._comparands.get((name, value))
+        if found is None:
+            member = Member.decode(value)
+            found = self._comparands[name, value] = Comparand(name, member.version, parse(member.keys, member.profile))
+        return found
+
+    def compare(self, one: Comparand, other: Comparand) -> Finding:
+        """Compare two customers; the order does not matter."""
+        pair = (one.profile, other.profile) if one.customer < other.customer else (other.profile, one.profile)
+        found = self._findings.get(pair)
+        if found is None:
+            found = self._findings[pair] = self.pairs.comparer.compare(*pair)
         return found
 
 
@@ -290,10 +307,10 @@ class _Bucket:
         """Say what has changed between the customer, as it was and as it is, and the others."""
         meeting = self._meeting
         new, old = meeting.candidates(after, self.others), meeting.candidates(before, self.others)
-        is_ = _comparand(meeting.customer, after) if new and after is not None else None
-        was = _comparand(meeting.customer, before) if old and before is not None else None
+        is_ = meeting.comparand(meeting.customer, after) if new and after is not None else None
+        was = meeting.comparand(meeting.customer, before) if old and before is not None else None
         for name in dict.fromkeys((*new, *old)):
-            other = _comparand(name, meeting.member(name))
+            other = meeting.comparand(name, meeting.member(name))
             if is_ is not None and name in new and self._say(is_, other):
                 continue
             if was is not None and name in old and self._supported(was, other):
@@ -315,16 +332,16 @@ class _Bucket:
         for place, name in enumerate(self.others, 1):
             value = meeting.member(name)
             for other in meeting.candidates(value, self.others[place:]):
-                yield _comparand(name, value), _comparand(other, meeting.member(other))
+                yield meeting.comparand(name, value), meeting.comparand(other, meeting.member(other))
 
     def _supported(self, one: Comparand, other: Comparand) -> bool:
-        return self._supports(self._meeting.pairs.comparer.compare(one, other))
+        return self._supports(self._meeting.compare(one, other))
 
     def _supports(self, finding: Finding) -> bool:
         return finding.by_email if self._key[:1] == b"E" else finding.by_others
 
     def _say(self, one: Comparand, other: Comparand) -> bool:
-        finding = self._meeting.pairs.comparer.compare(one, other)
+        finding = self._meeting.compare(one, other)
         if not self._supports(finding):
             return False
         pair = _ordered(one, other)
@@ -342,16 +359,6 @@ class _Bucket:
 
 def _ordered(one: Comparand, other: Comparand) -> tuple[Comparand, Comparand]:
     return (one, other) if one.customer < other.customer else (other, one)
-
-
-def _comparand(customer: bytes, value: bytes) -> Comparand:
-    return Comparand(customer, *_parsed(value))
-
-
-@lru_cache(8_192)
-def _parsed(value: bytes) -> tuple[int, Profile]:
-    member = Member.decode(value)
-    return member.version, parse(member.keys, member.profile)
 
 
 def _known(tx: Tx, customer: bytes) -> tuple[bytes | None, int, list[bytes]]:

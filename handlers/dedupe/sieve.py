@@ -7,7 +7,6 @@ a pair that is a `hopeless` one no bucket says anything, neither that the two ar
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from handlers.dedupe.fields import Alike, birth_dates, likeness, same_name
@@ -37,7 +36,6 @@ class Glance(NamedTuple):
     shared: Sequence[bytes]
 
 
-@lru_cache(4_096)
 def glance(value: bytes) -> Glance:
     """Return what is looked at of an encoded member."""
     values = [key for key in split_keys(Member.decode(value).keys) if key[0] in VALUE_TAGS]

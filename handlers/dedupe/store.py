@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import starmap
 from typing import Any, Final
@@ -18,6 +19,8 @@ from worker.handling import State
 
 # Two long keys of customers do not fit into one key of the state: then their hash stands for them.
 _LONGEST: Final = 400
+
+_parsed = lru_cache(8_192)(parse)  # a component is worked out again and again
 
 
 @dataclass(slots=True)
@@ -245,7 +248,7 @@ class Store:
     def profile(self, name: str) -> Profile:
         """Return the profile of a live customer."""
         keys, profile = orjson.loads(self._state.get(b"i" + name.encode()) or b"[]")
-        return parse(bytes.fromhex(keys), profile.encode())
+        return _parsed(bytes.fromhex(keys), profile.encode())
 
     def cluster(self, cluster: str) -> Cluster:
         """Return a published cluster."""
