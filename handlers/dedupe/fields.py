@@ -1,7 +1,6 @@
 """The comparison of single fields: each gives the weight that it adds to the score, and what it says beyond that."""
 
 from enum import IntEnum
-from functools import lru_cache
 from itertools import groupby
 from typing import Final
 
@@ -70,7 +69,6 @@ def _crossed(a: Profile, b: Profile) -> bool:
     return same_name(a.given, b.family) or same_name(a.family, b.given)
 
 
-@lru_cache(65_536)
 def likeness(a: str, b: str, given_below: float) -> Alike:
     """Compare two given names; below `given_below` (Jaro-Winkler) they are OTHER names."""
     if a == b:
@@ -112,12 +110,10 @@ def _given(a: str, b: str, alike: Alike, weights: Weights) -> float:
     return 0.0 if alike == Alike.MISSING else weights.given_differs
 
 
-@lru_cache(65_536)
 def _close(a: str, b: str) -> bool:
     return a == b or _similarity(a, b) >= _SIMILAR
 
 
-@lru_cache(65_536)
 def _one_edit(a: str, b: str) -> bool:
     return min(len(a), len(b)) > _SHORT and _edits(a, b) == 1
 
@@ -141,7 +137,6 @@ def birth_dates(a: str, b: str, weights: Weights) -> tuple[float, int]:
     return by_edits[edits] if edits < len(by_edits) else weights.birth_date_differs, edits
 
 
-@lru_cache(65_536)
 def _date_edits(a: str, b: str) -> int:
     """Return the edits between two dates: day and month swapped are one, the error in an impossible date is none."""
     if a[:4] == b[:4] and a[5:7] == b[8:] and a[8:] == b[5:7]:
