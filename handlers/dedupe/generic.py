@@ -6,7 +6,6 @@ by the size of their bucket (`Generic.bucket`), which the pairs stage sees to.
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 
 from handlers.dedupe.settings import Generic
 
@@ -28,11 +27,15 @@ class GenericValues:
             hash_identifier(type_, value) for type_ in _IDENTIFIERS for value in settings.identifiers
         ) | frozenset(settings.identifiers)
         pattern = re.compile("|".join(f"(?:{phone})" for phone in settings.phones) or "(?!)")
-        self.is_phone = lru_cache(65_536)(lambda number: pattern.fullmatch(number) is not None)
+        self._phones = pattern.fullmatch
 
     def is_email(self, email: str) -> bool:
         """Return whether an e-mail address identifies nobody."""
         return email in self._emails or email.partition("@")[0] in self._email_names
+
+    def is_phone(self, number: str) -> bool:
+        """Return whether a phone number (E.164) identifies nobody."""
+        return self._phones(number) is not None
 
     def is_identifier(self, type_: str, value: str) -> bool:
         """Return whether an identifier (its hash) identifies nobody."""

@@ -7,7 +7,6 @@ match keys. A match key is one letter for its kind and a keyed hash, never a val
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple, Protocol, cast
 
@@ -70,7 +69,6 @@ class Refined(NamedTuple):
     node: dict[str, Any]
 
 
-@lru_cache(65_536)
 def fold(text: str) -> str:
     """Return `text` in lower-case ASCII, everything but letters and digits made one space."""
     if not text.isascii():
