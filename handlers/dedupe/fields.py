@@ -18,8 +18,8 @@ _BOTH: Final = 2
 # Three edits make another name: Maria, Marquita.
 _TYPED: Final = 2
 
-_similarity = JaroWinkler.similarity
-_edits = OSA.distance
+_similarity: Final = JaroWinkler.similarity
+_edits: Final = OSA.distance
 
 
 class Alike(IntEnum):
@@ -73,30 +73,30 @@ def likeness(a: str, b: str, given_below: float) -> Alike:
     """Compare two given names; below `given_below` (Jaro-Winkler) they are OTHER names."""
     if a == b:
         return Alike.SAME if a else Alike.MISSING
-    if not a or not b or (a[0] == b[0] and 1 in {len(a), len(b)}):
+    if not a or not b:
         return Alike.MISSING
-    if related(a, b) or a.partition(" ")[0] == b.partition(" ")[0]:
+    if a[0] == b[0]:
+        if 1 in {len(a), len(b)}:
+            return Alike.MISSING
+        if a.partition(" ")[0] == b.partition(" ")[0] or _letters(a) == _letters(b):
+            return Alike.SAME
+    if related(a, b):
         return Alike.SAME
     similarity = _similarity(a, b)
-    if _spelled_alike(a, b):
-        return Alike.SAME
     known = (a in KNOWN) + (b in KNOWN)
-    if known < _BOTH and _swapped_letters(a, b):
-        return Alike.SAME
-    long_enough = min(len(a), len(b)) > (_SHORT if known == 0 else _SHORT - 1)
-    edits = _edits(a, b) if known < _BOTH else 0
-    if known < _BOTH and ((similarity >= _SIMILAR and edits <= _TYPED) or (long_enough and edits == 1)):
-        return Alike.MISTYPED if known else Alike.SIMILAR
+    if known < _BOTH:
+        edits = _edits(a, b)
+        if edits == 1 and len(a) == len(b) > _SHORT and sorted(a) == sorted(b):
+            return Alike.SAME
+        long_enough = min(len(a), len(b)) > (_SHORT if known == 0 else _SHORT - 1)
+        if (similarity >= _SIMILAR and edits <= _TYPED) or (long_enough and edits == 1):
+            return Alike.MISTYPED if known else Alike.SIMILAR
     return Alike.DIFFERENT if similarity >= given_below else Alike.OTHER
 
 
-def _spelled_alike(a: str, b: str) -> bool:
-    """Return whether only doubled letters differ: Phillip and Philip."""
-    return a[0] == b[0] and [letter for letter, _ in groupby(a)] == [letter for letter, _ in groupby(b)]
-
-
-def _swapped_letters(a: str, b: str) -> bool:
-    return len(a) == len(b) > _SHORT and _edits(a, b) == 1 and sorted(a) == sorted(b)
+def _letters(name: str) -> list[str]:
+    """Return the letters, doubled ones once: Phillip and Philip have the same."""
+    return [letter for letter, _ in groupby(name)]
 
 
 def same_name(a: str, b: str) -> bool:

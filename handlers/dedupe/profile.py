@@ -71,6 +71,8 @@ class Refined(NamedTuple):
 
 def fold(text: str) -> str:
     """Return `text` in lower-case ASCII, everything but letters and digits made one space."""
+    if text.isascii() and text.isalnum():
+        return text.lower()
     if not text.isascii():
         text = anyascii(text)
     return _APART.sub(" ", text.lower()).strip()
