@@ -5,9 +5,9 @@ members the key identifies nobody: everything it supported is retracted, and unt
 only counted, so that a hot key costs no more than any other. What a bucket supports is a function of its present
 members alone, so what it supported before is computed again instead of being remembered.
 
-The state, by key: `c<customer>` a customer as it came, once for all its buckets in this partition; `x<customer>` the
-version of one that has left them all; `m<match key><customer>` nothing, for a customer in a bucket; `m<match key>` how
-many these are, if they are too many.
+The state, by key: `c<customer>` a customer as it came, once for all its buckets in this partition, or only the version
+of one that has left them all; `m<match key><customer>` nothing, for a customer in a bucket; `m<match key>` how many
+these are, if they are too many.
 """
 
 import struct
@@ -96,7 +96,7 @@ class Pairs:
     """See the module."""
 
     stage = "pairs"
-    version = 4
+    version = 5
 
     def __init__(self, topics: Topics, comparer: Comparer) -> None:
         """`topics` names where links go."""
@@ -156,8 +156,7 @@ class Pairs:
         meeting = _Meeting(self, tx, record.offset, customer, before, None)
         for key in left:
             _Bucket(meeting, key).leave()
-        tx.delete(b"c" + customer)
-        tx.put(b"x" + customer, _COUNT.pack(leave.version))
+        tx.put(b"c" + customer, _COUNT.pack(leave.version))
         if leave.wants_ack:
             self._acknowledge(tx, record, leave.scope, leave.version)
         return Done()
@@ -367,8 +366,8 @@ def _known(tx: Tx, customer: bytes) -> tuple[bytes | None, int, list[bytes]]:
     Of one that has left only the version is known, 0 if it was never here.
     """
     before = tx.get(b"c" + customer)
-    if before is None:
-        return None, _number(tx.get(b"x" + customer)), []
+    if before is None or len(before) == _COUNT.size:
+        return None, _number(before), []
     version, _, keys = read_head(before)
     return before, version, keys
 
