@@ -28,7 +28,6 @@ from handlers.deletes.drafts import Cause, request_of
 from handlers.deletes.executor import Executor
 from handlers.deletes.model import KIND, digest, message, person
 from handlers.deletes.settings import DeletesSettings, Route
-from handlers.deletes.times import rfc3339
 from handlers.deletes.undo import Undo
 from worker import embedded
 from worker.handling import Call, Record, Reply
@@ -36,6 +35,7 @@ from worker.kafka import Connection, apply_topics
 from worker.settings import KafkaSettings
 from worker.task import Task, TaskSpec, Transaction, now_ms
 from worker.testkit import MemoryTx
+from worker.times import rfc3339
 from worker.topics import Topics
 
 SAMPLES = 50

@@ -22,13 +22,13 @@ import yaml
 
 from worker import config as configuration
 from worker import embedded, replay
-from worker.changes import rfc3339
 from worker.config import Config
 from worker.events import CREATED, UPDATED, EventType, customer_key, event_headers
 from worker.kafka import Connection, apply_topics
 from worker.reading import Moment, Span, Wanted
 from worker.task import now_ms
 from worker.testkit import person
+from worker.times import rfc3339
 from worker.topics import partition_of
 
 PARTITIONS = 4

@@ -22,8 +22,8 @@ from urllib.parse import unquote_plus
 import orjson
 import uvloop
 
-from worker.changes import rfc3339
 from worker.simulator import Drivly
+from worker.times import rfc3339
 
 BYTES = 1_400
 """What a customer weighs, as JSON."""

@@ -11,10 +11,8 @@ event.
 
 import hashlib
 import struct
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -29,8 +27,6 @@ _LIVE: Final = 1
 _FORMAT: Final = 1
 _NEVER: Final = -(2**63)
 _EMPTY: Final = frozenset({b"null", b"[]", b"{}"})
-# The first and the last millisecond that a date can be written for.
-_TIMES: Final = (-62_135_596_800_000, 253_402_300_799_999)
 
 
 # These three are made for every customer. Nobody changes one; they are not frozen because to make a frozen one costs
@@ -201,15 +197,6 @@ def complete(*, marked: int, total: int | None, moved: int) -> bool:
     `marked`: different customers shown; `moved`: customers created or deleted while it ran.
     """
     return total is None or abs(marked - total) <= moved
-
-
-@lru_cache(256)
-def rfc3339(milliseconds: int) -> str:
-    """Return a time as RFC 3339 in UTC with milliseconds; one outside the years 1 to 9999 as the nearest of them."""
-    first, last = _TIMES
-    seconds, left = divmod(min(max(milliseconds, first), last), 1000)
-    year, month, day, hour, minute, second = time.gmtime(seconds)[:6]
-    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}.{left:03d}Z"
 
 
 class PlanHash:

@@ -14,10 +14,10 @@ import orjson
 import structlog
 
 from worker import inspect
-from worker.changes import rfc3339
 from worker.config import Config
 from worker.kafka import Connection
 from worker.task import now_ms
+from worker.times import rfc3339
 
 log = structlog.get_logger()
 

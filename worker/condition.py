@@ -10,9 +10,9 @@ from typing import Any, Final, Literal
 import structlog
 
 from worker import telemetry
-from worker.changes import rfc3339
 from worker.checkpoint import Checkpoint
 from worker.errors import RollcallError
+from worker.times import rfc3339
 
 log = structlog.get_logger()
 

@@ -16,7 +16,6 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
 from worker import orders, telemetry
-from worker.changes import rfc3339
 from worker.checkpoint import Checkpoint
 from worker.condition import NOT_CONFIGURED, Condition
 from worker.errors import RecordError, TransactionError
@@ -25,6 +24,7 @@ from worker.leaving import JOBS, Leaving
 from worker.orders import Order, Outcome
 from worker.poller import Source
 from worker.task import Task, Transaction, now_ms
+from worker.times import rfc3339
 from worker.watch import FEED, WatchList
 
 log = structlog.get_logger()

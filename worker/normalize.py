@@ -6,7 +6,7 @@ is marked so (`normalized` is null). Nothing here knows an upstream; the adapter
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from functools import lru_cache
 from typing import Any, Final, cast
 
@@ -17,16 +17,13 @@ from worker import contacts, countries
 from worker.events import Address, Contact, Identifier, Name, PostalAddress
 from worker.privacy import Hasher, Policy
 from worker.settings import Treatment
+from worker.times import milliseconds, rfc3339
 
-__all__ = ["Hasher", "Normalizer", "canonical", "milliseconds", "rfc3339", "text"]
+__all__ = ["Hasher", "Normalizer", "canonical", "text"]
 
 _LONGEST_NAME: Final = 256
 _DEEPEST: Final = 32
 _TOO_DEEP: Final = "(nested too deeply)"
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND: Final = timedelta(milliseconds=1)
-_FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
-_LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _STAMP: Final = len("2025-01-31T12:34:56.789Z")
 _DAY: Final = len("2025-01-31")
 _PARTS: Final = ("line1", "line2", "city", "region", "postcode", "country")
@@ -42,23 +39,6 @@ def text(value: object) -> str | None:
     if type(value) is str:
         return value if value and not value.isspace() else None
     return _json(value) if value or value == 0 else None
-
-
-def milliseconds(value: object) -> int | None:
-    """Return an ISO 8601 time as milliseconds since the epoch (without a zone it is UTC), None if it is none."""
-    if type(value) is not str:
-        return None
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError:
-        return None
-    found = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
-    return found if _FIRST <= found <= _LAST else None
-
-
-def rfc3339(moment: int) -> str:
-    """Return milliseconds since the epoch as RFC 3339 in UTC, with milliseconds."""
-    return f"{(_EPOCH + moment * _MILLISECOND).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def canonical(type_: str, value: str) -> tuple[str, str]:

@@ -15,11 +15,11 @@ from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, for_code
 
 from handlers.deletes import operate
-from handlers.deletes.times import milliseconds, rfc3339
 from worker import acls, deadletters, inspect
 from worker.config import Config
 from worker.errors import KafkaUnavailableError
 from worker.kafka import Admin, Connection, bounded_stop
+from worker.times import milliseconds, rfc3339
 from worker.topics import Topics
 from worker.wire import GroupsRequest
 

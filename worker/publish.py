@@ -8,9 +8,10 @@ from typing import Final, Protocol
 
 import orjson
 
-from worker.changes import Change, rfc3339
+from worker.changes import Change
 from worker.events import FIELDS, Headers, event_headers, split_key
 from worker.handling import Tx
+from worker.times import rfc3339
 from worker.topics import Topics
 
 

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 
 Result = TypeVar("Result")
 
-_partition_of = lru_cache(16_384)(partition_of)
+_partition_of = lru_cache(1_024)(partition_of)  # of the keys that come again and again, such as scopes
 
 # Keys of the runtime's own in a task's state start with a zero byte.
 VERSION_KEY: Final = b"\x00version"

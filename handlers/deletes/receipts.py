@@ -11,8 +11,8 @@ import orjson
 
 from handlers.deletes.machine import State
 from handlers.deletes.model import Attempt, Decided, Deletion, Request
-from handlers.deletes.times import rfc3339
 from worker.events import Headers
+from worker.times import rfc3339
 
 RECEIPT_TYPE: Final = "customer.deletion.receipt"
 RECEIPT_SCHEMA: Final = "urn:rollcall:deletion-receipt:1"

@@ -43,10 +43,10 @@ from handlers.deletes.reading import (
     sequence_of,
 )
 from handlers.deletes.settings import DeletesSettings, Route
-from handlers.deletes.times import milliseconds
 from worker.errors import RecordError
 from worker.events import header, split_key
 from worker.handling import Dead, Done, Input, Outcome, Record, Skip, Tx
+from worker.times import milliseconds
 from worker.topics import Topics
 
 REPLAY: Final = "rollcall-replay"

@@ -20,7 +20,6 @@ import yaml
 
 from worker import config as configuration
 from worker import embedded, inspect
-from worker.changes import rfc3339
 from worker.config import Config
 from worker.demo.scenes import rollcall
 from worker.demo.workers import Workers
@@ -30,6 +29,7 @@ from worker.kafka import Connection, apply_topics
 from worker.simulator import Drivly
 from worker.task import now_ms
 from worker.testkit import deleted, latest, person
+from worker.times import rfc3339
 
 MANY = int(os.environ.get("ROLLCALL_FAULT_REQUESTS", "2000"))
 KEY = "users API-Key a-synthetic-key"

@@ -10,11 +10,11 @@ from handlers.deletes.decisions import decision, record_of
 from handlers.deletes.executor import Executor
 from handlers.deletes.requests import Requests
 from handlers.deletes.settings import DeletesSettings
-from handlers.deletes.times import rfc3339
 from handlers.deletes.undo import Undo
 from worker.events import CREATED, DELETED, UPDATED, Headers, customer_key, event_headers
 from worker.handling import Call, Handler, Reply
 from worker.testkit import Harness
+from worker.times import rfc3339
 from worker.topics import Topics
 
 START = 1_700_000_000_000

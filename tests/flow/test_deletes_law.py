@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from handlers.deletes.machine import TABLE, Event, State
-from handlers.deletes.times import milliseconds
 from tests.flow.deletes_world import World, drivly, http, route
 from worker.events import header
 from worker.handling import Call, Reply
+from worker.times import milliseconds
 
 IDS = ("1", "2", "3")
 FAST = {

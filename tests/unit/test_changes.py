@@ -1,6 +1,5 @@
 """Change detection: what a record, a stub, a tombstone or a miss means for what is known of a customer."""
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -254,22 +253,6 @@ def test_a_plan_is_told_by_who_is_in_it(some: list[bytes], others: list[bytes]) 
         return made.value()
 
     assert (plan(some) == plan(others)) == (sorted(some) == sorted(others))
-
-
-@given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))  # ruff: ignore[call-datetime-without-tzinfo]  # Hypothesis wants them so
-def test_times_are_written_to_the_millisecond(moment: datetime) -> None:
-    """No rounding moves a time, however far away it is."""
-    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000, tzinfo=UTC)
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    milliseconds = (since.days * 86_400 + since.seconds) * 1000 + since.microseconds // 1000
-    text = changes.rfc3339(milliseconds)
-    assert text == moment.strftime("%Y").zfill(4) + moment.strftime("-%m-%dT%H:%M:%S.") + f"{moment:%f}"[:3] + "Z"
-
-
-def test_a_time_that_no_date_has_is_written_as_the_nearest_one() -> None:
-    """An upstream's last millisecond of the year 9999, rounded up, does not stop a poll."""
-    assert changes.rfc3339(2**62) == "9999-12-31T23:59:59.999Z"
-    assert changes.rfc3339(-(2**62)) == "0001-01-01T00:00:00.000Z"
 
 
 @pytest.mark.parametrize("field", FIELDS)

@@ -19,7 +19,6 @@ from worker import deadletters as letters
 from worker import rebuild as rebuilding
 from worker import replay as replays
 from worker import sequences as versions
-from worker.changes import rfc3339
 from worker.commands.common import config as configured
 from worker.commands.common import finish, out, run
 from worker.config import Config
@@ -29,6 +28,7 @@ from worker.reading import Moment, Span, Wanted, moment, type_name
 from worker.redelivery import Letter, chosen
 from worker.tail import View
 from worker.tail import tail as show
+from worker.times import rfc3339
 
 
 def _now() -> int:

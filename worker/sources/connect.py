@@ -15,7 +15,7 @@ from pydantic import Field
 
 from worker.errors import CursorExpiredError, MalformedPageError, RefusedError
 from worker.events import Address, Company, Contact, Customer, Identifier, Kind, Reference
-from worker.normalize import Normalizer, milliseconds, text
+from worker.normalize import Normalizer, text
 from worker.privacy import Policy
 from worker.settings import Secret, SourceSettings, Treatment
 from worker.sources import (
@@ -35,6 +35,7 @@ from worker.sources import (
 from worker.sources.documented import CONNECT
 from worker.sources.lists import follow, in_order, twice
 from worker.sources.reading import malformed, parse, refuse
+from worker.times import milliseconds
 
 _NOT_FOUND: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 _EXPIRED: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.GONE})

@@ -21,13 +21,14 @@ from pydantic import Field, model_validator
 
 from worker.errors import CredentialError, CursorExpiredError, MalformedPageError
 from worker.events import Customer
-from worker.normalize import Normalizer, rfc3339
+from worker.normalize import Normalizer
 from worker.settings import Duration, Secret, SourceSettings, Treatment
 from worker.sources import Cursor, Feed, Moment, Page, Request, Response, Row, Token, Unsure, Verdict
 from worker.sources.dintero_users import User, essence, items, newest, normalize, own
 from worker.sources.documented import DINTERO
 from worker.sources.lists import follow, twice
 from worker.sources.reading import malformed, parse, refuse
+from worker.times import rfc3339
 
 _MOST: Final = 100
 _OVERLAP_MS: Final = 1

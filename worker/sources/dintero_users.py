@@ -8,11 +8,12 @@ from itertools import starmap
 from typing import Any, Final
 
 from worker.events import Address, Company, Consent, Customer, Kind, Reference
-from worker.normalize import Normalizer, milliseconds, text
+from worker.normalize import Normalizer, text
 from worker.privacy import Policy
 from worker.sources import Bad, Item, Row, Tombstone
 from worker.sources.lists import in_order
 from worker.sources.reading import size_of
+from worker.times import milliseconds
 
 User = dict[str, Any]
 

@@ -19,7 +19,7 @@ from pydantic import AfterValidator, Field
 
 from worker.errors import MalformedPageError
 from worker.events import Customer, Identifier, Reference
-from worker.normalize import Normalizer, milliseconds, rfc3339, text
+from worker.normalize import Normalizer, text
 from worker.settings import Duration, Secret, SourceSettings, Treatment
 from worker.sources import (
     Bad,
@@ -41,6 +41,7 @@ from worker.sources import (
 from worker.sources.documented import DRIVLY
 from worker.sources.payload import IDS, Document, Place, Walk, check, documents, encode, id_of, listing, total_of
 from worker.sources.reading import malformed, parse, refuse, size_of
+from worker.times import milliseconds, rfc3339
 
 _ONLY_TIMES: Final = (("select[id]", "true"), ("select[updatedAt]", "true"))
 # A row stamped in the future is left to the sweep, else the head would wait at it until that time has come.

@@ -25,8 +25,8 @@ from handlers.deletes.targets.contract import (
     filled,
     general,
 )
-from handlers.deletes.times import milliseconds
 from worker.handling import Reply
+from worker.times import milliseconds
 
 # The ids of Payload's data bases: serial numbers (Postgres, SQLite), ObjectIDs (MongoDB), UUIDs where so configured.
 _ID: Final = re.compile(

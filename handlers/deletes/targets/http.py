@@ -19,8 +19,8 @@ from handlers.deletes.targets.contract import (
     filled,
     general,
 )
-from handlers.deletes.times import milliseconds
 from worker.handling import Reply
+from worker.times import milliseconds
 
 
 class Http:

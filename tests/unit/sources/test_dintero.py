@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from tests.unit.sources.documented import answer, customer_of, silent, undocumented
 from worker.errors import CredentialError, CursorExpiredError, MalformedPageError, RefusedError
-from worker.normalize import milliseconds, rfc3339
 from worker.sources import Bad, Cursor, Item, Moment, Page, Row, Token, Tombstone, Unsure
 from worker.sources.dintero import Dintero, DinteroSettings
+from worker.times import milliseconds, rfc3339
 
 ID = "3c90c3cc-0d44-4b50-8888-8dd25736052a"
 SECOND = 1000
