@@ -133,7 +133,7 @@ class Pairs:
         if version <= last:
             return Skip("seen")
         meeting = _Meeting(self, tx, record.offset, customer, before, value)
-        glance(value)  # what cannot be read is refused before anything is written
+        meeting.look(value)  # what cannot be read is refused before anything is written
         scope = meeting.comparand(customer, value).profile.scope
         for key in keys:
             bucket = _Bucket(meeting, key)
@@ -180,8 +180,8 @@ class Pairs:
 class _Meeting:
     """What one record's customer, as it was `before` and is `after` it, meets: each member is read and compared once.
 
-    Nothing of it is kept for the next record: who is met then is somebody else, mostly. `stamp` is the
-    record's offset.
+    Nothing of it is kept for the next record, since who is met then is somebody else, mostly. `stamp` is the record's
+    offset.
     """
 
     pairs: Pairs
@@ -206,14 +206,18 @@ class _Meeting:
             self._members[name] = found
         return found
 
+    def look(self, value: bytes) -> tuple[Glance, dict[bytes, bool]]:
+        """Return what is looked at of a member, as it is encoded, and for whom of others it was hopeless or not."""
+        found = self._looked.get(value)
+        if found is None:
+            found = self._looked[value] = glance(value), {}
+        return found
+
     def candidates(self, value: bytes | None, names: Iterable[bytes]) -> list[bytes]:
         """Return who of others has to be compared with a member, as it is encoded."""
         if value is None:
             return []
-        known = self._looked.get(value)
-        if known is None:
-            known = self._looked[value] = glance(value), {}
-        one, looked = known
+        one, looked = self.look(value)
         found = []
         for name in names:
             without = looked.get(name)
