@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-import tarfile
+import zipfile
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -35,13 +35,13 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if shutil.which("git") is None:
         pytest.skip("there is no git")
     archive = subprocess.run(
-        ["git", "archive", EARLIER, "worker", "handlers"], cwd=ROOT, capture_output=True, check=False
+        ["git", "archive", "--format=zip", EARLIER, "worker", "handlers"], cwd=ROOT, capture_output=True, check=False
     )
     if archive.returncode:
         pytest.skip(f"{EARLIER} is not here: it needs a clone with its whole history")
     folder = tmp_path_factory.mktemp("earlier")
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
-        tar.extractall(folder, filter="data")
+    with zipfile.ZipFile(BytesIO(archive.stdout)) as files:
+        files.extractall(folder)
     return folder
 
 
