@@ -12,7 +12,8 @@ test: .venv/dev ## all tests but the soaks, two files at a time; where there is 
 	$(BIN)/pytest -n 2 --dist loadfile
 	@$(if $(COMPILER),$(MAKE) test-compiled,echo "No C compiler: the compiled build is not tested.")
 
-# The compiled build, where there is a C compiler. It is made in a copy, since it leaves its libraries beside the sources, where they would be run.
+# The compiled build, where there is a C compiler. It is made in a copy, since it leaves its libraries beside the sources,
+# where they would be run.
 COMPILER := $(shell command -v cc)
 COMPILED := .cache/compiled
 COMPILED_RUN := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)/site

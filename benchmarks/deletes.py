@@ -30,8 +30,8 @@ from worker.config import Config
 from worker.demo.workers import Workers
 from worker.events import CREATED, DELETED, EventType, customer_key, event_headers
 from worker.kafka import Connection, apply_topics
-from worker.task import Task, TaskSpec, Transaction, now_ms
-from worker.times import rfc3339
+from worker.task import Task, TaskSpec, Transaction
+from worker.times import now_ms, rfc3339
 
 KEY = "users API-Key drivly-test-key"
 BATCH = 2_000

@@ -33,9 +33,9 @@ from worker import embedded
 from worker.handling import Call, Record, Reply
 from worker.kafka import Connection, apply_topics
 from worker.settings import KafkaSettings
-from worker.task import Task, TaskSpec, Transaction, now_ms
+from worker.task import Task, TaskSpec, Transaction
 from worker.testkit import MemoryTx
-from worker.times import rfc3339
+from worker.times import now_ms, rfc3339
 from worker.topics import Topics
 
 SAMPLES = 50

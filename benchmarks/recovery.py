@@ -26,9 +26,8 @@ from worker.config import Config
 from worker.events import CREATED, UPDATED, EventType, customer_key, event_headers
 from worker.kafka import Connection, apply_topics
 from worker.reading import Moment, Span, Wanted
-from worker.task import now_ms
 from worker.testkit import person
-from worker.times import rfc3339
+from worker.times import now_ms, rfc3339
 from worker.topics import partition_of
 
 PARTITIONS = 4

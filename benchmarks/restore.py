@@ -24,7 +24,8 @@ from worker import embedded
 from worker.changes import Entry
 from worker.kafka import Connection, apply_topics
 from worker.settings import KafkaSettings
-from worker.task import Task, TaskSpec, Transaction, now_ms
+from worker.task import Task, TaskSpec, Transaction
+from worker.times import now_ms
 from worker.topics import Topics
 
 BATCH = 20_000

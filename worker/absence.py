@@ -27,7 +27,8 @@ from worker.condition import Condition
 from worker.detection import Detector
 from worker.settings import SourceSettings
 from worker.sources import Bad, Exists, Missing, Page, Tombstone, Unsure, Verdict
-from worker.task import Task, Transaction, now_ms
+from worker.task import Task, Transaction
+from worker.times import now_ms
 from worker.upstream import Upstream
 
 log = structlog.get_logger()

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, Final, Literal
 
 from worker import changes, inspect, ordering
@@ -23,6 +22,7 @@ from worker.errors import UpstreamUnavailableError, UsageError
 from worker.events import header
 from worker.handling import decoded
 from worker.sources import Exists, Missing, Row, Tombstone, normalizer
+from worker.times import milliseconds
 from worker.upstream import Upstream
 from worker.watch import WatchList
 
@@ -168,7 +168,7 @@ class Audit:
             found[id_] = _Published(
                 _hashes(customer),
                 int(header(record.headers, "ce_sequence") or 0),
-                _milliseconds(header(record.headers, "ce_time") or ""),
+                milliseconds(header(record.headers, "ce_time")) or 0,
                 record.timestamp,
                 customer["first_seen"],
                 customer["updated_at"] is not None,
@@ -334,12 +334,5 @@ def _strange(published: Mapping[str, _Published], remembered: _Remembered) -> li
 
 def _delays(published: Mapping[str, _Published]) -> list[float]:
     """Return how long changes took that happened upstream after the source was first read."""
-    began = min((_milliseconds(one.first_seen) for one in published.values()), default=0)
+    began = min((milliseconds(one.first_seen) or 0 for one in published.values()), default=0)
     return [(one.at - one.time) / 1000 for one in published.values() if one.timed and one.time > began]
-
-
-def _milliseconds(text: str) -> int:
-    try:
-        return round(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:
-        return 0

@@ -16,8 +16,7 @@ import structlog
 from worker import inspect
 from worker.config import Config
 from worker.kafka import Connection
-from worker.task import now_ms
-from worker.times import rfc3339
+from worker.times import now_ms, rfc3339
 
 log = structlog.get_logger()
 

@@ -37,7 +37,8 @@ from worker.handling import Call, Dead, Done, Handler, Input, Outcome, Record, R
 from worker.http import CalledOffError, Lane, PrivateAddressError
 from worker.kafka import bounded_stop, linger
 from worker.redelivery import Redelivery
-from worker.task import Task, Transaction, now_ms
+from worker.task import Task, Transaction
+from worker.times import now_ms
 
 log = structlog.get_logger()
 

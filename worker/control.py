@@ -23,8 +23,8 @@ from worker.kafka import bounded_stop
 from worker.leaving import JOBS, Leaving
 from worker.orders import Order, Outcome
 from worker.poller import Source
-from worker.task import Task, Transaction, now_ms
-from worker.times import rfc3339
+from worker.task import Task, Transaction
+from worker.times import now_ms, rfc3339
 from worker.watch import FEED, WatchList
 
 log = structlog.get_logger()

@@ -22,7 +22,7 @@ from worker.config import Config
 from worker.errors import KafkaUnavailableError, UnavailableError, UsageError
 from worker.kafka import Connection, bounded_stop
 from worker.orders import Order, What
-from worker.task import now_ms
+from worker.times import now_ms
 from worker.topics import partition_of
 from worker.watch import WatchList
 

@@ -4,7 +4,6 @@ Everything comes out of Kafka: what sources and targets say of themselves on the
 group has come. A stage's lag counts offsets, so it is an upper bound: transactions take some, too.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from io import BytesIO
@@ -19,7 +18,7 @@ from worker import acls, deadletters, inspect
 from worker.config import Config
 from worker.errors import KafkaUnavailableError
 from worker.kafka import Admin, Connection, bounded_stop
-from worker.times import milliseconds, rfc3339
+from worker.times import milliseconds, now_ms, rfc3339
 from worker.topics import Topics
 from worker.wire import GroupsRequest
 
@@ -39,7 +38,7 @@ _GROUP_STATES: Final = {
 async def overview(config: Config) -> list[Row]:
     """Return what there is to say, a row a thing; `kind` tells them apart. Raises KafkaUnavailableError."""
     said = await inspect.statuses(config)
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     by_kind = {kind: [row for row in said if row.get("kind") == kind] for kind in ("source", "target", "plan")}
     return [
         *(_source(row, now) for row in by_kind["source"]),

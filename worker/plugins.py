@@ -18,7 +18,8 @@ from worker.consumer import HandlerLoop
 from worker.errors import TopicError
 from worker.events import Headers
 from worker.handling import Call, Dead, Input, Outcome, Record, Reply, Skip, Tx
-from worker.task import Task, Transaction, check_size, now_ms
+from worker.task import Task, Transaction, check_size
+from worker.times import now_ms
 from worker.topics import Topics, partition_of
 
 _CHUNK: Final = 200

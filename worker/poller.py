@@ -36,7 +36,8 @@ from worker.orders import answer
 from worker.rounds import Rounds
 from worker.settings import SourceSettings
 from worker.sources import Adapter, Bad, Cursor, Exists, Feed, Missing, Page, Row, Stub, Tombstone, Unsure, Verdict
-from worker.task import Task, Transaction, now_ms
+from worker.task import Task, Transaction
+from worker.times import now_ms
 from worker.upstream import Upstream
 from worker.watch import FEED, WatchList
 

@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import starmap
 from operator import itemgetter
 from typing import Any, Final
@@ -38,6 +37,7 @@ from worker.config import Config
 from worker.errors import UsageError
 from worker.handling import Record
 from worker.kafka import Connection, Encoded, apply_topics, bounded_stop
+from worker.times import now_ms, rfc3339
 from worker.topics import Topics, partition_of
 
 STAGES: Final = tuple(GROUPS["dedupe"])
@@ -192,7 +192,7 @@ async def publish_difference(config: Config, made: Topics) -> Difference:
     removed = before.keys() - after.keys()
     live = {key.decode() for key in await _table(config, topics.latest)}
     gone = sorted({key.decode() for key in removed} - live)
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    now = rfc3339(now_ms())
     events = list(changes(_shapes(before), _shapes(after), gone, rebuilt=True))
     reviews = _reviews(await inspect.records(config, topics.identity), await inspect.records(config, made.identity))
     rows: list[tuple[str, Encoded]] = [(topics.clusters, (key, value, [])) for key, value in sorted(changed.items())]

@@ -13,7 +13,8 @@ from worker.absence import Absence, Enumeration
 from worker.committer import Committer
 from worker.detection import Detector
 from worker.sources import Exists, Missing, Row, Unsure, Verdict
-from worker.task import Task, Transaction, now_ms
+from worker.task import Task, Transaction
+from worker.times import now_ms
 from worker.upstream import Upstream
 from worker.watch import FEED, WatchList
 

@@ -27,6 +27,7 @@ from worker.events import Headers
 from worker.handling import Call
 from worker.kafka import Connection, Encoded, TransactionalProducer, bounded_stop
 from worker.state import Identity, Store, StoreTransaction
+from worker.times import now_ms
 from worker.topics import DAY_MS, Topics, partition_of
 
 log = structlog.get_logger()
@@ -43,11 +44,6 @@ _RESTORE_BATCH: Final = 20_000
 _RESTORE_STALL: Final = 30.0
 _REPORT_SECONDS: Final = 1.0
 _OVERHEAD: Final = 128  # what a record takes beside its key, value and headers, at most
-
-
-def now_ms() -> int:
-    """Return the time in milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def check_size(limit: int, topic: str, key: bytes, value: bytes | None, headers: Headers | None) -> None:

@@ -1,5 +1,6 @@
 """Times between systems: RFC 3339 in UTC outside, milliseconds since the epoch inside."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -8,6 +9,11 @@ _NAIVE: Final = datetime(1970, 1, 1)  # ruff: ignore[call-datetime-without-tzinf
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _FIRST: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
 _LAST: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MILLISECOND
+
+
+def now_ms() -> int:
+    """Return the time in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 def milliseconds(value: object) -> int | None:

@@ -15,7 +15,7 @@ from worker.errors import CredentialError, UpstreamUnavailableError
 from worker.http import Answer, Lane, http_date
 from worker.settings import SourceSettings
 from worker.sources import Adapter, Moment, Request, Response, Unsure, Verdict
-from worker.task import now_ms
+from worker.times import now_ms
 
 _SECRETS_SECONDS: Final = 5.0
 _TOKEN_SHARE: Final = 0.8  # of an access token's life, after which it is renewed

@@ -1,7 +1,6 @@
 """Writes what the clusters stage says to its public topics, with the headers that are due."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from hashlib import blake2b
 
 import orjson
@@ -23,6 +22,7 @@ from handlers.dedupe.events import (
 from handlers.dedupe.lineage import Shape
 from handlers.dedupe.store import Node, Pair
 from worker.handling import Record, Tx
+from worker.times import rfc3339
 from worker.topics import Topics
 
 
@@ -85,6 +85,5 @@ class Publisher:
     def _send(self, type_: IdentityType, cluster: str, value: bytes) -> None:
         self._count += 1
         origin = b"%d:%d:%d" % (*self._origin, self._count)
-        moment = datetime.fromtimestamp(self._now / 1000, UTC)
-        time = f"{moment:%Y-%m-%dT%H:%M:%S}.{self._now % 1000:03d}Z"
+        time = rfc3339(self._now)
         self._tx.send(self._topics.identity, cluster.encode(), value, identity_headers(type_, cluster, time, origin))

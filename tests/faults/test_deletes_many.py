@@ -27,9 +27,8 @@ from worker.errors import RollcallError
 from worker.events import Headers
 from worker.kafka import Connection, apply_topics
 from worker.simulator import Drivly
-from worker.task import now_ms
 from worker.testkit import deleted, latest, person
-from worker.times import rfc3339
+from worker.times import now_ms, rfc3339
 
 MANY = int(os.environ.get("ROLLCALL_FAULT_REQUESTS", "2000"))
 KEY = "users API-Key a-synthetic-key"

@@ -26,7 +26,8 @@ from worker.simulator.server import Request
 from worker.sources import Row
 from worker.sources.drivly import Drivly, DrivlySettings
 from worker.state import Identity, Store
-from worker.task import Task, Transaction, now_ms
+from worker.task import Task, Transaction
+from worker.times import now_ms
 from worker.topics import Topics
 
 TOPICS: Final = Topics(partitions=1)

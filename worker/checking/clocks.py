@@ -1,9 +1,9 @@
 """Clocks: ours beside that of another machine. What a difference spoils is said by nobody later on."""
 
-import time
 from typing import Final
 
 from worker.http import http_date
+from worker.times import now_ms
 
 # An HTTP date has whole seconds, and an answer takes its time.
 _TOLERATED_MS: Final = 10_000
@@ -14,7 +14,7 @@ Clocks = tuple[int, int]  # the other's time and ours, at one moment, in ms sinc
 def answered(date: str | None) -> Clocks | None:
     """Return both times by the `Date` header of an answer that has just come, None where it had none."""
     theirs = http_date(date) if date else None
-    return None if theirs is None else (theirs, time.time_ns() // 1_000_000)
+    return None if theirs is None else (theirs, now_ms())
 
 
 def apart(path: str, clocks: Clocks | None) -> list[str]:

@@ -6,7 +6,6 @@ answer. Needs Kafka and nothing else.
 
 import getpass
 import secrets
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +25,7 @@ from worker.commands.common import finish, out, run
 from worker.config import Config
 from worker.errors import ConfigError
 from worker.kafka import Connection
+from worker.times import now_ms
 
 
 @click.group()
@@ -38,7 +38,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="JSON lines instead
 
 
 def _command(who: str) -> Command:
-    return Command(secrets.token_hex(8), who, time.time_ns() // 1_000_000)
+    return Command(secrets.token_hex(8), who, now_ms())
 
 
 async def _decide(config: Config, decisions: Sequence[Decision]) -> list[dict[str, Any]]:

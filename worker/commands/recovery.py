@@ -4,7 +4,6 @@ Needs Kafka and nothing else. A payload is printed only where it is asked for.
 """
 
 import getpass
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -28,11 +27,7 @@ from worker.reading import Moment, Span, Wanted, moment, type_name
 from worker.redelivery import Letter, chosen
 from worker.tail import View
 from worker.tail import tail as show
-from worker.times import rfc3339
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
+from worker.times import now_ms, rfc3339
 
 
 @click.command()
@@ -64,7 +59,7 @@ def tail(
         raise UsageError("--from-beginning and --from say two things")
     if until and follow:
         raise UsageError("--until and --follow say two things")
-    now = _now()
+    now = now_ms()
     first = moment("beginning" if from_beginning else start or "end", now)
     last = moment(until, now) if until else None
     if last is not None or first.time is not None:
@@ -227,7 +222,7 @@ def replay(
         return
     if name is None or start is None:
         raise UsageError("say where to (--to) and from where on (--from)")
-    now = _now()
+    now = now_ms()
     span = Span(moment(start, now), moment(until, now))
     span.check(now)
     wanted = Wanted(source, tuple(map(type_name, types)), customer)
