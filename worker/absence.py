@@ -6,7 +6,8 @@ Nobody is taken for deleted unless:
 - it showed as many customers as the upstream counts, where it counts, and not none at all;
 - the customer was missing in two of them in a row, and was last seen under the present filter and credential;
 - so few are missing that it is believable (the guard), or a person approved exactly these;
-- a look-up says so too, where there is one, between two look-ups that find a customer who is there.
+- a look-up says so too, where there is one, between two look-ups that find a customer who is there; where there is
+  none, and a filter that they may have left, a person approved exactly these.
 
 What is withheld is said: as an alarm, and as a plan that `rollcall sources approve` lets pass.
 """
@@ -44,9 +45,10 @@ class Enumeration:
     """An enumeration under way; it may prove absence as long as there is no `flaw`.
 
     `mark` starts its marks: they stand by whom it has shown or, where it asks for customers one by one (`by_lookup`),
-    by whom it did not find; `shown` counts those it has found then. `canaries`: some customers that are there. `ended`:
-    it was read to its end; `everybody`: it has shown just those who live, and there are no marks; `counted`: its misses
-    are counted, and what is left are look-ups, which may be repeated.
+    by whom it did not find; `shown` counts those it has found then. `canaries`: some customers that are there.
+    `uncounted`: it may have shown some whom the total leaves out. `ended`: it was read to its end; `everybody`: it has
+    shown just those who live, and there are no marks; `counted`: its misses are counted, and what is left are look-ups,
+    which may be repeated.
     """
 
     mark: bytes
@@ -55,6 +57,7 @@ class Enumeration:
     total: int | None = None
     canaries: deque[str] = field(default_factory=lambda: deque(maxlen=_CANARIES))
     shown: int = 0
+    uncounted: bool = False
     bad: bool = False
     ended: bool = False
     counted: bool = False
@@ -70,6 +73,7 @@ class Enumeration:
         """Take in what a page says about the whole."""
         if page.total is not None and self.total is None:
             self.total = page.total
+        self.uncounted = self.uncounted or page.uncounted
         self.bad = self.bad or Bad in set(map(type, page.items))
         there = (item.id for item in reversed(page.items) if not isinstance(item, Bad | Tombstone))
         self.canaries.extendleft(reversed(list(islice(there, _CANARIES))))
@@ -77,10 +81,14 @@ class Enumeration:
 
 @dataclass
 class _Missing:
-    """Who was not shown: of those last seen under the present scope, and of those last seen under another one."""
+    """Who was not shown: of those last seen under the present scope, and of those last seen under another one.
+
+    `blind` counts those of both for whom there is no look-up.
+    """
 
     ours: int = 0
     others: int = 0
+    blind: int = 0
     plan: str = ""
     other_plan: str = ""
 
@@ -168,14 +176,12 @@ class Absence:
             what = "no look-up finds anybody any more" if scan.by_lookup else "the listing is empty"
             return f"{what}, though there were {live} customers: is the credential still good for all of them?"
         moved = self._detector.moved - scan.moved
-        if changes.complete(marked=shown, total=scan.total, moved=moved):
+        if scan.uncounted or changes.complete(marked=shown, total=scan.total, moved=moved):
             return None
-        now = await recount()
-        if now is not None and scan.total is not None:
-            low, high = sorted((now, scan.total))
-            if low - moved <= shown <= high + moved:
-                return None  # customers came or went while it was read
-        return f"the listing showed {shown} customers, though the upstream counts {scan.total}"
+        before, now, confirmed = scan.total, await recount(), not missing.blind
+        if before is not None and now is not None and agrees(shown, before, now, moved, confirmed=confirmed):
+            return None  # customers came or went while it was read
+        return f"the listing showed {shown} customers, though the upstream counts {before}"
 
     def _whole(self, scan: Enumeration) -> bool:
         """Return whether so many were shown as there are, and nothing happened meanwhile that could hide a difference.
@@ -193,6 +199,7 @@ class Absence:
             return _Missing()
         found, ours, others = _Missing(), changes.PlanHash(), changes.PlanHash()
         async for identity, same_scope in self._unshown(scan):
+            found.blind += not self._upstream.looks_up(identity.decode())
             if same_scope:
                 found.ours += 1
                 ours.add(identity)
@@ -258,12 +265,14 @@ class Absence:
         settings, checkpoint = self._settings, self._checkpoint
         live = scan.shown + missing.ours if scan.by_lookup else checkpoint.live
         count, fraction = settings.absence_guard_count, settings.absence_guard_fraction
-        much = changes.guard(missing.ours, live, count=count, fraction=fraction)
+        left = missing.ours and missing.blind and settings.filtered()
+        much = left or changes.guard(missing.ours, live, count=count, fraction=fraction)
         if not much or missing.plan == checkpoint.approved:
             checkpoint.held = None
             return False
         checkpoint.held = {"plan": missing.plan, "missing": missing.ours, "live": live}
-        text = f"{missing.ours} of {live} customers are missing: held as plan {missing.plan}, which needs approval"
+        why = ", or have only left the filter: there is no look-up to tell" if left else ""
+        text = f"{missing.ours} of {live} customers are missing{why}: held as plan {missing.plan}, which needs approval"
         self._condition.raise_alarm("held", text)
         return True
 
@@ -317,11 +326,23 @@ class Absence:
             match verdict:
                 case Missing(conclusive):
                     self._detector.gone(tx, customer_id, "gone" if conclusive else "absent", now)
-                case Exists(row):
-                    self._detector.row(tx, row, now, None)
+                case Exists(row, origin):
+                    self._detector.row(tx, row, now, None, origin)
                 case Unsure():
                     pass  # it stays missed, and is asked for again after the next enumeration
         self._save(tx)
+
+
+def agrees(shown: int, before: int, now: int, moved: int, *, confirmed: bool) -> bool:
+    """Return whether an enumeration can have shown everybody, by the upstream's counts `before` it and `now`.
+
+    It shows as many as one of them, but for those who, as we know, came or went meanwhile (`moved`). Between the two
+    lies what shows a part of those who went unnoticed, but also what a server shows that loses its customers on the
+    way: that will do only where look-ups confirm who is missing.
+    """
+    if confirmed:
+        return min(before, now) - moved <= shown <= max(before, now) + moved
+    return any(changes.complete(marked=shown, total=count, moved=moved) for count in (before, now))
 
 
 async def _chunks(found: AsyncIterator[tuple[bytes, bool]], *, adopted: bool) -> AsyncIterator[list[bytes]]:

@@ -84,6 +84,8 @@ def topics_apply(ctx: click.Context) -> None:
     wanted = run(apply_topics(config.file.kafka, config.topics))
     for spec in wanted.create:
         click.echo(f"made {spec.name} ({spec.partitions} partitions, {spec.cleanup})")
+    for name in wanted.there:
+        click.echo(f"{name} was there already: somebody else has made it just now")
     for name in wanted.alter:
         click.echo(f"altered {name}")
     for line in wanted.wrong:
@@ -140,8 +142,10 @@ def kafka_status(data: Path) -> None:
 
 
 @main.command()
-@click.option("--customers", default=500, show_default=True, help="In each simulated system, at the start.")
-@click.option("--seconds", default=30, show_default=True, help="Of churn.")
+@click.option(
+    "--customers", type=click.IntRange(1), default=500, show_default=True, help="In each system, at the start."
+)
+@click.option("--seconds", type=click.IntRange(1), default=30, show_default=True, help="Of churn.")
 @click.option("--seed", default=1, show_default=True)
 @click.option("--keep", is_flag=True, help="Leave everything running until Ctrl-C.")
 def demo(customers: int, seconds: int, seed: int, *, keep: bool) -> None:

@@ -59,7 +59,7 @@ class Condition:
     following: tuple[str, ...] = ()
     polled: int | None = None
     scanned: int | None = None
-    note: str | None = None
+    _notes: dict[str, str] = field(default_factory=dict)
     _troubles: dict[tuple[State, str], RollcallError | None] = field(default_factory=dict)
     _alarms: dict[str, str] = field(default_factory=dict)
     _shown: State | None = None
@@ -103,7 +103,7 @@ class Condition:
         """Return what explains the state."""
         state = self.state
         errors = [error for (about, _), error in self._troubles.items() if about == state and error is not None]
-        return errors[0].message if errors else self.note
+        return errors[0].message if errors else next(iter(self._notes.values()), None)
 
     def begin(self, state: State, error: RollcallError | None = None, *, about: str = "") -> bool:
         """Note that something is the matter with `about`; return whether that is news."""
@@ -118,6 +118,14 @@ class Condition:
         """Note that this is not the matter (any more); return whether that is news."""
         found = [state for state in states if self._troubles.pop((state, about), self) is not self]
         return self._show() or bool(found)
+
+    def say(self, note: str | None, *, about: str) -> None:
+        """Explain, where nothing is the matter, how a feed is read; None takes that back."""
+        if note is None:
+            self._notes.pop(about, None)
+        elif self._notes.get(about) != note:
+            self._notes[about] = note
+            log.info("source_note", source=self.source, feed=about, note=note)
 
     def raise_alarm(self, about: str, text: str) -> bool:
         """Raise an alarm about something; return whether that is news."""

@@ -16,6 +16,7 @@ from handlers import plugins
 from handlers.dedupe.settings import DedupeSettings
 from handlers.deletes.settings import DeletesSettings
 from handlers.plugins import PluginSettings
+from worker.contacts import calling_code
 from worker.errors import ConfigError
 from worker.http import PrivateAddressError, refuse_private
 from worker.privacy import Hasher
@@ -212,7 +213,8 @@ def _parsed(path: Path) -> tuple[object, list[str]]:
         raise ConfigError([f"it cannot be read: {reason}"], where=str(path)) from error
     try:
         return _read(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: a date that is none
+    # A ValueError: a date that is none; the last three: `!!bool x`, `!!int ""`, `!!timestamp x`.
+    except (yaml.YAMLError, ValueError, RecursionError, KeyError, IndexError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}: " if mark is not None else ""
         problem = getattr(error, "problem", None) or "it is not YAML"
@@ -250,14 +252,15 @@ def _twice(node: yaml.Node, passed: set[int]) -> Iterator[tuple[int, str]]:
 def parse(raw: object, path: Path = Path("rollcall.yaml")) -> Config:
     """Check a configuration that was read already; raises ConfigError with every problem there is."""
     problems: list[str] = []
-    file: _File | None = None
+    file: _File | None
     try:
-        file = _File.model_validate({} if raw is None else raw)
+        file, doubtful = _File.model_validate({} if raw is None else raw), frozenset[str]()
     except ValidationError as error:
         problems += _problems(error)
+        file, doubtful = _salvage(raw)
     sources = _sources(raw, problems)
     if file is not None:
-        problems += _across(file, sources)
+        problems += _across(file, sources, doubtful)
     if problems or file is None:
         raise ConfigError(problems, where=str(path))
     return Config(path, file, sources)
@@ -283,8 +286,11 @@ def _source(name: str, settings: object, adapters: Mapping[str, type[Adapter]]) 
         raise ConfigError([f"kind is missing; there are {', '.join(sorted(adapters))}"])
     kind = adapter_class(str(settings["kind"]), adapters)
     checked = kind.Settings.model_validate(settings)
-    if misspelt := _misspelt(kind, checked):
-        raise ConfigError(misspelt)
+    problems = _misspelt(kind, checked)
+    if not calling_code(checked.region):
+        problems.append(f"region: {checked.region} is no country with phone numbers (ISO 3166-1); the UK is GB")
+    if problems:
+        raise ConfigError(problems)
     return Source(kind(name, checked), checked)
 
 
@@ -304,13 +310,17 @@ def _misspelt(kind: type[Adapter], settings: SourceSettings) -> list[str]:
     ]
 
 
-def _across(file: _File, sources: Mapping[str, Source]) -> list[str]:
-    """Return the problems between parts of the file."""
+def _across(file: _File, sources: Mapping[str, Source], doubtful: frozenset[str]) -> list[str]:
+    """Return the problems between parts of the file.
+
+    Where something is wrong in the handlers (they are among the `doubtful` sections), a route is not held against the
+    targets that are left.
+    """
     targets = file.handlers.deletes.targets
     apis: dict[str, HttpSettings] = {f"sources.{name}": source.settings for name, source in sources.items()}
     apis |= {f"handlers.deletes.targets.{name}": target for name, target in targets.items()}
     urls = {name: str(source.settings.url) for name, source in sources.items()}
-    between = file.handlers.deletes.problems(frozenset(file.sources), urls)
+    between = [] if "handlers" in doubtful else file.handlers.deletes.problems(frozenset(file.sources), urls)
     between += plugins.problems(file.handlers.plugins, Topics(file.prefix, file.kafka.partitions))
     return [
         *(f"{path}.url: {problem}" for path, api in apis.items() if (problem := _private(api))),
@@ -333,6 +343,7 @@ def _private(api: HttpSettings) -> str | None:
 _WORDS: Final = {
     "extra_forbidden": "there is no such setting",
     "_File": "the file holds no settings: write name: value",
+    "model_type": "write its settings below it, as name: value",
     "Secret": "write {env: NAME} or {file: PATH}: a secret itself never stands in the file",
 }
 
@@ -342,7 +353,7 @@ def _problems(error: ValidationError, prefix: str = "") -> list[str]:
     for problem in error.errors(include_url=False, include_input=False):
         path = ".".join(str(part) for part in (*filter(None, [prefix]), *problem["loc"]) if part != "[key]")
         what = problem.get("ctx", {}).get("class_name", problem["type"])
-        text = _WORDS.get(what, problem["msg"].removeprefix("Value error, "))
+        text = _WORDS.get(what) or _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
         found.append(f"{path}: {text}" if path else text)
     return found
 

@@ -5,11 +5,15 @@ Many records share one transaction. Guarantees:
 - outputs, state and positions of all inputs are committed together; the group's offset goes with them;
 - a record that cannot be handled goes to the dead letters, alone: the records around it are handled;
 - a dead letter that an operator has retried is handled once more, and what became of it is said in that transaction;
+- retries and a replay's copies that were deleted before they were read are said to be lost, and nobody waits for them;
 - an HTTP call is made after the transaction that asked for it has been committed, and only while the partition is ours;
-- lost input is never skipped in silence: where retention has passed a position, the worker stops and says what is lost.
+- what is asked for while the worker stops is not made, and its reply says so;
+- lost input is never skipped in silence: where retention has passed a position, the worker stops and says what is lost;
+- a position also passes what is no record (ends of transactions, what was aborted), which retention deletes as well.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,12 +37,26 @@ from worker.errors import (
     UpstreamError,
     UpstreamUnavailableError,
 )
-from worker.handling import Call, Dead, Done, Handler, Input, Outcome, Record, Reply, Retry, Skip
-from worker.http import CalledOffError, Lane, PrivateAddressError
-from worker.kafka import bounded_stop, linger
+from worker.handling import (
+    CALLED_OFF,
+    STOPPING,
+    Call,
+    Dead,
+    Done,
+    Handler,
+    Input,
+    Outcome,
+    Record,
+    Reply,
+    Retry,
+    Skip,
+)
+from worker.http import CalledOffError, Lane, MisplacedError, PrivateAddressError
+from worker.kafka import MARKERS_SECONDS, bounded_stop, emptied, linger, undecodable
 from worker.redelivery import Redelivery
 from worker.task import Task, Transaction
 from worker.times import now_ms
+from worker.topics import remedy
 
 log = structlog.get_logger()
 
@@ -53,6 +71,7 @@ _FETCH_BUSY_MS: Final = 20
 _IDLE_SECONDS: Final = 0.2
 _REPLIES: Final = 500
 _PASSED_SECONDS: Final = 1.0
+_MARKERS: Final = "Ends of transactions take offsets as records do: which these were cannot be known any more."
 
 Lanes = Mapping[str, Lane]
 
@@ -70,9 +89,12 @@ class HandlerLoop:
         self._calls: set[asyncio.Task[None]] = set()
         self._timer: int | None = None
         self._resume_at: dict[TopicPartition, float] = {}
-        # How far records were read that called for nothing: it is kept with the next transaction, or after a while.
+        self._kept: dict[TopicPartition, int] = {}
+        # How far was read what called for nothing: it is kept with the next transaction, or by the moment `_keep_by`
+        # (of ends of transactions `_markers_by`: soon after the start, then seldom), and when stopping.
         self._passed: dict[TopicPartition, int] = {}
-        self._passed_at = 0.0
+        self._keep_by = math.inf
+        self._markers_by = 0.0
         self.log = log.bind(stage=handler.stage, partition=task.partition)
 
     async def run(self) -> None:
@@ -104,21 +126,19 @@ class HandlerLoop:
         starts = await consumer.beginning_offsets(inputs)
         ends = await consumer.end_offsets(inputs)
         for given, where in zip(self._inputs, inputs, strict=True):
-            consumer.seek(where, self._position(given, where, starts[where], ends[where]))
+            self._kept[where] = self._position(given, where, starts[where], ends[where])
+            consumer.seek(where, self._kept[where])
         by_topic = {where.topic: offset for where, offset in ends.items()}
 
         def take_up(tx: Transaction) -> None:
             for where in inputs:
-                key = _POSITION + where.topic.encode()
-                if tx.get(key) is None:
-                    tx.put(key, b"%d" % self._fresh(where.topic, by_topic))
+                key, raw = _POSITION + where.topic.encode(), b"%d" % self._kept[where]
+                if tx.get(key) != raw:
+                    tx.put(key, raw)
             self._timer = self._handler.open(tx, self._task.partition, by_topic, now_ms())
 
         await self._transact(take_up)
-
-    def _fresh(self, topic: str, ends: Mapping[str, int]) -> int:
-        given = next(given for given in self._inputs if given.topic == topic)
-        return 0 if given.start == "earliest" else ends[topic]
+        self._markers_by = time.monotonic() + _PASSED_SECONDS
 
     def _position(self, given: Input, where: TopicPartition, start: int, end: int) -> int:
         with self._task.store.reading() as state:
@@ -126,21 +146,26 @@ class HandlerLoop:
         if raw is None:
             return start if given.start == "earliest" else end
         position = int(raw)
-        if position and position < start:
+        if emptied(position, start, end) or 0 == position < start == end:  # 0: kept of old before anything was handled
+            self.log.warning("input_emptied", topic=where.topic, position=position)
+            return start
+        if given.topic == self._task.topics.replays and not start <= position <= end:
+            # Most of it was for others, and whoever gave what was for us was not answered: no reason to stand still.
+            self.log.error("orders_lost", topic=where.topic, partition=where.partition, position=position)
+            return start
+        if position < start:
             message = (
                 f"{self._handler.stage}: {where.topic}/{where.partition} starts at offset {start} now, but was handled "
                 f"only up to {position}: {start - position} offsets were deleted unread"
             )
-            hint = f"`rollcall rebuild {self._handler.stage}` starts over from the tables."
-            raise StateError(message, hint=hint)
+            raise StateError(message, hint=f"{_MARKERS} {remedy(self._handler.stage)}")
         if position > end:
             message = (
                 f"{self._handler.stage}: {where.topic}/{where.partition} ends at offset {end}, but was handled up to "
                 f"{position}: the topic was made anew, or lost records"
             )
-            hint = f"`rollcall rebuild {self._handler.stage}` starts over from the tables."
-            raise StateError(message, hint=hint)
-        return max(position, start)
+            raise StateError(message, hint=remedy(self._handler.stage))
+        return position
 
     async def _transact(self, work: Callable[[Transaction], Any]) -> Any:
         """Commit `work`, then make the calls that it asked for."""
@@ -156,7 +181,10 @@ class HandlerLoop:
 
         result = await self._task.transact(with_calls)
         if self._task.stopping.is_set():
-            return result  # the next owner finds them in the state, and looks before it repeats anything
+            # Who is killed leaves it open whether they were made; who has the time says that they were not.
+            for call in calls:
+                self._replies.put_nowait((call, Reply(None, error=STOPPING, sent=False)))
+            return result
         for call in calls:
             running = asyncio.ensure_future(self._make(call))
             self._calls.add(running)
@@ -169,7 +197,7 @@ class HandlerLoop:
         if self._timer is not None and self._timer <= now_ms():
             await self._transact(self._fire)
         now = time.monotonic()
-        if self._passed and now > self._passed_at + _PASSED_SECONDS:
+        if self._passed and now > self._keep_by:
             await self._transact(self._catch_up)
         for where in [where for where, moment in self._resume_at.items() if moment <= now]:
             del self._resume_at[where]
@@ -178,7 +206,9 @@ class HandlerLoop:
             read = await consumer.getmany(*inputs, timeout_ms=self._patience(), max_records=_READ_RECORDS)
         except OffsetOutOfRangeError as error:
             message = f"{self._handler.stage}: an input does not have its position any more ({error})"
-            raise StateError(message, hint=f"`rollcall rebuild {self._handler.stage}` starts over.") from error
+            raise StateError(message, hint=remedy(self._handler.stage)) from error
+        except UnicodeDecodeError:
+            raise await undecodable(consumer, inputs) from None
         except KafkaError as error:
             message = f"{self._handler.stage}: an input cannot be read ({type(error).__name__})"
             raise TransactionError(message) from error
@@ -192,7 +222,9 @@ class HandlerLoop:
         for where in inputs:
             end = consumer.highwater(where)
             if end is not None:
-                behind = end - await consumer.position(where)
+                position = await consumer.position(where)  # behind the last record handled, and the markers after it
+                self._pass(where, position, self._markers_by)
+                behind = end - position
                 telemetry.LAG.labels(self._handler.stage, where.topic, str(where.partition)).set(behind)
                 lag += behind
         linger(consumer, _FETCH_BUSY_MS if lag else _FETCH_IDLE_MS)
@@ -275,17 +307,24 @@ class HandlerLoop:
         if done and (tx.changes or tx.outputs or tx.calls):
             self._move(tx, where, records[done - 1].offset + 1)
         elif done:
-            self._passed_at = self._passed_at if self._passed else time.monotonic()
-            self._passed[where] = records[done - 1].offset + 1
+            self._pass(where, records[done - 1].offset + 1, time.monotonic() + _PASSED_SECONDS)
         return done, outcome
 
+    def _pass(self, where: TopicPartition, offset: int, by: float) -> None:
+        """Note that nothing is left to do before `offset`: it is kept by the moment `by` of the monotonic clock."""
+        if offset > self._passed.get(where, self._kept[where]):
+            self._passed[where] = offset
+            self._keep_by = min(self._keep_by, by)
+
     def _catch_up(self, tx: Transaction) -> None:
-        """Move past the records that called for nothing."""
+        """Move past what called for nothing."""
         for where, offset in list(self._passed.items()):
             self._move(tx, where, offset)
+        self._keep_by, self._markers_by = math.inf, time.monotonic() + MARKERS_SECONDS
 
     def _move(self, tx: Transaction, where: TopicPartition, offset: int) -> None:
         self._passed.pop(where, None)
+        self._kept[where] = offset
         tx.put(_POSITION + where.topic.encode(), b"%d" % offset)
         if where.topic == self._handler.inputs[0].topic:
             tx.group_offsets[where] = offset
@@ -359,8 +398,13 @@ class HandlerLoop:
 
             await self._transact(take)
 
-    def _may_call(self) -> bool:
-        """Return whether the partition is ours, as far as can be known: a halted owner wakes up and calls nobody."""
+    def _may_call(self, call: Call) -> bool:
+        """Return whether a call may still be sent: a halted owner wakes up and calls nobody.
+
+        The partition is ours, as far as can be known, and it is not too late for what the call rests on.
+        """
+        if call.latest is not None and now_ms() > call.latest:
+            return False
         return self._task.dead is None and self._task.ours()
 
     async def _make(self, call: Call) -> None:
@@ -376,16 +420,18 @@ class HandlerLoop:
                 query=call.query,
                 json=call.json,
                 headers=dict(call.headers),
-                wanted=self._may_call,
+                wanted=partial(self._may_call, call),
             )
         except UpstreamUnavailableError as error:
             self.log.warning("call_unanswered", lane=call.lane, reason=error.message)
             cause = error.__cause__ or error  # without a connection nothing can have been sent
             sent = not isinstance(cause, aiohttp.ClientConnectorError)
             reply = Reply(None, error=type(cause).__name__, sent=sent)
+        except CalledOffError:
+            reply = Reply(None, error=CALLED_OFF, sent=False)
         except UpstreamError as error:
             self.log.warning("call_failed", lane=call.lane, reason=error.message)
-            never_left = isinstance(error, CredentialError | PrivateAddressError | CalledOffError)
+            never_left = isinstance(error, CredentialError | MisplacedError | PrivateAddressError)
             reply = Reply(None, error=type(error).__name__, sent=not never_left)
         else:
             reply = Reply(answer.status, answer.headers, answer.body)

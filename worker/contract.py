@@ -7,7 +7,7 @@ true: `write` refuses to write over a schema with one that would break its reade
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypedDict
+from typing import Any, Final, NotRequired, TypedDict
 
 import orjson
 
@@ -26,7 +26,7 @@ from handlers.dedupe.events import (
 from handlers.deletes.machine import State
 from handlers.deletes.model import Attempt, Decided, Request
 from handlers.deletes.receipts import RECEIPT_SCHEMA, RECEIPT_TYPE, Receipt
-from worker.errors import RollcallError
+from worker.errors import RollcallError, UsageError
 from worker.events import CREATED, DATA_SCHEMA, DELETED, UPDATED, Customer, CustomerEvent
 from worker.schema import DIALECT, Schema, breaks, schema_of
 from worker.topics import Topics, TopicSpec
@@ -39,7 +39,8 @@ class Deletion(TypedDict):
     """The newest state of the newest deletion of a customer at a target.
 
     `since` is RFC 3339 in UTC, the other times are milliseconds since the epoch. `undo` is an encrypted copy of what
-    was deleted, where that is configured. A step of `history` is the time, the event and the state that followed.
+    was deleted, where that is configured; by the request `undo_of`, which may be an earlier one. A step of `history` is
+    the time, the event and the state that followed.
     """
 
     state: State
@@ -51,15 +52,22 @@ class Deletion(TypedDict):
     decisions: list[Decided]
     history: list[tuple[int, str, str]]
     undo: str | None
+    undo_of: NotRequired[str | None]
 
 
 class SetAside(TypedDict):
-    """A record of an upstream that could not be used; its content is nowhere. `size` is in bytes."""
+    """A record of an upstream that could not be used; its content is nowhere. `size` is in bytes.
+
+    `path` and `status` are those of the request that it came by, `hash` is a keyed one of the record or of the answer.
+    """
 
     source: str
     id: str
     reason: str
     size: int
+    path: NotRequired[str]
+    status: NotRequired[int]
+    hash: NotRequired[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +253,8 @@ def encode(document: Schema) -> bytes:
 def write(folder: Path, topics: Topics) -> list[Path]:
     """Write every document into `folder`; return the files.
 
-    Raises RollcallError, and writes nothing, where a schema that is there would be changed so that its readers break.
+    Raises RollcallError, and writes nothing, where a schema that is there would be changed so that its readers break;
+    UsageError where it cannot be written.
     """
     wanted = {folder / f"{name}.json": document for name, document in documents(topics).items()}
     broken = [
@@ -257,7 +266,10 @@ def write(folder: Path, topics: Topics) -> list[Path]:
     if broken:
         message = f"the schemas in {folder} promise what the types no longer keep:\n" + "\n".join(broken)
         raise RollcallError(message, hint="Keep the old field, or publish a new type under a new urn.")
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, document in wanted.items():
-        path.write_bytes(encode(document))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, document in wanted.items():
+            path.write_bytes(encode(document))
+    except OSError as error:
+        raise UsageError(f"{error.filename} cannot be written: {error.strerror}") from error
     return list(wanted)

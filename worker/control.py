@@ -7,6 +7,7 @@ piece by piece, also by a successor.
 State, by key: `j/<source>` such a job, `o/<order>` what the first records of a long order came to.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -14,12 +15,13 @@ import orjson
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.structs import ConsumerRecord
 
 from worker import orders, telemetry
 from worker.checkpoint import Checkpoint
 from worker.condition import NOT_CONFIGURED, Condition
 from worker.errors import RecordError, TransactionError
-from worker.kafka import bounded_stop
+from worker.kafka import MARKERS_SECONDS, bounded_stop, emptied, undecodable
 from worker.leaving import JOBS, Leaving
 from worker.orders import Order, Outcome
 from worker.poller import Source
@@ -46,6 +48,8 @@ class Control:
         self._sources = sources
         self._where = TopicPartition(task.topics.control, task.partition)
         self._leaving = Leaving(task.topics)
+        self._position = 0
+        self._keep_at = 0.0
 
     async def prepare(self) -> None:
         """Finish what was begun, and say which sources are there no more; before any source is polled."""
@@ -68,24 +72,54 @@ class Control:
             while not self._task.stopping.is_set():
                 try:
                     read = await consumer.getmany(self._where, timeout_ms=_READ_MS, max_records=100)
+                except UnicodeDecodeError:
+                    raise await undecodable(consumer, [self._where]) from None
                 except (KafkaError, OffsetOutOfRangeError) as error:
                     message = f"the orders in {self._where.topic} cannot be read ({type(error).__name__})"
                     raise TransactionError(message) from error
                 for record in read.get(self._where, []):
-                    await self.take(record.key, record.value, record.offset)
+                    if self._task.stopping.is_set() or not await self._taken(record):
+                        return  # a successor carries it out: the sources are at their end
+                await self._pass(await consumer.position(self._where))
         finally:
             await bounded_stop(consumer.stop(), "orders")
 
     async def _start(self, consumer: AIOKafkaConsumer) -> int:
         """Return where to read on; orders that were deleted unread are said, and there is no waiting for them."""
-        first = (await consumer.beginning_offsets([self._where]))[self._where]
+        first: int = (await consumer.beginning_offsets([self._where]))[self._where]
         end = (await consumer.end_offsets([self._where]))[self._where]
         with self._task.store.reading() as state:
             raw = state.get(_POSITION + self._where.topic.encode())
-        position = first if raw is None else int(raw)
-        if not first <= position <= end:
-            log.error("orders_lost", topic=self._where.topic, partition=self._where.partition, position=position)
-        return position if first <= position <= end else first
+        self._position = first if raw is None else int(raw)
+        if first <= self._position <= end:
+            return self._position
+        if emptied(self._position, first, end):
+            log.warning("input_emptied", topic=self._where.topic, position=self._position)
+        else:
+            log.error("orders_lost", topic=self._where.topic, partition=self._where.partition, position=self._position)
+        await self._task.transact(lambda tx: self._move(tx, first))
+        return first
+
+    async def _pass(self, position: int) -> None:
+        """Keep now and then that the ends of transactions were passed: they are deleted as orders are."""
+        now = time.monotonic()
+        if position > self._position and (self._task.stopping.is_set() or now > self._keep_at):
+            self._keep_at = now + MARKERS_SECONDS
+            await self._task.transact(lambda tx: self._move(tx, position))
+
+    def _move(self, tx: Transaction, position: int) -> None:
+        tx.put(_POSITION + self._where.topic.encode(), b"%d" % position)
+        self._position = position
+
+    async def _taken(self, record: ConsumerRecord) -> bool:
+        """Carry out what is in a record; return whether that was done before its source came to its end."""
+        try:
+            await self.take(record.key, record.value, record.offset)
+        except TransactionError:
+            if not self._task.stopping.is_set() or self._task.dead is not None:
+                raise
+            return False
+        return True
 
     async def take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         """Carry out the order in one record of the control topic, and move the position behind it."""
@@ -100,7 +134,7 @@ class Control:
         def work(tx: Transaction) -> None:
             if given is not None:
                 self._carry_out(tx, given)
-            tx.put(_POSITION + self._where.topic.encode(), b"%d" % (offset + 1))
+            self._move(tx, offset + 1)
 
         source = None if given is None else self._sources.get(given["source"])
         if source is None:
@@ -118,8 +152,9 @@ class Control:
             ("rollcall-dead-reason", reason.encode()),
         ]
         telemetry.DEAD_LETTERS.labels(self._task.stage).inc()
-        tx.send(self._task.topics.deadletters, key or b"control", value, headers)
-        tx.put(_POSITION + self._where.topic.encode(), b"%d" % (offset + 1))
+        key = key or b"control"
+        tx.send_to(self._task.topics.deadletters, tx.partition(key), key, value, headers)  # of whatever size
+        self._move(tx, offset + 1)
 
     def _carry_out(self, tx: Transaction, given: Order) -> None:
         source = self._sources.get(given["source"])
@@ -168,6 +203,7 @@ class Control:
             removed = source.watch.remove(tx, given["ids"])
             for id_ in removed:
                 source.detector.unobserve(tx, id_)
+            source.detector.save(tx)  # how many are set aside
             count = len(removed)
         key = _PARTS + given["id"].encode()
         before: dict[str, int] = orjson.loads(tx.get(key) or b'{"count":0,"of":0}')
@@ -183,8 +219,8 @@ class Control:
     # Jobs
 
     async def _work_off(self) -> None:
-        """Do what was begun, piece by piece, until nothing of it is left."""
-        while True:
+        """Do what was begun, piece by piece, until nothing of it is left, or the task is stopping."""
+        while not self._task.stopping.is_set():
             with self._task.store.reading() as state:
                 job = next(iter(state.scan(JOBS)), None)
             if job is None:

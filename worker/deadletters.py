@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
+import orjson
+
 from worker import inspect
 from worker.config import Config
 from worker.errors import UsageError
@@ -17,6 +19,7 @@ from worker.redelivery import Letter, Redelivery, letter_key, open_letters, reso
 from worker.topics import STAGES
 
 POLL: Final = "poll"
+_SAID: Final = ("path", "status", "size", "hash")
 
 
 async def waiting(config: Config) -> list[Letter]:
@@ -47,6 +50,7 @@ def shown(letter: Letter, *, payload: bool) -> dict[str, Any]:
         "error": letter.error,
         "reason": letter.reason,
         "bytes": len(record.value or b""),
+        **upstream(letter),
     }
     if payload:
         found["headers"] = {
@@ -54,6 +58,26 @@ def shown(letter: Letter, *, payload: bool) -> dict[str, Any]:
         }
         found["value"] = None if record.value is None else record.value.decode(errors="replace")
     return found
+
+
+def upstream(letter: Letter) -> dict[str, Any]:
+    """Return what the dead letter of an upstream says beside its reason; nothing for one of a record of Kafka's."""
+    if letter.stage != POLL or letter.record.topic:
+        return {}
+    try:
+        said = orjson.loads(letter.record.value or b"null")
+    except orjson.JSONDecodeError:
+        return {}
+    return {name: said.get(name) for name in _SAID} if isinstance(said, dict) else {}
+
+
+def place(letter: Letter) -> str:
+    """Return where the record of a dead letter came from: its place in Kafka, or path and status of an upstream's."""
+    record = letter.record
+    if record.topic:
+        return f"{record.topic} {record.partition}-{record.offset}"
+    said = upstream(letter)
+    return " ".join(str(said[name]) for name in ("path", "status") if said.get(name) is not None)
 
 
 async def settle(

@@ -10,7 +10,8 @@ what is set aside, `s/<source>` the checkpoint.
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextlib import suppress
+from dataclasses import asdict, replace
 from typing import Final, Protocol
 
 import orjson
@@ -26,12 +27,14 @@ from worker.privacy import Hasher
 from worker.publish import SizedTx, publish
 from worker.roll import Notes, Roll, clear
 from worker.settings import SourceSettings
-from worker.sources import Adapter, Bad, Row, Stub, Tombstone
+from worker.sources import Adapter, Bad, Origin, Row, Stub, Tombstone, Unsure
 from worker.sources.reading import size_of
 from worker.topics import Topics
 
 _SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 _COUNTED: Final = 2
+# The outcome, in `Detector.counts`, of records that are dead letters now.
+SET_ASIDE: Final = "set_aside"
 # In bytes: with the source's name and a feed's before it, a key stays within LMDB's limit.
 _LONGEST_ID: Final = 400
 
@@ -71,6 +74,8 @@ class Detector:
         self._aside = b"b/%s/" % source.encode()
         self._position = b"s/%s" % source.encode()
         self._fingerprint = hasher.fingerprints(self.checkpoint.tag.encode())
+        self._content = hasher.fingerprints(b"set aside")
+        self._origin: Origin | None = None  # of what is being taken in
         self._saved = b""
 
     @property
@@ -136,16 +141,20 @@ class Detector:
             tx.put(self._position, raw)
             self._saved = raw
 
-    def row(self, tx: PollTx, row: Row, now: int, mark: bytes | None) -> None:
-        """Take in a record; `mark` starts the marks of the enumeration that showed it, None where none did."""
-        self.rows(tx, (row,), now, mark)
+    def row(self, tx: PollTx, row: Row, now: int, mark: bytes | None, origin: Origin | None = None) -> None:
+        """Take in a record; `mark` starts the marks of the enumeration that showed it, None where none did.
 
-    def rows(self, tx: PollTx, rows: Sequence[Row], now: int, mark: bytes | None) -> None:
+        `origin` is for its dead letter, where it cannot be used.
+        """
+        self.rows(tx, (row,), now, mark, origin)
+
+    def rows(self, tx: PollTx, rows: Sequence[Row], now: int, mark: bytes | None, origin: Origin | None = None) -> None:
         """Take in the records of a page, as `row` does with one.
 
         Each step is taken for a hundred of them before the next one, and so finds its code in the processor's caches:
         that takes a seventh off a first poll.
         """
+        self._origin = origin
         if len(rows) > 1 and len({row.id for row in rows}) < len(rows):
             for row in rows:  # whoever stands there twice is read in order
                 self._take(tx, (row,), now, mark)
@@ -176,7 +185,7 @@ class Detector:
         for row in rows:
             identity = row.id.encode()
             if len(identity) > _LONGEST_ID:
-                self._shown(tx, row.id, mark)
+                self._shown(tx, row.id, mark, row.body)
                 continue
             shown.append(row.id)
             try:
@@ -220,7 +229,7 @@ class Detector:
             scope=self.scope,
             now=now,
         )
-        self._settle(tx, row.id, decision, parts, row.updated, now)
+        self._settle(tx, row.id, decision, parts, row.updated, now, row.body)
 
     def _another(self, raw: bytes, hashes: bytes) -> bool:
         """Return whether an id has been given to another customer: he was created at another time.
@@ -233,8 +242,9 @@ class Detector:
         before, after = (changes.hash_of("created_at", known) for known in (entry.hashes, hashes))
         return entry.live and before != after and self._hasher.field(b"null") not in {before, after}
 
-    def stub(self, tx: PollTx, stub: Stub, mark: bytes | None) -> bool:
+    def stub(self, tx: PollTx, stub: Stub, mark: bytes | None, origin: Origin | None = None) -> bool:
         """Take in word that a customer exists; return whether its record has to be read."""
+        self._origin = origin
         identity = self._shown(tx, stub.id, mark)
         if identity is None:
             return False
@@ -279,14 +289,26 @@ class Detector:
 
     def unobserve(self, tx: PollTx, customer_id: str) -> None:
         """Note that a customer is not looked at any more: whatever is seen or not, he is never taken for absent."""
+        self.nothing_aside(tx, customer_id)
         raw = tx.get(self._prefix + customer_id.encode())
         if raw is not None:
             tx.put(self._prefix + customer_id.encode(), replace(Entry.unpack(raw), scope=bytes(4)).pack())
 
-    def bad(self, tx: PollTx, bad: Bad, mark: bytes | None) -> None:
+    def bad(self, tx: PollTx, bad: Bad, mark: bytes | None, origin: Origin | None = None) -> None:
         """Set a record aside that cannot be read: once, until it changes."""
-        if self._shown(tx, bad.id, mark) is not None:
-            self._set_aside(tx, bad.id, bad.reason, bad.size)
+        self._origin = origin
+        if self._shown(tx, bad.id, mark, bad.record) is not None:
+            self._set_aside(tx, bad.id, bad.reason, bad.size, bad.record)
+
+    def unsure(self, tx: PollTx, customer_id: str, verdict: Unsure) -> None:
+        """Set a customer aside whose look-up proves nothing: once, however the answer's words change."""
+        answer = verdict.answer
+        record, origin = (None, None) if answer is None else (answer.body, answer.origin)
+        self.bad(tx, Bad(customer_id, verdict.reason, 0, record), None, origin)
+
+    def nothing_aside(self, tx: PollTx, customer_id: str) -> None:
+        """Forget what was set aside of a customer: his record is not there any more, or is not asked for."""
+        self._mended(tx, _identity(customer_id))
 
     def forget_set_aside(self, tx: PollTx, mark: bytes) -> None:
         """Forget the records set aside that an enumeration did not show, where no customer was published of them."""
@@ -328,7 +350,7 @@ class Detector:
         if roll.count == self.checkpoint.live:
             self._sum = roll.sum
 
-    def _shown(self, tx: PollTx, customer_id: str, mark: bytes | None) -> bytes | None:
+    def _shown(self, tx: PollTx, customer_id: str, mark: bytes | None, record: object = None) -> bytes | None:
         """Note a customer as shown; return its id as it stands in keys, None (it is set aside) if it is too long."""
         identity = customer_id.encode()
         if long := len(identity) > _LONGEST_ID:
@@ -336,7 +358,7 @@ class Detector:
         if mark is not None:
             self._rolls[mark].add(tx, customer_id, identity)
         if long:
-            self._set_aside(tx, customer_id, "id_too_long", len(customer_id.encode()))
+            self._set_aside(tx, customer_id, "id_too_long", len(customer_id.encode()), record)
             return None
         return identity
 
@@ -345,9 +367,10 @@ class Detector:
 
         Only the error's class is kept, since its text may quote the record.
         """
-        self._set_aside(tx, row.id, type(error).__name__, size_of(row.body))
+        self._set_aside(tx, row.id, type(error).__name__, size_of(row.body), row.body)
 
-    def _set_aside(self, tx: Tx, customer_id: str, reason: str, size: int) -> None:
+    def _set_aside(self, tx: Tx, customer_id: str, reason: str, size: int, record: object) -> None:
+        """Set a record aside; that is news where its reason or size is another one than before."""
         self._not_missed(tx, _identity(customer_id))
         key = self._aside + _identity(customer_id)
         detail = {"source": self.source, "id": customer_id, "reason": reason, "size": size}
@@ -359,8 +382,20 @@ class Detector:
             self.checkpoint.set_aside += 1
         tx.put(key, packed)
         headers = [("rollcall-dead-stage", b"poll"), ("rollcall-dead-reason", reason.encode())]
-        tx.send(self._topics.deadletters, customer_key(self.source, customer_id), packed, headers)
-        self._count("set_aside")
+        letter = orjson.dumps({**detail, **self._found(record)})
+        tx.send(self._topics.deadletters, customer_key(self.source, customer_id), letter, headers)
+        self._count(SET_ASIDE)
+
+    def _found(self, record: object) -> dict[str, object]:
+        """Return what a dead letter says of a record, or of an answer, beside the reason: nothing of its content."""
+        found: dict[str, object] = {} if self._origin is None else asdict(self._origin)
+        if isinstance(record, bytes):
+            found["size"] = len(record)
+            found["hash"] = self._content(record).hex()
+        elif record is not None:
+            with suppress(orjson.JSONEncodeError):  # it nests too deeply
+                found["hash"] = self._content(orjson.dumps(record, option=_SORTED)).hex()
+        return found
 
     def _not_missed(self, tx: Tx, identity: bytes) -> None:
         """Forget the misses of a customer whose record was there, though it cannot be used."""
@@ -378,7 +413,14 @@ class Detector:
         self.counts[outcome] = self.counts.get(outcome, 0) + 1
 
     def _settle(
-        self, tx: PollTx, customer_id: str, decision: Decision, parts: dict[str, bytes], updated: int | None, now: int
+        self,
+        tx: PollTx,
+        customer_id: str,
+        decision: Decision,
+        parts: dict[str, bytes],
+        updated: int | None,
+        now: int,
+        record: object = None,
     ) -> None:
         change, identity = decision.change, customer_id.encode()
         if change is not None:
@@ -387,7 +429,7 @@ class Detector:
                 key = customer_key(self.source, customer_id)
                 publish(tx, self._topics, key, change, parts, updated=updated, live=live, now=now)
             except RecordTooLargeError as error:
-                self._set_aside(tx, customer_id, "too_large", error.size)
+                self._set_aside(tx, customer_id, "too_large", error.size, record)
                 return
             self._follow(change, identity)
         if decision.entry is not None:

@@ -92,6 +92,10 @@ class UpstreamUnavailableError(UpstreamError):
         self.retry_after = retry_after
 
 
+class TooManyRequestsError(UpstreamUnavailableError):
+    """The upstream answers 429: it says nothing about what was asked for."""
+
+
 class CredentialError(UpstreamError):
     """The upstream refuses our credential; only a person can mend that."""
 

@@ -171,7 +171,6 @@ def event_headers(
     sequence: int,
     time: str,
     reason: Reason | None = None,
-    traceparent: str | None = None,
 ) -> Headers:
     """Return the headers of an event in CloudEvents 1.0 binary mode (CloudEvents Kafka binding, section 3.2).
 
@@ -190,8 +189,6 @@ def event_headers(
     ]
     if reason is not None:
         headers.append(("ce_reason", reason.encode()))
-    if traceparent is not None:
-        headers.append(("traceparent", traceparent.encode()))
     return headers
 
 

@@ -10,12 +10,19 @@ After any failure the same input is given again against the same state, so a han
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import orjson
 
 from worker.errors import RecordError
 from worker.events import Headers
+
+STOPPING: Final = "stopping"
+"""Why a call was not made (`Reply.error`) that was asked for while the worker was on its way out."""
+CALLED_OFF: Final = "CalledOffError"
+"""What a reply's `error` says where the call was not wanted any more when its turn came: nobody was asked anything."""
+UNASKED: Final = frozenset({STOPPING, CALLED_OFF})
+"""Both: such a reply says nothing of the target."""
 
 
 @dataclass(slots=True)  # a frozen one takes four times as long to make, and one is made of every record
@@ -57,7 +64,8 @@ class Call:
     """An HTTP call that a handler wants made once its transaction is committed.
 
     `id` comes back with the reply and is unique among the calls under way; `lane` names the target whose rate limit,
-    breaker and session serve it. `path` is below the target's base URL, already encoded.
+    breaker and session serve it. `path` is below the target's base URL, already encoded. After `latest` (milliseconds
+    since the epoch) it is not sent any more, should the rate limit have held it up: the reply says CALLED_OFF then.
     """
 
     id: str
@@ -67,13 +75,14 @@ class Call:
     query: tuple[tuple[str, str], ...] = ()
     json: object | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    latest: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
     """What came of a call: a status with headers (names in lower case) and body, or no answer at all.
 
-    `status` is None where the call got no answer (`error` says why: `timeout`, `connection`, `tls`, ...), in which
+    `status` is None where the call got no answer (`error` says why: `timeout`, `connection`, `STOPPING`, ...), in which
     case it may or may not have been carried out; `sent` is False only if it certainly never left.
     """
 
@@ -171,7 +180,7 @@ class Handler(Protocol):
 
     @property
     def version(self) -> int:
-        """The version of the state's format; state of an older one is rebuilt, of a newer one refused."""
+        """The version of the state's format; state of another one is refused, with what to do about it."""
 
     @property
     def inputs(self) -> tuple[Input, ...]:

@@ -23,8 +23,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import DefaultResolver
 from yarl import URL
 
-from worker import telemetry
-from worker.errors import CredentialError, UpstreamError, UpstreamUnavailableError
+from worker import security, telemetry
+from worker.errors import ConfigError, CredentialError, TooManyRequestsError, UpstreamError, UpstreamUnavailableError
 from worker.settings import HttpSettings
 
 _CHUNK: Final = 64 * 1024
@@ -39,6 +39,10 @@ class TooLargeError(UpstreamError):
 
 class CalledOffError(UpstreamError):
     """Whoever asked for a request did not want it any more when its turn came; nothing was sent."""
+
+
+class MisplacedError(UpstreamError):
+    """A request's path would not be in the path of its URL, but in a query, say; nothing was sent."""
 
 
 class PrivateAddressError(UpstreamError):
@@ -71,7 +75,7 @@ def http_date(value: str) -> int | None:
     """Return an HTTP date in milliseconds since the epoch, None if it is none."""
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter over a zone that no integer holds
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -89,16 +93,21 @@ class RateLimit:
         self._at = time.monotonic()
         self._lock = asyncio.Lock()
 
-    async def take(self) -> None:
-        """Wait for a token; callers are served in order."""
+    async def take(self, wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Wait for a token; callers are served in order. One that is not `wanted` any more in its turn takes none.
+
+        Returns whether it was taken; `wanted` is asked last thing before it is.
+        """
         async with self._lock:
             while True:
                 now = time.monotonic()
                 self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
                 self._at = now
+                if not wanted():
+                    return False
                 if self._tokens >= 1:
                     self._tokens -= 1
-                    return
+                    return True
                 await asyncio.sleep((1 - self._tokens) / self._rate)
 
 
@@ -159,6 +168,7 @@ class Lane:
         self._traces = list(traces)
         self._settings = settings
         self._base = str(settings.url).rstrip("/")
+        self._root = URL(self._base, encoded=True).raw_path.rstrip("/")
         self._limit = RateLimit(settings.rate, settings.burst)
         self._session: aiohttp.ClientSession | None = None
 
@@ -176,7 +186,7 @@ class Lane:
             if not settings.allow_private_addresses:
                 refuse_private(url.host or "", url.host or "")
             proxy = _proxy(url)
-            context = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
+            context = self._trusting()
             # Behind a proxy only the proxy's own name is resolved here, and it may well be at a private address.
             resolver = None if settings.allow_private_addresses or proxy else _PublicResolver()
             self._session = aiohttp.ClientSession(
@@ -208,13 +218,15 @@ class Lane:
 
         `path` is already encoded, `query` is not. `wanted` is asked when the rate limit has let the request through,
         last thing before it is sent. Raises UpstreamUnavailableError where there is no (whole) answer, TooLargeError;
-        PrivateAddressError, CredentialError and CalledOffError where nothing was sent.
+        PrivateAddressError, CredentialError, MisplacedError and CalledOffError where nothing was sent.
         """
-        sent = {**(headers or {}), **self._credential()}
-        await self._limit.take()
-        if not wanted():
-            raise CalledOffError(f"{self.name}: {method} {path} was called off before it was sent")
         url = URL(self._base + path, encoded=True)
+        if url.raw_path != self._root + path or url.raw_query_string:
+            message = f"{self.name}: {method} was not sent: its path would not be in the URL's path"
+            raise MisplacedError(message, hint="Does the base URL have a query?")
+        sent = {**(headers or {}), **self._credential()}
+        if not await self._limit.take(wanted):
+            raise CalledOffError(f"{self.name}: {method} {path} was called off before it was sent")
         if query:
             url = url.with_query(list(query))
         started = time.monotonic()
@@ -226,7 +238,7 @@ class Lane:
                 outcome = str(response.status)
                 found = {name.lower(): value for name, value in response.headers.items()}
                 return Answer(response.status, found, body, f"{method} {url.path}")
-        except PrivateAddressError:
+        except (PrivateAddressError, CredentialError):
             raise
         except TimeoutError as error:
             outcome = "timeout"
@@ -242,6 +254,12 @@ class Lane:
         finally:
             telemetry.REQUESTS.labels(self.name, outcome).inc()
             telemetry.REQUEST_SECONDS.labels(self.name).observe(time.monotonic() - started)
+
+    def _trusting(self) -> ssl.SSLContext:
+        try:
+            return security.trusting(self._settings.ca_file, "ca_file")
+        except ConfigError as error:  # not the network: nothing is sent, and only a person can mend it
+            raise CredentialError(f"{self.name}: {error.problems[0]}") from error
 
     def _credential(self) -> Mapping[str, str]:
         if self._authorize is None:
@@ -277,7 +295,8 @@ class Lane:
         answer = await self.send(method, path, query=query, json=json, headers=headers)
         if answer.status in {408, _TOO_MANY} or answer.status >= _SERVER_ERRORS:
             message = f"{self.name}: {answer.url} answered {answer.status}"
-            raise UpstreamUnavailableError(message, retry_after=retry_after(answer.headers, time.time()))
+            kind = TooManyRequestsError if answer.status == _TOO_MANY else UpstreamUnavailableError
+            raise kind(message, retry_after=retry_after(answer.headers, time.time()))
         return answer
 
     async def close(self) -> None:

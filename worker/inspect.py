@@ -9,10 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from worker.config import Config
-from worker.errors import UnavailableError
+from worker.errors import KafkaUnavailableError, UnavailableError
 from worker.handling import Record, decoded
 from worker.kafka import Connection, bounded_stop
 
@@ -25,12 +26,13 @@ ANSWER_SECONDS: Final = 20.0
 async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
     """Yield every committed record of a topic that is there now, each partition in its order.
 
-    Raises UnavailableError where a transaction stays open for longer than any of ours can.
+    Raises TopicError, and UnavailableError, also where a transaction stays open for longer than any of ours can.
     """
     connection = Connection(config.file.kafka)
     where = [TopicPartition(topic, partition) for partition in range(config.file.kafka.partitions)]
     consumer = await connection.consumer()
     try:
+        await connection.demand(consumer, topic)
         consumer.assign(where)
         ends = await connection.ends(where)
         await consumer.seek_to_beginning(*where)
@@ -47,6 +49,8 @@ async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
                 message = f"{topic} cannot be read to its end: a transaction has been open there for a minute"
                 raise UnavailableError(message, hint="Is a replica missing, or a worker stopped in mid-transaction?")
             open_ = {one for one in open_ if await consumer.position(one) < ends[one]}
+    except KafkaError as error:
+        raise KafkaUnavailableError(f"{topic} cannot be read ({type(error).__name__})") from error
     finally:
         await bounded_stop(consumer.stop(), "reader")
 

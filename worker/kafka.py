@@ -29,13 +29,14 @@ from aiokafka.errors import (
     RequestTimedOutError,
     TopicAlreadyExistsError,
     TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.producer.sender import EndTxnHandler
-from aiokafka.structs import OffsetAndMetadata
+from aiokafka.structs import ConsumerRecord, OffsetAndMetadata
 
 from worker import security
-from worker.errors import ConfigError, FencedError, KafkaUnavailableError, TopicError, TransactionError
+from worker.errors import ConfigError, FencedError, KafkaUnavailableError, StateError, TopicError, TransactionError
 from worker.events import Headers
 from worker.settings import KafkaSettings
 from worker.topics import Found, Plan, Topics, TopicSpec, partition_of, plan
@@ -48,8 +49,23 @@ Outputs = Mapping[tuple[str, int], Sequence[Encoded]]
 
 CLOSE_TIMEOUT: Final = 5.0
 _BATCH_BYTES: Final = 128 * 1024  # larger ones do not stay in the caches: aiokafka copies a request six times
+_FENCED: Final = (ProducerFenced, InvalidProducerEpoch)
+_LOOK_MS: Final = 1_000
+_LOOKED_AT: Final = 2_000
 _APPEAR_SECONDS: Final = 0.05
 _TOPIC_CONFIG_SOURCE: Final = 1  # DYNAMIC_TOPIC_CONFIG in DescribeConfigs
+
+
+# How often a position is kept that nothing but ends of transactions has moved, in seconds.
+MARKERS_SECONDS: Final = 300.0
+
+
+def emptied(position: int, start: int, end: int) -> bool:
+    """Return whether retention has emptied a partition of which all but the last offset was handled.
+
+    As a rule that offset is the end of a transaction, which is no record, but takes an offset as records do.
+    """
+    return position == start - 1 and start == end
 
 
 async def bounded_stop(stopping: Awaitable[Any], what: str) -> None:
@@ -65,6 +81,35 @@ async def bounded_stop(stopping: Awaitable[Any], what: str) -> None:
         log.warning("kafka_client_abandoned", client=what, after_seconds=CLOSE_TIMEOUT)
     elif not task.cancelled() and (error := task.exception()) is not None:
         log.warning("kafka_client_close_failed", client=what, error=type(error).__name__)
+
+
+def _inner(client: Any) -> Any:
+    """Return what makes a client's connections."""
+    return client.client if isinstance(client, AIOKafkaProducer) else client._client  # ruff: ignore[private-member-access] - there is no public way to it
+
+
+class _Consumer(AIOKafkaConsumer):  # type: ignore[misc]  # aiokafka has no types
+    """A consumer that does not go deaf without a word.
+
+    aiokafka fetches, and asks for metadata, in tasks of its own. Where one ends over an error that it does not expect,
+    `getmany` has nothing from then on, for ever.
+    """
+
+    async def getmany(self, *partitions: TopicPartition, **how: Any) -> dict[TopicPartition, list[ConsumerRecord]]:
+        """Return what has come, as aiokafka does; raises KafkaError, also where nothing can come any more."""
+        for routine in (self._fetcher._fetch_task, self._client._sync_task):  # ruff: ignore[private-member-access] - there is no public way to them
+            if routine.done():
+                cause = None if routine.cancelled() else routine.exception()
+                raise KafkaError("nothing is fetched any more") from cause
+        read: dict[TopicPartition, list[ConsumerRecord]] = await super().getmany(*partitions, **how)
+        return read
+
+    async def stop(self) -> None:
+        """Stop, and close the connections also where one of the tasks ends in an error."""
+        try:
+            await super().stop()
+        finally:
+            await self._client.close()
 
 
 class Connection:
@@ -95,15 +140,18 @@ class Connection:
         return KafkaUnavailableError(message, hint=security.hint(error))
 
     async def _start(self, client: Any, what: str) -> None:
-        inner = client.client if isinstance(client, AIOKafkaProducer) else client._client  # ruff: ignore[private-member-access] - connections are made there
-        security.RenewingClient.take(inner, self.settings)
+        """Start a client; raises KafkaUnavailableError, and what says that a producer was fenced as it is."""
+        security.RenewingClient.take(_inner(client), self.settings)
         try:
             async with asyncio.timeout(self.settings.start_timeout):
                 await client.start()
         except BaseException as error:
             closing = client.close() if isinstance(client, AIOKafkaAdminClient) else client.stop()
             await bounded_stop(closing, what)
-            if isinstance(error, KafkaError | TimeoutError | OSError):
+            if isinstance(error, _FENCED):
+                raise
+            # RuntimeError: every KafkaError, and a connection that was reset while it was made (see AskingConnection).
+            if isinstance(error, TimeoutError | OSError | RuntimeError):
                 raise self._explain(await self._reason(error)) from error
             raise
 
@@ -130,7 +178,7 @@ class Connection:
 
         `committed`: see only what was committed (`read_committed`). `group`: to be a member of that group.
         """
-        consumer = AIOKafkaConsumer(
+        consumer = _Consumer(
             **self._common(),
             group_id=group,
             enable_auto_commit=False,
@@ -139,6 +187,20 @@ class Connection:
         )
         await self._start(consumer, "consumer")
         return consumer
+
+    async def demand(self, client: AIOKafkaConsumer | AIOKafkaProducer, *topics: str) -> None:
+        """Raise TopicError for topics that are not there: a client would wait for them in vain, and not say why.
+
+        Raises KafkaUnavailableError.
+        """
+        try:
+            there = (await _inner(client).fetch_all_metadata()).topics()
+        except (KafkaError, TimeoutError, OSError) as error:
+            raise self._explain(error) from error
+        missing = sorted(set(topics) - there)
+        if missing:
+            hint = "Are kafka.bootstrap and the prefix right? `rollcall topics plan` shows what is missing of ours."
+            raise TopicError(f"there is no topic {', '.join(missing)}", hint=hint)
 
     async def ends(self, where: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the ends of partitions as a `read_uncommitted` consumer sees them.
@@ -160,17 +222,21 @@ class Connection:
 
         Headers may follow the value.
 
-        Every topic has one partition count, so the key leads to its addressee. Raises KafkaUnavailableError.
+        Every topic has one partition count, so the key leads to its addressee.
+
+        Raises KafkaUnavailableError, TopicError.
         """
         client = AIOKafkaProducer(**self._common(), enable_idempotence=True)
         await self._start(client, "publisher")
+        sending = list(records)
         try:
+            await self.demand(client, *(topic for topic, *_ in sending))
             async with asyncio.timeout(self.settings.request_timeout):
                 sent = [
                     await client.send(
                         topic, value, key, partition_of(key, topics.partitions), headers=list(chain(*more))
                     )
-                    for topic, key, value, *more in records
+                    for topic, key, value, *more in sending
                 ]
                 await asyncio.gather(*sent)
         except (KafkaError, TimeoutError) as error:
@@ -197,7 +263,7 @@ class Connection:
         )
         try:
             await self._start(client, f"producer {transactional_id}")
-        except (ProducerFenced, InvalidProducerEpoch) as error:
+        except _FENCED as error:
             raise _fenced(transactional_id) from error
         return TransactionalProducer(client, transactional_id, settings)
 
@@ -209,6 +275,28 @@ def linger(consumer: AIOKafkaConsumer, milliseconds: int) -> None:
     which are asked for only when what came of them before has been handled.
     """
     consumer._fetcher._fetch_max_wait_ms = milliseconds  # ruff: ignore[private-member-access] - public only at the start
+
+
+async def undecodable(consumer: AIOKafkaConsumer, inputs: Iterable[TopicPartition]) -> StateError:
+    """Return what is to be said where a record cannot be decoded: aiokafka does not say which one it is.
+
+    It reads no record, and none after it in the same batch, that has a header whose name is not UTF-8.
+    """
+    place = "an input"
+    for where in inputs:
+        try:
+            consumer.resume(where)
+            for _ in range(_LOOKED_AT):
+                if not await consumer.getmany(where, timeout_ms=_LOOK_MS, max_records=1):
+                    break
+        except UnicodeDecodeError:
+            place = (
+                f"{where.topic}, partition {where.partition}, offset {await consumer.position(where)} or soon after,"
+            )
+            break
+    message = f"{place} has a header whose name is not UTF-8: it cannot be read"
+    hint = "Another program has written there: `rollcall acls` says who may. docs/recover.md says how to go on."
+    return StateError(message, hint=hint)
 
 
 def _fenced(transactional_id: str) -> FencedError:
@@ -269,7 +357,7 @@ class TransactionalProducer:
                         {partition: OffsetAndMetadata(offset, "") for partition, offset in offsets.items()}, group
                     )
                 await self._client.commit_transaction()
-        except (ProducerFenced, InvalidProducerEpoch) as error:
+        except _FENCED as error:
             raise _fenced(self._id) from error
         except TransactionError:
             raise
@@ -297,6 +385,9 @@ class TransactionalProducer:
                 if not batches:
                     del queues[where]
         answers = await asyncio.gather(*(future for _, _, future in sent))
+        if any(answer.offset < 0 for answer in answers):  # aiokafka's success where the broker saw a batch twice
+            message = f"a transaction of {self._id} failed: the broker does not say where its records stand"
+            raise TransactionError(message)
         return {where: answer.offset + count for (where, count, _), answer in zip(sent, answers, strict=True)}
 
     def _batches(self, records: Iterable[Encoded]) -> Iterable[Any]:
@@ -377,21 +468,37 @@ class Admin:
         described = await self._client.describe_consumer_groups([group])
         return sum(len(row[5]) for response in described for row in response.groups)
 
-    async def create(self, specs: Sequence[TopicSpec]) -> None:
-        """Create topics; one that is there already is left alone. Raises TopicError."""
+    async def create(self, specs: Sequence[TopicSpec]) -> frozenset[str]:
+        """Create topics; return the names of those that were there already, which are left alone. Raises TopicError."""
         if not specs:
-            return
+            return frozenset()
         brokers = len((await self._client.describe_cluster())["brokers"])
         replicas = self._settings.replication or min(3, brokers)
         new = [NewTopic(spec.name, spec.partitions, replicas, topic_configs=spec.settings) for spec in specs]
         response = await self._client.create_topics(new)
+        there = set()
         for name, code, *more in response.topic_errors:
-            if code and for_code(code) is not TopicAlreadyExistsError:
+            if for_code(code) is TopicAlreadyExistsError:
+                there.add(name)
+            elif code:
                 reason = (more[0] if more else None) or for_code(code).__name__
                 hint = "Does this principal have CREATE on the topic?" if for_code(code) is _NOT_ALLOWED else None
                 message = f"topic {name} cannot be created: {reason}"
                 raise TopicError(message, hint=hint)
         await self._appear({spec.name for spec in specs})
+        return frozenset(there)
+
+    async def renew(self, spec: TopicSpec) -> None:
+        """Delete a topic with all that is on it, and make it anew; one that is away is made. Raises TopicError."""
+        response = await self._client.delete_topics([spec.name])
+        for name, code in response.topic_error_codes:
+            if code and for_code(code) is not UnknownTopicOrPartitionError:
+                hint = "Does this principal have DELETE on the topic?" if for_code(code) is _NOT_ALLOWED else None
+                message = f"topic {name} cannot be deleted: {for_code(code).__name__}"
+                raise TopicError(message, hint=hint)
+        async with asyncio.timeout(self._settings.request_timeout):
+            while await self.create([spec]):  # brokers with ZooKeeper delete it a moment later
+                await asyncio.sleep(_APPEAR_SECONDS)
 
     async def _appear(self, names: set[str]) -> None:
         """Wait until topics that were just made are known to the brokers: they hear of it a moment later."""
@@ -437,10 +544,16 @@ async def plan_topics(settings: KafkaSettings, topics: Topics) -> Plan:
 
 
 async def apply_topics(settings: KafkaSettings, topics: Topics) -> Plan:
-    """Make and mend the topics; return what was to be done."""
+    """Make and mend the topics; return what was done, and what cannot be.
+
+    What somebody else has made in the meantime is looked at again: it may lack something.
+    """
     wanted = await plan_topics(settings, topics)
     async with Connection(settings).admin() as admin:
-        await admin.create(wanted.create)
+        there = await admin.create(wanted.create)
+        if there:
+            late = [spec for spec in wanted.create if spec.name in there]
+            wanted = wanted.with_late(late, plan(late, await admin.found(there)))
         await admin.alter(wanted.alter)
     return wanted
 

@@ -66,6 +66,7 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     "source_trouble": LogEvent(
         "warning", "Something keeps a source from being polled.", ("source", "state", "reason", "hint"), "See `hint`."
     ),
+    "source_note": LogEvent("info", "A feed is read in another way than usual.", ("source", "feed", "note")),
     "source_alarm": LogEvent(
         "error", "Something is withheld, for a person to look at.", ("source", "alarm"), "`rollcall status` says more."
     ),
@@ -79,11 +80,20 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     "order": LogEvent("info", "An order was carried out or refused.", ("order", "what", "source", "outcome")),
     "order_set_aside": LogEvent("warning", "A record of the control topic is no order.", ("offset", "reason")),
     "orders_lost": LogEvent(
-        "error", "Orders were deleted before they were read.", ("topic", "partition", "position"), "Give them again."
+        "error",
+        "Orders, or records given once more, were deleted before they were read.",
+        ("topic", "partition", "position"),
+        "Give them again.",
     ),
     # Handlers
     "record_set_aside": LogEvent(
         "error", "A record is a dead letter now.", ("topic", "offset", "error"), "`rollcall deadletters list`."
+    ),
+    "input_emptied": LogEvent(
+        "warning",
+        "Retention emptied an input whose last offset was not seen: as a rule the end of a transaction.",
+        ("topic", "position"),
+        "If an operator's command of that time was not answered, give it again.",
     ),
     "call_unanswered": LogEvent("warning", "A call to a target got no whole answer.", ("lane", "reason")),
     "call_failed": LogEvent("warning", "A call to a target was not made, or was refused.", ("lane", "reason")),

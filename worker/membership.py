@@ -320,6 +320,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
     async def _work(self, partition: int, owned: _Owned, task: Task) -> None:
         """Start a task, work on it, and close it in any case."""
         task.ours = partial(self._is_ours, partition)
+        telemetry.show(task.stage)
         try:
             await task.start(lambda: self.confirm(partition))
             owned.task, owned.put_off = task, False

@@ -6,6 +6,7 @@ a person at a terminal should not have to wait for that.
 
 import asyncio
 import getpass
+import os
 import secrets
 import socket
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -30,9 +31,17 @@ _READ_MS: Final = 500
 _NAMED: Final = 10
 
 
+def user() -> str:
+    """Return the user's name; where the machine knows none, as in a container, the number."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
 def who() -> str:
     """Return who gives an order, as claimed: user and machine."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
+    return f"{user()}@{socket.gethostname()}"
 
 
 def given(what: What, source: str, claimed: str | None = None, **more: Any) -> Order:
@@ -71,7 +80,8 @@ def watchable(config: Config, source: str, ids: Iterable[str]) -> list[str]:
 async def carry_out(config: Config, wanted: Order, timeout: float) -> dict[str, Any]:  # ruff: ignore[async-function-with-timeout] - of the answer
     """Give an order and return the answer; UnavailableError where there is none within `timeout` seconds.
 
-    All records of an order are in one transaction: it is given whole or not at all. Raises KafkaUnavailableError.
+    All records of an order are in one transaction: it is given whole or not at all. Raises KafkaUnavailableError,
+    TopicError.
     """
     kafka = config.file.kafka
     connection = Connection(kafka)
@@ -79,6 +89,7 @@ async def carry_out(config: Config, wanted: Order, timeout: float) -> dict[str, 
     status = TopicPartition(config.topics.status, partition_of(key, kafka.partitions))
     consumer = await connection.consumer()
     try:
+        await connection.demand(consumer, status.topic, config.topics.control)
         consumer.assign([status])
         await consumer.seek_to_end(status)
         await consumer.position(status)  # from here on: the answer is not there yet
@@ -121,30 +132,35 @@ async def _answer(consumer: AIOKafkaConsumer, status: TopicPartition, key: bytes
 async def watched(config: Config, source: str) -> list[tuple[str, str]]:
     """Return (id, what is known of it) of everyone on a watch list, in order: a reading of the state in Kafka.
 
-    Known are: `live`, `deleted`, `not found`, `not looked up`.
+    Known are: `live`, `deleted`, `not found`, `not looked up`, `set aside` (his look-up gives nothing of use).
     """
     configured(config, source)
     listed, fresh = WatchList(source).prefixes
-    entries = b"c/%s/" % source.encode()
-    on, new, known = set[bytes](), set[bytes](), dict[bytes, str]()
+    entries, aside = b"c/%s/" % source.encode(), b"b/%s/" % source.encode()
+    on, new, bad, known = set[bytes](), set[bytes](), set[bytes](), dict[bytes, str]()
     async for record in state_of(config, source):
         key, value = record.key, record.value
         if key.startswith(listed):
             (on.add if value == b"+" else on.discard)(key[len(listed) :])
         elif key.startswith(fresh):
             (new.discard if value is None else new.add)(key[len(fresh) :])
+        elif key.startswith(aside):
+            (bad.discard if value is None else bad.add)(key[len(aside) :])
         elif key.startswith(entries) and value is not None:
             entry = Entry.unpack(value)
             known[key[len(entries) :]] = "live" if entry.live else "deleted" if entry.sequence else "not found"
-    return [(id_.decode(), "not looked up" if id_ in new else known.get(id_, "not found")) for id_ in sorted(on)]
+    known |= dict.fromkeys(bad, "set aside") | dict.fromkeys(new, "not looked up")
+    return [(id_.decode(), known.get(id_, "not found")) for id_ in sorted(on)]
 
 
 async def state_of(config: Config, source: str) -> AsyncIterator[ConsumerRecord]:
     """Yield the records of the state that the source's poll task has in Kafka, other sources' among them."""
     partition = partition_of(source.encode(), config.file.kafka.partitions)
     where = TopicPartition(config.topics.state("poll"), partition)
-    consumer = await Connection(config.file.kafka).consumer()
+    connection = Connection(config.file.kafka)
+    consumer = await connection.consumer()
     try:
+        await connection.demand(consumer, where.topic)
         consumer.assign([where])
         end = (await consumer.end_offsets([where]))[where]
         await consumer.seek_to_beginning(where)
@@ -152,6 +168,8 @@ async def state_of(config: Config, source: str) -> AsyncIterator[ConsumerRecord]
             for record in (await consumer.getmany(where, timeout_ms=_READ_MS, max_records=5_000)).get(where, []):
                 if record.offset < end:
                     yield record
+    except KafkaError as error:
+        raise KafkaUnavailableError(f"{where.topic} cannot be read ({type(error).__name__})") from error
     finally:
         await bounded_stop(consumer.stop(), "state")
 

@@ -1,10 +1,10 @@
-"""How a deployment stands, as `rollcall status` shows it: sources, stages, what waits for a person, dead letters.
+"""How a deployment stands, as `rollcall status` shows it: sources, stages, what waits for a person, and what is left.
 
 Everything comes out of Kafka: what sources and targets say of themselves on the status topic, and how far each stage's
 group has come. A stage's lag counts offsets, so it is an upper bound: transactions take some, too.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from io import BytesIO
 from typing import Any, Final
@@ -39,12 +39,15 @@ async def overview(config: Config) -> list[Row]:
     """Return what there is to say, a row a thing; `kind` tells them apart. Raises KafkaUnavailableError."""
     said = await inspect.statuses(config)
     now = now_ms()
-    by_kind = {kind: [row for row in said if row.get("kind") == kind] for kind in ("source", "target", "plan")}
+    by_kind = defaultdict[Any, list[Row]](list)
+    for row in said:
+        by_kind[row.get("kind")].append(row)
     return [
         *(_source(row, now) for row in by_kind["source"]),
         *await _stages(config),
         *_held(by_kind["source"], by_kind["plan"]),
         *by_kind["target"],
+        *(row for row in by_kind["replay"] if row["state"] == "unfinished"),
         await _dead_letters(config),
     ]
 

@@ -69,7 +69,8 @@ class PluginLoop(HandlerLoop):
         self._partitions: dict[str, int] = {}
         self._waiting = True
         handle, self._instance = plugin.make()
-        self._runner = Runner(Caller(plugin, handle, self._check, self._wait), plugin.name, plugin.settings.concurrency)
+        caller = Caller(plugin, handle, self._check, self._wait)
+        self._runner = Runner(caller, plugin.name, plugin.settings.concurrency, task.stopping.is_set)
 
     async def run(self) -> None:
         """Handle until the task is stopping; an instance that is an async context manager is entered meanwhile.
@@ -118,9 +119,12 @@ class PluginLoop(HandlerLoop):
         await super()._step(consumer, inputs)
 
     async def _handle(self, consumer: AIOKafkaConsumer, where: TopicPartition, records: Sequence[Record]) -> None:
-        """Handle records of one input, a part at a time; an unfinished one is given again."""
+        """Handle records of one input, a part at a time; an unfinished one is given again, or is the successor's."""
         replays = where.topic == self._task.topics.replays
         for start in range(0, len(records), _CHUNK):
+            if self._task.stopping.is_set():
+                consumer.seek(where, records[start].offset)  # how far was read is kept when stopping
+                return
             chunk = records[start : start + _CHUNK]
             batch = await self._runner.handle(chunk, self._read, replays=replays)
             if batch.count:

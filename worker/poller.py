@@ -13,6 +13,7 @@ import gc
 import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any, Final, TypeVar, cast
 
@@ -24,7 +25,7 @@ from worker.absence import Absence, Enumeration
 from worker.breaker import IN_A_ROW, Breaker, backoff
 from worker.committer import Committer
 from worker.condition import Condition
-from worker.detection import Detector
+from worker.detection import SET_ASIDE, Detector
 from worker.errors import (
     CredentialError,
     CursorExpiredError,
@@ -79,7 +80,9 @@ class Source:
         self._due = dict.fromkeys(self.feeds, 0.0)
         self._cursors: dict[str, Cursor] = {}  # where to ask on: ahead of the checkpoint by what waits to be committed
         self._scans: dict[str, Enumeration] = {}
-        self._failures = dict.fromkeys(self.feeds, 0)
+        self._failures = dict.fromkeys((*self.feeds, ""), 0)
+        self._pages = dict.fromkeys(self.feeds, 0)  # of the present reading
+        self._expired: dict[str, int] = {}  # by feed: after how many pages its cursor expired, until more were read
         self._breaker = Breaker()
         self._under: dict[str, str] = {}
         self._saved_at = time.monotonic()
@@ -103,9 +106,9 @@ class Source:
         stopping = asyncio.ensure_future(self._task.stopping.wait())
         try:
             await asyncio.wait([committing, asking, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if asking.done():
-                asking.result()
             if not committing.done():
+                if asking.done():
+                    asking.result()
                 asking.cancel()  # what it waits for was not read, and will be read again
                 await asyncio.wait([asking])
                 asking = asyncio.ensure_future(self._committer.done(self._last_words))
@@ -175,6 +178,8 @@ class Source:
         """Read everything from the start, and at once; enumerations under way prove nothing."""
         self._cursors.clear()
         self._scans.clear()
+        self._expired.clear()
+        self._pages = dict.fromkeys(self.feeds, 0)
         self._rounds.spoil("it was started over")
         self._due = dict.fromkeys(self.feeds, 0.0)
 
@@ -210,8 +215,7 @@ class Source:
             await step()
         except CredentialError as error:
             condition.begin("paused: credentials", error)
-            await self._tell()
-            await self._wait(_CREDENTIAL_PAUSE)
+            await self._pause(_CREDENTIAL_PAUSE)
         except UpstreamUnavailableError as error:
             await self._unanswered(feed, error)
         except UpstreamError as error:
@@ -222,10 +226,12 @@ class Source:
             await self._fail(feed, RollcallError(f"{self.name}: its adapter failed ({type(error).__name__})"))
         else:
             if feed:
-                self._failures[feed] = 0
                 self._breaker.answered()
                 condition.end("circuit open", "backing off", "paused: credentials")
-            condition.end("backing off", "failing", about=feed)
+            condition.end("backing off", about=feed)
+            if feed not in self._expired:
+                self._failures[feed] = 0
+                condition.end("failing", about=feed)
             return True
         return False
 
@@ -258,9 +264,17 @@ class Source:
         wanted = error.retry_after if isinstance(error, UpstreamUnavailableError) else None
         self.condition.end("circuit open", "backing off")
         self.condition.begin("circuit open" if self._breaker.state == "open" else "backing off", error)
-        await self._tell()
-        await self._wait(min(max(wanted or 0.0, pause), _LONGEST_WAIT))
+        await self._pause(min(max(wanted or 0.0, pause), _LONGEST_WAIT))
         self._breaker.waited()
+
+    async def _pause(self, seconds: float) -> None:
+        """Ask nothing for so long, whatever is ordered meanwhile; that shows in the status."""
+        until = time.monotonic() + seconds
+        await self._tell()
+        while (left := until - time.monotonic()) > 0 and not self._task.stopping.is_set():
+            await self._wait(left)
+            self._halted()
+            await self._tell()
 
     async def _prepare(self) -> None:
         """Have a credential; where it, or the filter, is another one than before, everything is read from the start."""
@@ -302,11 +316,23 @@ class Source:
         try:
             page = self.adapter.read(feed.name, cursor, moment, response)
         except CursorExpiredError as error:
-            self._cursors.pop(feed.name, None)
-            self._scans.pop(feed.name, None)
+            self._expire(feed.name)
             self.log.warning("cursor_expired", feed=feed.name, reason=error.message)
-            return
-        await self._take(feed, page, scan)
+            raise
+        await self._take(feed, replace(page, origin=response.origin), scan)
+
+    def _expire(self, feed: str) -> None:
+        """Have a feed start over; it is failing until it gets further than now: its cursors may never last so long."""
+        self._cursors.pop(feed, None)
+        self._scans.pop(feed, None)
+        self._expired[feed] = max(self._pages[feed], self._expired.get(feed, 0))
+        self._pages[feed] = 0
+
+    def _got_on(self, feed: str, pages: int) -> None:
+        """Note how many pages of a feed's present reading were read."""
+        self._pages[feed] = pages
+        if pages > self._expired.get(feed, pages):
+            del self._expired[feed]
 
     async def _enumeration(self, feed: Feed, cursor: Cursor | None) -> Enumeration:
         scan = self._scans.get(feed.name)
@@ -316,7 +342,8 @@ class Source:
 
     async def _take(self, feed: Feed, page: Page, scan: Enumeration | None) -> None:
         """Take a page in: commit it, read what it only named, and conclude where it was the last one."""
-        self.condition.note = page.note
+        if page.note is not None or not page.more:  # where an adapter had to fall back is said until the reading ends
+            self.condition.say(page.note, about=feed.name)
         if scan is not None:
             scan.follow(page)
         now, mark, size = now_ms(), None if scan is None else scan.mark, len(page.items)
@@ -330,6 +357,7 @@ class Source:
             await self._committer.put(lambda tx: self._whole(tx, feed, page, now, mark), size)
         self._cursors[feed.name] = page.cursor
         self._due[feed.name] = time.monotonic() + self._pace(size)
+        self._got_on(feed.name, self._pages[feed.name] + 1)
         if page.more:
             return
         if scan is None:
@@ -361,6 +389,8 @@ class Source:
     def _ended(self, feed: Feed) -> None:
         """Note that a feed was read to its end: it is due again after its interval."""
         checkpoint = self.detector.checkpoint
+        self._pages[feed.name] = 0
+        self._expired.pop(feed.name, None)
         if feed.name not in checkpoint.read:
             checkpoint.read.append(feed.name)
         if checkpoint.republishing and set(checkpoint.read) >= set(self.feeds):
@@ -371,22 +401,22 @@ class Source:
 
     def _apply(self, tx: Transaction, page: Page, now: int, mark: bytes | None) -> list[str]:
         """Write what a page changes; return the ids whose records have to be read."""
-        detector = self.detector
+        detector, origin = self.detector, page.origin
         wanted: list[str] = []
         if set(map(type, page.items)) == {Row}:
-            detector.rows(tx, cast("Sequence[Row]", page.items), now, mark)
+            detector.rows(tx, cast("Sequence[Row]", page.items), now, mark, origin)
             return wanted
         for item in page.items:
             match item:
                 case Row():
-                    detector.row(tx, item, now, mark)
+                    detector.row(tx, item, now, mark, origin)
                 case Stub():
-                    if detector.stub(tx, item, mark):
+                    if detector.stub(tx, item, mark, origin):
                         wanted.append(item.id)
                 case Tombstone():
                     detector.tombstone(tx, item, now)
                 case Bad():
-                    detector.bad(tx, item, mark)
+                    detector.bad(tx, item, mark, origin)
         return wanted
 
     def _named(self, tx: Transaction, page: Page, now: int, mark: bytes | None) -> list[str]:
@@ -413,6 +443,8 @@ class Source:
             telemetry.ROWS.labels(self.name, outcome).inc(count)
             if outcome.startswith("customer."):
                 telemetry.EVENTS.labels(self.name, outcome).inc(count)
+            if outcome == SET_ASIDE:
+                telemetry.DEAD_LETTERS.labels(self._task.stage).inc(count)
         self.detector.counts.clear()
         telemetry.LIVE.labels(self.name).set(self.detector.checkpoint.live)
 
@@ -421,20 +453,19 @@ class Source:
         verdict = await self._upstream.lookup(customer_id)
         now = now_ms()
         match verdict:
-            case Exists(row):
-                await self._committer.put(lambda tx: self._one(tx, row, now))
-            case Unsure(reason):
-                bad = Bad(customer_id, reason, 0)
-                await self._committer.put(lambda tx: self._bad(tx, bad))
+            case Exists():
+                await self._committer.put(lambda tx: self._one(tx, verdict, now))
+            case Unsure():
+                await self._committer.put(lambda tx: self._unsure(tx, customer_id, verdict))
             case Missing():
                 return  # gone in between: the next enumeration tells
 
-    def _one(self, tx: Transaction, row: Row, now: int) -> None:
-        self.detector.row(tx, row, now, None)
+    def _one(self, tx: Transaction, found: Exists, now: int) -> None:
+        self.detector.row(tx, found.row, now, None, found.origin)
         self._save(tx)
 
-    def _bad(self, tx: Transaction, bad: Bad) -> None:
-        self.detector.bad(tx, bad, None)
+    def _unsure(self, tx: Transaction, customer_id: str, verdict: Unsure) -> None:
+        self.detector.unsure(tx, customer_id, verdict)
         self._save(tx)
 
     # What an operator asked for
@@ -449,9 +480,9 @@ class Source:
     def _answer(self, tx: Transaction, wanted: list[Any], verdict: Verdict, now: int) -> None:
         given, customer_id = wanted
         match verdict:
-            case Exists(row):
+            case Exists(row, origin):
                 before = sum(map(len, tx.outputs.values()))
-                self.detector.row(tx, row, now, None)
+                self.detector.row(tx, row, now, None, origin)
                 news = sum(map(len, tx.outputs.values())) > before
                 text = "is there, and has changed" if news else "is there, as it was published"
             case Missing():

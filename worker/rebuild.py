@@ -1,15 +1,15 @@
-"""`rollcall rebuild dedupe`: a new generation of the duplicate search's state, beside the one that is at work.
+"""`rollcall rebuild`: a new generation of the duplicate search's state, beside the one that is at work; or no state.
 
 The new generation reads `customers.latest` from its beginning, under topics and groups of its own, and publishes to
 internal topics. Once it has caught up, and nobody works with the old one any more, what it says is compared with what
 is published: only what differs is published, with the identity events that lead from one to the other, and pairs for
 review that were opened or closed by it. The old generation stays as it is, for a way back. Whatever is cut short goes
-on where it was when it is started again.
+on where it was when it is started again: a change of clusters and what is told of it are published together or not yet.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import starmap
@@ -36,15 +36,17 @@ from worker import inspect, service
 from worker.config import Config
 from worker.errors import UsageError
 from worker.handling import Record
-from worker.kafka import Connection, Encoded, apply_topics, bounded_stop
+from worker.kafka import Connection, Encoded, TransactionalProducer, apply_topics, bounded_stop
 from worker.times import now_ms, rfc3339
-from worker.topics import Topics, partition_of
+from worker.topics import STAGES as BUILT_IN
+from worker.topics import Topics, partition_of, remedy
 
 STAGES: Final = tuple(GROUPS["dedupe"])
 _POLL_SECONDS: Final = 0.5
 _BATCH: Final = 1_000
 
 Tell = Callable[[str], None]
+_Row = tuple[str, Encoded]  # with its topic
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ async def rebuild(config: Config, handler: str, tell: Tell) -> Difference:
     Waits until no worker runs the present generation. Raises UsageError for a handler whose state does not follow from
     the table of customers, and whatever a worker raises.
     """
-    if handler not in {"dedupe", *GROUPS["dedupe"]}:
+    if handler not in {"dedupe", *STAGES}:
         raise _refusal(config, handler)
     file = config.file.model_copy(update={"listen": "127.0.0.1:0"})
     following = Next(config.path, file, config.sources)
@@ -83,7 +85,7 @@ async def rebuild(config: Config, handler: str, tell: Tell) -> Difference:
     async with _at_work(following):
         tell(f"generation {following.topics.generation} reads {config.topics.latest}")
         await _caught_up(following, tell)
-        await _alone(config, tell)
+        await _alone(config, STAGES, tell, "caught up; now stop every worker that runs dedupe")
         await _caught_up(following, tell)
     return await publish_difference(config, following.topics)
 
@@ -94,15 +96,34 @@ def _refusal(config: Config, handler: str) -> UsageError:
     if handler in {"deletes", *GROUPS["deletes"]}:
         hint = (
             "What was asked for and done is in that state alone, and a past is never executed. A local store that is "
-            "damaged may be removed: it is read from Kafka. Where its topic is lost, start the workers: what was open "
-            "is held for a person."
+            f"damaged may be removed: it is read from Kafka. Otherwise: {remedy(handler)}"
         )
         return UsageError(text, hint=hint)
-    if handler in config.file.handlers.plugins:
-        return UsageError(
-            text, hint=f"Configure {handler} under another name: it starts anew, with a state of its own."
-        )
+    if handler in config.file.handlers.plugins or handler == "poll":
+        return UsageError(text, hint=remedy(handler))
     return UsageError(text, hint="The duplicate search's can: `rollcall rebuild dedupe`.")
+
+
+async def empty(config: Config, handler: str, tell: Tell) -> None:
+    """Take the state of the deletes, of one of their stages or of a plug-in away: it begins anew, as if it was lost.
+
+    Waits until no worker runs it, and shuts out those that were halted and may wake up. Raises UsageError for a state
+    that must not be lost, or follows from the table of customers; TopicError, KafkaUnavailableError.
+    """
+    stages = tuple(GROUPS["deletes"]) if handler == "deletes" else (handler,)
+    if not {*GROUPS["deletes"], *config.file.handlers.plugins}.issuperset(stages):
+        known = ", ".join(["deletes", *GROUPS["deletes"], *config.file.handlers.plugins])
+        hint = remedy(handler) if handler in BUILT_IN else f"That can be done to {known}."
+        raise UsageError(f"the state of {handler!r} is not to be emptied", hint=hint)
+    topics, connection = config.topics, Connection(config.file.kafka)
+    specs = {spec.name: spec for spec in topics.declared()}
+    await _alone(config, stages, tell, f"now stop every worker that runs {handler}")
+    for stage in stages:
+        for partition in range(topics.partitions):
+            await (await connection.producer(topics.transactional_id(stage, partition))).close()
+        async with connection.admin() as admin:
+            await admin.renew(specs[topics.state(stage)])
+        tell(f"{topics.state(stage)} is empty")
 
 
 @asynccontextmanager
@@ -173,39 +194,103 @@ async def _holds(consumer: Any, one: TopicPartition, end: int) -> bool:
     return False
 
 
-async def _alone(config: Config, tell: Tell) -> None:
-    """Wait until no worker runs the present generation."""
+async def _alone(config: Config, stages: Sequence[str], tell: Tell, what: str) -> None:
+    """Wait until no worker runs these stages, as configured at present; say `what` is to be done where one does."""
     told = False
     async with Connection(config.file.kafka).admin() as admin:
-        while sum([await admin.members(config.topics.group(stage)) for stage in STAGES]):
+        while sum([await admin.members(config.topics.group(stage)) for stage in stages]):
             if not told:
                 told = True
-                tell("caught up; now stop every worker that runs dedupe: this goes on when they have stopped")
+                tell(f"{what}: this goes on when they have stopped")
             await asyncio.sleep(_POLL_SECONDS)
 
 
 async def publish_difference(config: Config, made: Topics) -> Difference:
-    """Publish what the generation that publishes to `made` says otherwise, in transactions; return how much it was."""
+    """Publish what the generation that publishes to `made` says otherwise, in transactions; return how much it was.
+
+    What is published is read once nobody else can publish for a rebuild any more. What has to do with each other, the
+    memberships of some clusters and the events that tell of them, is in one transaction: what is published is also what
+    was told, so that one that is cut short goes on with the rest.
+    """
+    producer = await Connection(config.file.kafka).producer(f"{config.topics.prefix}.rebuild.dedupe")
+    try:
+        parts, difference = await _differing(config, made)
+        await _publish(producer, config.topics.partitions, parts)
+    finally:
+        await producer.close()
+    return difference
+
+
+async def _differing(config: Config, made: Topics) -> tuple[list[list[_Row]], Difference]:
+    """Return what is to be published, in parts that belong together, and how much it is."""
     topics = config.topics
     before, after = await _table(config, topics.clusters), await _table(config, made.clusters)
-    changed = {key: value for key, value in after.items() if before.get(key) != value}
-    removed = before.keys() - after.keys()
-    live = {key.decode() for key in await _table(config, topics.latest)}
-    gone = sorted({key.decode() for key in removed} - live)
-    now = rfc3339(now_ms())
-    events = list(changes(_shapes(before), _shapes(after), gone, rebuilt=True))
+    live = (await _table(config, topics.latest)).keys()
     reviews = _reviews(await inspect.records(config, topics.identity), await inspect.records(config, made.identity))
-    rows: list[tuple[str, Encoded]] = [(topics.clusters, (key, value, [])) for key, value in sorted(changed.items())]
-    rows += [(topics.clusters, (key, None, [])) for key in sorted(removed)]
-    told: list[tuple[IdentityType, str, bytes]] = [
-        (_type(event), event["cluster"], orjson.dumps(event)) for event in events
-    ]
-    told += [(REVIEW, founder_id(review["a"]), orjson.dumps(review)) for review in reviews]
-    for number, (type_, cluster, value) in enumerate(told):
-        headers = identity_headers(type_, cluster, now, b"rebuild:%d:%d" % (made.generation, number))
-        rows.append((topics.identity, (cluster.encode(), value, headers)))
-    await _publish(config, rows)
-    return Difference(made.generation, len(changed), len(removed), len(told), len(reviews))
+    memberships = list(_memberships(before, after))
+    removed = {key for _, key, value in memberships if value is None}
+    old, new = _shapes(before), _shapes(after)
+    events = list(changes(old, new, sorted(key.decode() for key in removed - live), rebuilt=True))
+    related = _related(old, new)
+    told = _Told(topics.identity, made.generation, rfc3339(now_ms()))
+    rows: list[tuple[str, _Row]]
+    rows = [(related[cluster], (topics.clusters, (key, value, []))) for cluster, key, value in memberships]
+    rows += [(related[event["cluster"]], told.row(_type(event), event["cluster"], event)) for event in events]
+    # A review is told for itself: it follows from what was told before.
+    rows += [(f"review {number}", told.row(REVIEW, founder_id(one["a"]), one)) for number, one in enumerate(reviews)]
+    counts = len(memberships) - len(removed), len(removed), len(events) + len(reviews), len(reviews)
+    return _parts(rows), Difference(made.generation, *counts)
+
+
+def _parts(rows: Iterable[tuple[str, _Row]]) -> list[list[_Row]]:
+    """Return the rows by the part that they belong to."""
+    parts: defaultdict[str, list[_Row]] = defaultdict(list)
+    for name, row in rows:
+        parts[name].append(row)
+    return list(parts.values())
+
+
+def _memberships(
+    before: Mapping[bytes, bytes], after: Mapping[bytes, bytes]
+) -> Iterator[tuple[str, bytes, bytes | None]]:
+    """Yield what differs: a cluster, a customer of it, and its membership, None where it has none any more."""
+    for key in sorted(before.keys() | after.keys()):
+        value = after.get(key)
+        if value != before.get(key):
+            yield orjson.loads(value or before[key])["cluster"], key, value
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """The identity events of a rebuild."""
+
+    topic: str
+    generation: int
+    time: str
+
+    def row(self, type_: IdentityType, cluster: str, event: Mapping[str, Any]) -> _Row:
+        """Return an event as it is published; told once more, it has the same id."""
+        value = orjson.dumps(event)
+        origin = b"rebuild:%d:%s" % (self.generation, value)
+        return self.topic, (cluster.encode(), value, identity_headers(type_, cluster, self.time, origin))
+
+
+def _related(old: Mapping[str, Shape], new: Mapping[str, Shape]) -> dict[str, str]:
+    """Return, by cluster, one that stands for all that it has to do with: those that share a customer, and theirs."""
+    beside: defaultdict[str, set[str]] = defaultdict(set)
+    before = {name: cluster for cluster, shape in old.items() for name in shape.members}
+    for cluster, shape in [*old.items(), *new.items()]:
+        for other in {before.get(name, cluster) for name in shape.members}:
+            beside[cluster].add(other)
+            beside[other].add(cluster)
+    found: dict[str, str] = {}
+    for first in beside:
+        waiting = [first]
+        while waiting:
+            if (cluster := waiting.pop()) not in found:
+                found[cluster] = first
+                waiting += beside[cluster]
+    return found
 
 
 def _type(event: Mapping[str, Any]) -> IdentityType:
@@ -225,16 +310,23 @@ def _reviews(published: Sequence[Record], made: Sequence[Record]) -> list[Review
     return told
 
 
-async def _publish(config: Config, rows: Sequence[tuple[str, Encoded]]) -> None:
-    producer = await Connection(config.file.kafka).producer(f"{config.topics.prefix}.rebuild.dedupe")
-    try:
-        for start in range(0, len(rows), _BATCH):
-            outputs: defaultdict[tuple[str, int], list[Encoded]] = defaultdict(list)
-            for topic, row in rows[start : start + _BATCH]:
-                outputs[topic, partition_of(row[0] or b"", config.topics.partitions)].append(row)
-            await producer.transact(outputs, {}, "")
-    finally:
-        await producer.close()
+async def _publish(producer: TransactionalProducer, partitions: int, parts: Iterable[list[_Row]]) -> None:
+    """Publish, many parts in a transaction, but each in one."""
+    batch: list[_Row] = []
+    for part in parts:
+        batch += part
+        if len(batch) >= _BATCH:
+            await producer.transact(_outputs(batch, partitions), {}, "")
+            batch = []
+    if batch:
+        await producer.transact(_outputs(batch, partitions), {}, "")
+
+
+def _outputs(rows: Iterable[_Row], partitions: int) -> dict[tuple[str, int], list[Encoded]]:
+    outputs: defaultdict[tuple[str, int], list[Encoded]] = defaultdict(list)
+    for topic, row in rows:
+        outputs[topic, partition_of(row[0] or b"", partitions)].append(row)
+    return outputs
 
 
 async def _table(config: Config, topic: str) -> dict[bytes, bytes]:

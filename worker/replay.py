@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from handlers import GROUPS
@@ -27,7 +27,7 @@ from worker.errors import KafkaUnavailableError, UsageError
 from worker.events import DELETED, Headers, header
 from worker.handling import Record
 from worker.kafka import Connection, Encoded, bounded_stop
-from worker.reading import Span, Wanted, partitions_of, places
+from worker.reading import Span, Wanted, edges, partitions_of, places
 from worker.redelivery import REPLAY, WITH_DELETES, Redelivery
 from worker.topics import STAGES, partition_of
 
@@ -114,9 +114,11 @@ async def target_of(config: Config, name: str, *, with_deletes: bool) -> Target:
             raise UsageError("a replay deletes nothing downstream unless it is told to", hint=hint)
         return Target("deletes", "requests", config.topics.partitions)
     if name in GROUPS or name in STAGES:
-        hint = (
-            "`rollcall rebuild dedupe` starts it anew." if name != "poll" else "`rollcall resync` reads sources anew."
-        )
+        hint = "`rollcall rebuild dedupe` starts it anew."
+        if name == "poll":
+            hint = "`rollcall resync` reads sources anew."
+        elif name in GROUPS["deletes"]:
+            hint = "Deletions are requested once more by `--to deletes --with-deletes`."
         raise UsageError(f"{name} does not read {config.topics.events}: there is nothing to replay to it", hint=hint)
     return await _other(config, name)
 
@@ -196,19 +198,45 @@ async def _stored(config: Config, id_: str) -> Plan | None:
 
 
 async def _read(consumer: AIOKafkaConsumer, plan_: Plan, topic: str, most: int) -> AsyncIterator[_Rows]:
-    """Yield the records up to the plan's ends, each time some of one partition, with the position behind them."""
+    """Yield the records up to the plan's ends, each time some of one partition, with the position behind them.
+
+    Raises UsageError where some of them are not there any more, KafkaUnavailableError.
+    """
     where = [TopicPartition(topic, one) for one in plan_.at]
     consumer.assign(where)
     for one in where:
         consumer.seek(one, plan_.at[one.partition])
     while open_ := [one for one in where if await consumer.position(one) < plan_.until[one.partition]]:
-        for one, rows in (await consumer.getmany(*open_, timeout_ms=500, max_records=most)).items():
+        for one, rows in (await _next(consumer, open_, most)).items():
             end = plan_.until[one.partition]
             yield one.partition, [row for row in rows if row.offset < end], rows[-1].offset + 1
         for one in open_:  # markers of transactions take offsets too: the end may be behind the last record
             position = await consumer.position(one)
             if position >= plan_.until[one.partition]:
                 yield one.partition, [], position
+
+
+async def _next(
+    consumer: AIOKafkaConsumer, where: Sequence[TopicPartition], most: int
+) -> dict[TopicPartition, list[ConsumerRecord]]:
+    """Return the next records of some partitions; raises as `_read` does."""
+    try:
+        found: dict[TopicPartition, list[ConsumerRecord]] = await consumer.getmany(
+            *where, timeout_ms=500, max_records=most
+        )
+    except OffsetOutOfRangeError as error:
+        gone = error.args[0]
+        starts, _ = await edges(consumer, list(gone))
+        parts = ", ".join(f"{one.partition}-{at} to {one.partition}-{starts[one] - 1}" for one, at in gone.items())
+        message = f"{where[0].topic} has not kept {parts}: they were deleted before they were read"
+        hint = (
+            "Begin a new replay of what is left: --from beginning, or a later time. What this one has copied it copies "
+            "again, under the same ce_id and ce_sequence."
+        )
+        raise UsageError(message, hint=hint) from error
+    except KafkaError as error:
+        raise KafkaUnavailableError(f"{where[0].topic} cannot be read ({type(error).__name__})") from error
+    return found
 
 
 async def count(config: Config, plan_: Plan) -> Counts:

@@ -2,17 +2,20 @@
 
 A round is an enumeration: it may prove absence as one does, only that an answer "there is none such" may also mean that
 we may not see the customer. Guarantees: a customer is missing only if two whole rounds of one uninterrupted owner did
-not find him; an answer that proves nothing counts as nothing; one look-up that keeps failing stops no round.
+not find him; an answer that proves nothing proves no absence, and sets the customer aside until there is one that can
+be read; one look-up that keeps failing stops no round.
 """
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final, Protocol, cast
 
 from worker.absence import Absence, Enumeration
 from worker.committer import Committer
 from worker.detection import Detector
-from worker.sources import Exists, Missing, Row, Unsure, Verdict
+from worker.errors import UpstreamError
+from worker.sources import Exists, Missing, Origin, Row, Unsure, Verdict
 from worker.task import Task, Transaction
 from worker.times import now_ms
 from worker.upstream import Upstream
@@ -55,16 +58,12 @@ class Rounds:
     async def step(self) -> bool:
         """Look the next customers up; return whether a round has ended."""
         await self._committer.done(lambda _: None)  # the list as it is now
-        with self._task.store.reading() as state:
-            fresh = self._watch.fresh(state, _TOGETHER)
-        if fresh:
+        if fresh := self._fresh():
             await self._look(fresh, None)
             return False
         scan = await self._round()
         if not scan.ended:
-            with self._task.store.reading() as state:
-                ids = self._watch.after(state, self._last, _TOGETHER)
-            if ids:
+            if ids := self._following():
                 await self._look(ids, scan)
                 return False
             scan.ended = True
@@ -72,6 +71,14 @@ class Rounds:
         self._scan = self._last = None
         await self._committer.put(self._over)
         return True
+
+    def _fresh(self) -> list[str]:
+        with self._task.store.reading() as state:
+            return self._watch.fresh(state, _TOGETHER)
+
+    def _following(self) -> list[str]:
+        with self._task.store.reading() as state:
+            return self._watch.after(state, self._last, _TOGETHER)
 
     @staticmethod
     async def _uncounted() -> None:
@@ -109,7 +116,20 @@ class Rounds:
             if scan is not None:
                 self._last = found[-1][0]
         if failed:
-            raise failed[0]
+            if len(failed) == len(ids):
+                await self._witness(ids)
+            try:
+                raise failed[0]
+            finally:  # its traceback refers to this frame: names for it here would keep both, and all that it holds
+                del answer, answers, failed
+
+    async def _witness(self, ids: Sequence[str]) -> None:
+        """Look up somebody else: whether it is the API or they, by whose failing alone nobody could be given up."""
+        with self._task.store.reading() as state:
+            others = [one for one in self._watch.after(state, None, len(ids) + 1) if one not in ids]
+        with suppress(UpstreamError):
+            if others:
+                await self._upstream.lookup(others[0])
 
     def _take(self, tx: Transaction, found: Sequence[tuple[str, Verdict]], scan: Enumeration | None, now: int) -> None:
         checkpoint = self._detector.checkpoint
@@ -117,20 +137,21 @@ class Rounds:
             if not self._watch.watches(tx, customer_id):
                 continue  # removed meanwhile
             match verdict:
-                case Exists(row):
-                    self._see(tx, row, scan, now)
+                case Exists(row, origin):
+                    self._see(tx, row, origin, scan, now)
                 case Missing():
+                    self._detector.nothing_aside(tx, customer_id)
                     if scan is not None:
                         tx.mark(scan.mark + customer_id.encode())
                 case Unsure():
-                    pass
+                    self._detector.unsure(tx, customer_id, verdict)
             self._watch.looked_up(tx, customer_id)
         if scan is not None:
             checkpoint.cursors[FEED] = {"after": found[-1][0]}
         self._save(tx)
 
-    def _see(self, tx: Transaction, row: Row, scan: Enumeration | None, now: int) -> None:
-        self._detector.row(tx, row, now, None)
+    def _see(self, tx: Transaction, row: Row, origin: Origin | None, scan: Enumeration | None, now: int) -> None:
+        self._detector.row(tx, row, now, None, origin)
         if scan is not None:
             scan.shown += 1
             scan.canaries.appendleft(row.id)

@@ -24,7 +24,7 @@ import orjson
 import structlog
 from aiokafka.abc import AbstractTokenProvider
 from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import collect_hosts, create_conn
+from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
     KafkaConnectionError,
@@ -35,6 +35,7 @@ from aiokafka.errors import (
 
 from worker.errors import ConfigError
 from worker.settings import KafkaSettings, OAuthSettings
+from worker.wire import AskingConnection
 
 log = structlog.get_logger()
 
@@ -50,7 +51,7 @@ def tls(settings: KafkaSettings) -> ssl.SSLContext | None:
     """Return what TLS is spoken with, None where it is not; raises ConfigError for a file that cannot be used."""
     if settings.security_protocol not in {"SSL", "SASL_SSL"}:
         return None
-    context = _trusting(settings.ca_file, "kafka.ca_file")
+    context = trusting(settings.ca_file, "kafka.ca_file")
     if settings.cert_file and settings.key_file:
         try:
             # Without a password OpenSSL would ask for one on the terminal, and wait.
@@ -63,7 +64,8 @@ def tls(settings: KafkaSettings) -> ssl.SSLContext | None:
     return context
 
 
-def _trusting(ca_file: Path | None, path: str) -> ssl.SSLContext:
+def trusting(ca_file: Path | None, path: str) -> ssl.SSLContext:
+    """Return what a TLS client needs; raises ConfigError, naming the setting `path`, for a file that is of no use."""
     try:
         return ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
     except OSError as error:
@@ -136,9 +138,23 @@ class RenewingClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no t
         client.settings = settings
         client.tls_files = _stamps(settings)
 
+    async def _get_conn(self, node_id: Any, **more: Any) -> AIOKafkaConnection | None:
+        """Return a connection over which no topic is made by asking for it: all that is sent goes by here."""
+        try:
+            connection: AIOKafkaConnection | None = await super()._get_conn(node_id, **more)
+        except RuntimeError:  # reset while it was made: see AskingConnection
+            self.force_metadata_update()
+            return None
+        if connection is not None:
+            connection.__class__ = AskingConnection
+        return connection
+
     async def close(self) -> None:
         """Close; where a broker does not answer the goodbye of TLS, which uvloop waits for, without that."""
         transports = [one._writer.transport for one in self._conns.values() if one._writer is not None]  # ruff: ignore[private-member-access] - there is no public way to them
+        routine: asyncio.Task[None] | None = self.__dict__["_sync_task"]
+        if routine is not None and routine.done():  # over an error, which would keep all this open
+            self._sync_task = None
         closing = asyncio.ensure_future(super().close())
         done, _ = await asyncio.wait([closing], timeout=_GOODBYE_SECONDS)
         if not done:
@@ -217,7 +233,7 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no ty
             raise ConfigError([f"kafka.oauth.client_secret: {error}"]) from error
         async with (
             aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=_trusting(settings.ca_file, "kafka.oauth.ca_file")),
+                connector=aiohttp.TCPConnector(ssl=trusting(settings.ca_file, "kafka.oauth.ca_file")),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Authorization": _basic(settings.client_id, secret)},
             ) as session,

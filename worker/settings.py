@@ -9,7 +9,16 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AnyHttpUrl, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    AnyHttpUrl,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
@@ -50,6 +59,9 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]").search
+
+
 class Secret(Model):
     """A reference to a secret: the name of an environment variable or of a file, never the value itself."""
 
@@ -85,6 +97,15 @@ class Secret(Model):
             raise ValueError(message)
         return value
 
+    def read_line(self) -> str:
+        """Return the value, of which a header is made; raises ValueError also where no header can carry it."""
+        value = self.read()
+        if _CONTROL(value):
+            what = f"the environment variable {self.env}" if self.file is None else f"the file {self.file}"
+            message = f"{what} has a line break or another control character within: it must be one line of text"
+            raise ValueError(message)
+        return value
+
 
 _LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -107,10 +128,26 @@ class OAuthSettings(Model):
         return self
 
 
+_BROKER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]+))?")
+_PORTS: Final = range(1, 65_536)
+
+
+def _brokers(value: str) -> str:
+    parts = [part.strip() for part in value.split(",")]
+    for part in parts:
+        match = _BROKER.fullmatch(part)
+        if match is None or int(match[1] or 9092) not in _PORTS:
+            message = f"{part!r} is no host:port; write kafka-1:9092,kafka-2:9092, and an IPv6 address in brackets"
+            raise ValueError(message)
+    return ",".join(parts)
+
+
 class KafkaSettings(Model):
     """The cluster, how to reach it, and the times that fencing and recovery rest on."""
 
-    bootstrap: str = Field(default="localhost:9092", min_length=1, description="host:port, several separated by commas")
+    bootstrap: Annotated[str, AfterValidator(_brokers)] = Field(
+        default="localhost:9092", min_length=1, description="host:port, several separated by commas"
+    )
     partitions: int = Field(default=8, ge=1, le=1000, description="Of every topic; fixed once they are made")
     replication: int | None = Field(
         default=None, ge=1, le=10, description="Replicas of a topic; default: three, or as many as there are brokers"
@@ -137,20 +174,18 @@ class KafkaSettings(Model):
     @model_validator(mode="after")
     def _consistent(self) -> "KafkaSettings":
         problem = self._sasl() if self.security_protocol.startswith("SASL") else None
-        if problem is not None:
-            raise ValueError(problem)
+        problems = [] if problem is None else [problem]
         if (self.cert_file is None) != (self.key_file is None):
-            message = "cert_file and key_file go together"
-            raise ValueError(message)
+            problems.append("cert_file and key_file go together")
         if not self.heartbeat_interval < self.session_timeout:
-            message = "heartbeat_interval must be below session_timeout, better a third of it"
-            raise ValueError(message)
+            problems.append("heartbeat_interval must be below session_timeout, better a third of it")
         if not self.commit_timeout < self.transaction_timeout < self.request_timeout:
-            message = (
+            problems.append(
                 "commit_timeout must be below transaction_timeout, and that below request_timeout: otherwise the "
                 "client would end a transaction a second time under the same epoch"
             )
-            raise ValueError(message)
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
     def _sasl(self) -> str | None:
@@ -170,10 +205,24 @@ class KafkaSettings(Model):
         return {name: secret for name, secret in named.items() if secret is not None}
 
 
+def _base(url: AnyHttpUrl) -> AnyHttpUrl:
+    if set(str(url)) & set("?#"):
+        message = (
+            "a base URL has no query and no fragment: the path of a request, and the id in it, would become part of it"
+        )
+        raise ValueError(message)
+    if url.username is not None or url.password is not None:
+        raise ValueError("a base URL has no user and no password: a secret itself never stands in the file")
+    return url
+
+
 class HttpSettings(Model):
     """How an API is spoken to, whether it is a source or a target of deletions."""
 
-    url: AnyHttpUrl = Field(description="Base URL; paths of the API are appended")
+    url: Annotated[AnyHttpUrl, AfterValidator(_base)] = Field(
+        description="Base URL, without a query; paths of the API are appended",
+        json_schema_extra={"pattern": "^[^?#]*$"},
+    )
     rate: float = Field(default=10.0, gt=0, description="Requests a second, retries included")
     burst: int = Field(default=10, ge=1, description="Requests that may be sent at once after a pause")
     timeout: Duration = Field(default=30.0, gt=0, description="For one request, from connecting to the last byte")
@@ -203,6 +252,10 @@ class SourceSettings(HttpSettings):
     )
     absence_guard_count: int = Field(default=10, ge=0, description="Absences held above max(this, the fraction)")
     absence_guard_fraction: float = Field(default=0.02, ge=0, le=1, description="Of the source's live customers")
+
+    def filtered(self) -> bool:
+        """Return whether it shows only some of the upstream's customers, so that one may leave it and live on."""
+        return False
 
     def secrets(self) -> dict[str, Secret]:
         """Return the secrets that this source needs, by the name of the setting."""

@@ -203,12 +203,16 @@ class Store:
 
     @contextmanager
     def reading(self) -> Generator["StoreTransaction"]:
-        """Open a view of what is committed; nothing can be written through it.
+        """Open a view of what is committed, for the block; nothing can be written through it.
 
         Raises StoreError where the file is damaged.
         """
         with self.guarded("read"), self._env.begin(db=self._data) as txn:
-            yield StoreTransaction(txn, self._data, self._scratch)
+            view = StoreTransaction(txn, self._data, self._scratch)
+            try:
+                yield view
+            finally:
+                view.close()
 
     @contextmanager
     def guarded(self, what: str = "used") -> Generator[None]:
@@ -305,6 +309,10 @@ class StoreTransaction:
         self.get = cast("Callable[[bytes], bytes | None]", txn.get)
         self.write = cast("Callable[[bytes, bytes], bool]", txn.put)
         self.remove = cast("Callable[[bytes], bool]", txn.delete)
+
+    def close(self) -> None:
+        """Let go of LMDB's transaction: it takes one of few places of readers for as long as anybody refers to it."""
+        del self.txn, self.get, self.write, self.remove
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set `key`."""

@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -74,9 +74,6 @@ async def _show(
                 if (ends is None or record.offset < ends[one]) and wants(record.key, record.headers):
                     sys.stdout.write(line(record, view.fields) + "\n")
         sys.stdout.flush()
-
-
-Line = Callable[[ConsumerRecord, Sequence[str]], str]
 
 
 def _json_line(record: ConsumerRecord, fields: Sequence[str]) -> str:

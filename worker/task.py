@@ -28,7 +28,7 @@ from worker.handling import Call
 from worker.kafka import Connection, Encoded, TransactionalProducer, bounded_stop
 from worker.state import Identity, Store, StoreTransaction
 from worker.times import now_ms
-from worker.topics import DAY_MS, Topics, partition_of
+from worker.topics import DAY_MS, Topics, partition_of, remedy
 
 log = structlog.get_logger()
 
@@ -162,6 +162,7 @@ class Task:
         self.working = False  # set by the loop that has taken the task up
         self.ours: Callable[[], bool] = lambda: True  # whether the group counts us as the owner, as far as is known
         self._store: Store | None = None
+        self._versioned = False  # whether the state says which format it has
         self._producer: TransactionalProducer | None = None
         self.log = log.bind(stage=spec.stage, partition=partition)
 
@@ -250,6 +251,7 @@ class Task:
     def _check_version(self) -> None:
         with self.store.reading() as state:
             found = state.get(VERSION_KEY)
+        self._versioned = found is not None
         if found is None or int(found) == self._spec.version:
             return
         message = (
@@ -259,7 +261,7 @@ class Task:
         hint = (
             "It was written by a newer version of Rollcall: run that one, or set an earlier state generation."
             if newer
-            else f"`rollcall rebuild {self.stage}` builds it anew."
+            else remedy(self.stage)
         )
         raise StateError(message, hint=hint)
 
@@ -289,9 +291,10 @@ class Task:
                 if not (tx.changes or tx.outputs):
                     store.commit(store.offset, now_ms())
                     return result
-                if store.offset == 0:
+                if not self._versioned:  # nothing was ever committed, or by a version that forgot to say it
                     tx.put(VERSION_KEY, b"%d" % self._spec.version)
                 await self._commit(tx, store)
+                self._versioned = True
             except (FencedError, TransactionError, StateError, asyncio.CancelledError) as error:
                 self._dead = error if isinstance(error, RollcallError) else TransactionError("it was cut short")
                 raise
@@ -317,7 +320,14 @@ class Task:
         except TransactionError:
             telemetry.TRANSACTIONS.labels(self.stage, "failed").inc()
             raise
-        store.commit(ends.get(where, store.offset), now_ms())
+        end = ends.get(where)
+        if end is not None and end <= store.offset:
+            message = (
+                f"{where[0]}/{self.partition} ends at {end} after a commit, and the state of {self.stage} holds it "
+                f"up to {store.offset}: the topic was made anew under the running task"
+            )
+            raise StateError(message, hint="What it held is lost: docs/recover.md says what to do for which stage.")
+        store.commit(store.offset if end is None else end, now_ms())
         telemetry.TRANSACTIONS.labels(self.stage, "committed").inc()
         telemetry.TRANSACTION_SECONDS.labels(self.stage).observe(time.monotonic() - started)
         telemetry.RECORDS_OUT.labels(self.stage).inc(sum(map(len, tx.outputs.values())))

@@ -51,8 +51,17 @@ LIVE = _gauge("customers_live", "Live customers of a source.", "source")
 HELD = _gauge("absences_held", "Absences that the guard holds back.", "source")
 ALARMS = _gauge("source_alarms", "Alarms of a source: what is withheld, for a person to look at.", "source")
 STATE = _gauge("source_state", "1 for the state that a source is in.", "source", "state")
-DEAD_LETTERS = _counter("dead_letters_total", "Records set aside.", "stage")
+DEAD_LETTERS = _counter("dead_letters_total", "Records set aside; by `poll`, those of sources, too.", "stage")
 LAG = _gauge("input_lag_records", "Records of an input not yet handled.", "stage", "topic", "partition")
+
+
+def show(stage: str) -> None:
+    """Have a stage's counters start at zero: to Prometheus the step from no counter to one of 1 is no increase."""
+    DEAD_LETTERS.labels(stage)
+    for after in ("failed", "fenced"):
+        TASK_STARTS.labels(stage, after)
+    for outcome in ("committed", "failed", "fenced"):
+        TRANSACTIONS.labels(stage, outcome)
 
 
 def table() -> str:
@@ -87,5 +96,5 @@ def configure_logging(*, level: str = "info", text: bool | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
-    # aiokafka logs what it then also raises; what it only logs (callbacks) is raised by our own loops.
+    # aiokafka logs what it then also raises; of what ends its own tasks our consumers hear (worker.kafka).
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)

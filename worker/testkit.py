@@ -29,7 +29,7 @@ from worker.events import (
     customer_key,
     event_headers,
 )
-from worker.handling import Call, Handler, Outcome, Record, Reply, Retry
+from worker.handling import CALLED_OFF, Call, Handler, Outcome, Record, Reply, Retry
 from worker.topics import partition_of
 
 
@@ -383,7 +383,8 @@ class Harness:
 
     def _reply(self, task: _Task, call: Call) -> None:
         task.under_way.remove(call)
-        reply = self._answer(call)
+        late = call.latest is not None and self.now > call.latest
+        reply = Reply(None, error=CALLED_OFF, sent=False) if late else self._answer(call)
         if reply is not None:
             task.handler.on_reply(task.tx, call, reply, self.now)
             self._commit(task)

@@ -6,7 +6,7 @@ wrong, because a state topic that deletes, or an event topic that trusts the pro
 
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -21,6 +21,15 @@ Cleanup = Literal["compact", "delete"]
 STAGES: Final = ("poll", "keys", "pairs", "clusters", "requests", "executor")
 # Those whose state follows from the table of customers, and so can be built anew beside the old one.
 REBUILT: Final = frozenset({"keys", "pairs", "clusters"})
+
+
+def remedy(stage: str) -> str:
+    """Return what to do where a stage cannot go on from its state; another name is that of a plug-in."""
+    if stage in REBUILT:
+        return f"`rollcall rebuild {stage}` builds its state anew from the table of customers."
+    if stage == "poll":
+        return "Run the release that wrote it, or start over under a new prefix (docs/recover.md, The topics are lost)."
+    return f"`rollcall rebuild {stage} --empty` has it begin anew with no memory: docs/recover.md says what that means."
 
 
 def partition_of(key: bytes, partitions: int) -> int:
@@ -237,17 +246,25 @@ class Found:
 class Plan:
     """What has to be done for a cluster to have the declared topics: `create`, `alter` (name to settings), `wrong`.
 
-    `wrong` cannot be mended by a command: a partition count that differs.
+    `wrong` cannot be mended by a command: a partition count that differs. `there`: names of topics that were to be
+    made, and had been made by somebody else by then.
     """
 
     create: tuple[TopicSpec, ...]
     alter: Mapping[str, Mapping[str, str]]
     wrong: tuple[str, ...]
+    there: tuple[str, ...] = ()
 
     @property
     def empty(self) -> bool:
         """Return whether nothing needs doing."""
         return not (self.create or self.alter or self.wrong)
+
+    def with_late(self, late: Sequence[TopicSpec], of_late: "Plan") -> "Plan":
+        """Return the plan without making the topics `late`, which are there, and with what they lack."""
+        there = tuple(spec.name for spec in late)
+        create = tuple(spec for spec in self.create if spec.name not in there)
+        return Plan(create, {**self.alter, **of_late.alter}, self.wrong + of_late.wrong, there)
 
     def problems(self) -> list[str]:
         """Return the plan as a list of sentences, for a person who has to mend it."""

@@ -8,13 +8,14 @@ nobody else.
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
-from worker.errors import CredentialError, UpstreamUnavailableError
-from worker.http import Answer, Lane, http_date
+from worker.errors import CredentialError, TooManyRequestsError, UpstreamUnavailableError
+from worker.http import Answer, Lane, TooLargeError, http_date
 from worker.settings import SourceSettings
-from worker.sources import Adapter, Moment, Request, Response, Unsure, Verdict
+from worker.sources import Adapter, Exists, Missing, Moment, Request, Response, Unsure, Verdict
 from worker.times import now_ms
 
 _SECRETS_SECONDS: Final = 5.0
@@ -55,7 +56,7 @@ class Upstream:
 
     def _secrets(self) -> dict[str, str]:
         try:
-            return {name: secret.read() for name, secret in self._settings.secrets().items()}
+            return {name: secret.read_line() for name, secret in self._settings.secrets().items()}
         except ValueError as error:
             message = f"{self.name}: a secret cannot be read: {error}"
             raise CredentialError(message, hint="It is tried again every half minute.") from error
@@ -77,14 +78,16 @@ class Upstream:
     async def lookup(self, customer_id: str) -> Verdict:
         """Look one customer up.
 
-        One whose look-up fails several times in a row while other requests are answered is given up, as `Unsure`,
-        until it is asked for again: it would hold up all the others.
+        One whose look-up fails several times in a row while other requests are answered, or is answered with too much,
+        is given up, as `Unsure`, until it is asked for again: it would hold up all the others.
         """
         request = self._adapter.lookup(customer_id)
         if request is None:
             return Unsure("there is no look-up for it")
         try:
             response = await self.ask(request)
+        except TooManyRequestsError:
+            raise
         except UpstreamUnavailableError:
             failures, since = self._failed.get(customer_id, (0, self._answers))
             self._failed[customer_id] = failures + 1, since
@@ -92,8 +95,18 @@ class Upstream:
                 raise
             del self._failed[customer_id]
             return Unsure(f"its look-up failed {failures + 1} times, while others were answered")
+        except TooLargeError:
+            self._failed.pop(customer_id, None)
+            return Unsure("its look-up is answered with more than max_response_bytes")
         self._failed.pop(customer_id, None)
-        return self._adapter.read_lookup(customer_id, response)
+        verdict = self._adapter.read_lookup(customer_id, response)
+        match verdict:
+            case Exists():
+                return replace(verdict, origin=response.origin)
+            case Unsure():
+                return replace(verdict, answer=response)
+            case Missing():
+                return verdict
 
     def looks_up(self, customer_id: str) -> bool:
         """Return whether there is a look-up for this id."""

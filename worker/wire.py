@@ -1,13 +1,17 @@
 """Requests of Kafka's protocol that aiokafka does not have, or not in the version that is needed.
 
 Each is written after the message's definition in Apache Kafka's source (clients/src/main/resources/common/message) and
-used by reading only: none of them changes anything in a cluster.
+used by reading only: none of them changes anything in a cluster. Nor does aiokafka's own question for topics, once it
+is asked over an `AskingConnection`.
 """
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, cast
 
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.api import Request, RequestStruct, Response
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.types import (
     Boolean,
     CompactArray,
@@ -112,6 +116,29 @@ class TopicsRequest(Request[_MetadataRequestV10]):  # type: ignore[misc]
         no_id = bytes(16)
         topics: list[tuple[bytes, str, dict[int, bytes]]] = [(no_id, name, {}) for name in self._names]
         return request_struct_class(topics, False, self._rights and not topics, self._rights and bool(topics), {})
+
+
+class AskingConnection(AIOKafkaConnection):  # type: ignore[misc]
+    """A connection over which to ask for a topic does not make it, and which breaks as aiokafka expects.
+
+    aiokafka's clients ask in a way that has a broker make what is missing, with settings that are not ours, where it
+    has auto.create.topics.enable, as Kafka has by default (KIP-4; from Metadata v4 on the client may say no).
+
+    Between a reset and the moment in which aiokafka's reader hears of it, uvloop refuses a write with RuntimeError. The
+    tasks in which aiokafka fetches and asks for metadata end over what is no error of its own, and nobody is told.
+    """
+
+    def send(self, request: Any, expect_response: bool = True) -> Any:  # ruff: ignore[boolean-type-hint-positional-argument, boolean-default-value-positional-argument] - aiokafka's own
+        """Send a request."""
+        if isinstance(request, MetadataRequest):
+            request._allow_auto_topic_creation = False  # ruff: ignore[private-member-access] - its maker cannot be reached
+        try:
+            return super().send(request, expect_response)
+        except KafkaError:  # which is a RuntimeError, too
+            raise
+        except RuntimeError as error:
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"Connection at {self.host}:{self.port} broken: {error}") from error
 
 
 class _GroupsResponse(Response):  # type: ignore[misc]

@@ -39,7 +39,7 @@ def _targets(config: Config) -> list[str]:
 async def _source(path: str, name: str, source: Source) -> list[str]:
     """Ask a source for one customer under its credential."""
     settings = source.settings.model_copy(update={"page_size": 1, "timeout": min(source.settings.timeout, _SECONDS)})
-    if not readable(settings.secrets()):
+    if not readable(settings.secrets(), lines=True):
         return []
     adapter: Adapter = type(source.adapter)(name, settings)
     upstream = Upstream(name, adapter, settings)
@@ -73,7 +73,7 @@ async def _target(path: str, name: str, config: Config) -> list[str]:
     """Have a target's canary looked up."""
     settings = config.file.handlers.deletes.targets[name]
     canary = target_of(settings).canary()
-    if canary is None or not readable(settings.secrets()):
+    if canary is None or not readable(settings.secrets(), lines=True):
         return []
     ways = handlers.lanes(config.file.handlers)
     bounded: HttpSettings = settings.model_copy(update={"timeout": min(settings.timeout, _SECONDS)})

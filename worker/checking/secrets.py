@@ -1,6 +1,6 @@
 """The secrets: every one that a role uses is there, and the pepper cannot be guessed."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 from handlers.deletes import undo
@@ -20,9 +20,9 @@ def problems(config: Config, roles: Sequence[str]) -> list[str]:
             undo.from_settings(config.file.handlers.deletes)
         except ConfigError as error:
             found += error.problems
-    for path, secret in _references(config, roles):
+    for path, read in _readers(config, roles):
         try:
-            secret.read()
+            read()
         except ValueError as error:
             found.append(f"{path}: {error}")
     return found
@@ -43,18 +43,21 @@ def _pepper(config: Config, roles: Sequence[str]) -> Iterator[str]:
         )
 
 
-def readable(secrets: Mapping[str, Secret]) -> bool:
-    """Return whether a credential is there: where it is not, that is said once, and whoever needs it is not asked."""
+def readable(secrets: Mapping[str, Secret], *, lines: bool = False) -> bool:
+    """Return whether a credential is there: where it is not, that is said once, and whoever needs it is not asked.
+
+    `lines`: headers are made of it.
+    """
     try:
-        return "" not in [secret.read() for secret in secrets.values()]
+        return "" not in [secret.read_line() if lines else secret.read() for secret in secrets.values()]
     except ValueError:
         return False
 
 
-def _references(config: Config, roles: Sequence[str]) -> Iterator[tuple[str, Secret]]:
-    """Yield (path, reference) of every secret that these roles use, the pepper and the undo key aside."""
+def _readers(config: Config, roles: Sequence[str]) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Yield (path, what reads it) of every secret that these roles use, the pepper and the undo key aside."""
     for name, secret in config.file.kafka.secrets().items():
-        yield f"kafka.{name}", secret
+        yield f"kafka.{name}", secret.read
     apis: dict[str, dict[str, Secret]] = {}
     if "poll" in roles:
         apis |= {f"sources.{name}": source.settings.secrets() for name, source in config.sources.items()}
@@ -63,4 +66,4 @@ def _references(config: Config, roles: Sequence[str]) -> Iterator[tuple[str, Sec
         apis |= {f"handlers.deletes.targets.{name}": target.secrets() for name, target in targets.items()}
     for path, secrets in apis.items():
         for name, secret in secrets.items():
-            yield f"{path}.{name}", secret
+            yield f"{path}.{name}", secret.read_line

@@ -12,13 +12,14 @@ from rich.text import Text
 from worker.audit import Audit, Report
 from worker.commands.common import config as configured
 from worker.commands.common import out, run
+from worker.commands.common import table as new_table
 from worker.inspect import plain
 
 _SHOWN = 20
 
 
 def _table(report: Report) -> Table:
-    table = Table(f"audit of {report.source}", "")
+    table = new_table(f"audit of {report.source}", "")
     rows: list[tuple[str, object]] = [
         ("customers upstream", report.upstream),
         ("customers published", report.published),

@@ -1,17 +1,22 @@
-"""What every command shares: the configuration, the event loop, tables on a terminal and JSON lines elsewhere."""
+"""What every command shares: the configuration, the event loop, tables, files that are written."""
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, Final, NoReturn
 
 import click
 from rich.console import Console
+from rich.table import Table
 
 from worker import config as configuration
 from worker import telemetry
 from worker.config import Config
+from worker.errors import UsageError
+
+_PIPE_WIDTH: Final = 1_000
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
@@ -33,8 +38,38 @@ def config(ctx: click.Context) -> Config:
 
 
 def out() -> Console:
-    """Return the console for tables and progress on standard output."""
-    return Console(soft_wrap=True, highlight=False)
+    """Return the console for tables and progress on standard output; nothing is too wide for a pipe."""
+    return Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """Return an empty table that shows its cells whole: names in it are there to be copied."""
+    made = Table(title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+@contextmanager
+def written(path: Path) -> Generator[IO[bytes]]:
+    """Write a file that takes the place of what was there when it is whole, and not before.
+
+    A pipe or a device is written as it is. Raises UsageError where it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        if path.exists() and not path.is_file():
+            with path.open("wb") as device:
+                yield device
+            return
+        with part.open("wb") as file:
+            yield file
+        part.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def finish(code: int, message: str) -> NoReturn:

@@ -4,7 +4,6 @@ Decisions travel as records on the approvals topic, whose ACL says who may decid
 answer. Needs Kafka and nothing else.
 """
 
-import getpass
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +18,10 @@ from handlers.deletes import operate
 from handlers.deletes.decisions import Decision, record_of
 from handlers.deletes.operate import Command
 from handlers.deletes.undo import Undo
-from worker import inspect
+from worker import inspect, ordering
 from worker.commands.common import config as configured
-from worker.commands.common import finish, out, run
+from worker.commands.common import finish, out, run, written
+from worker.commands.common import table as new_table
 from worker.config import Config
 from worker.errors import ConfigError
 from worker.kafka import Connection
@@ -33,7 +33,7 @@ def deletions() -> None:
     """List, show, approve, reject and retry deletions carried downstream."""
 
 
-_WHO = click.option("--who", default=getpass.getuser, help="Who decides, as claimed; default: the user.")
+_WHO = click.option("--who", default=ordering.user, help="Who decides, as claimed; default: the user.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="JSON lines instead of a table.")
 
 
@@ -77,13 +77,14 @@ def list_(ctx: click.Context, state: str | None, target: str | None, source: str
         return
     if plans:
         out().print(held_table(plans))
-        click.echo("`rollcall deletions approve PLAN` or `reject PLAN`")
+        for plan in plans:
+            click.echo(f"`rollcall deletions approve {inspect.plain(operate.handle(plan))}`, or `reject`")
     out().print(deletions_table(rows))
 
 
 def held_table(plans: Sequence[dict[str, Any]]) -> Table:
     """Return the plans as a table for people; what comes from outside is shown as it is, and commands nothing."""
-    table = Table("plan that waits for you", "target", "deletions", "reason", title="Held")
+    table = new_table("plan that waits for you", "target", "deletions", "reason", title="Held")
     for plan in plans:
         table.add_row(*map(_cell, (operate.handle(plan), plan["target"], str(plan["count"]), plan["reason"])))
     return table
@@ -91,7 +92,7 @@ def held_table(plans: Sequence[dict[str, Any]]) -> Table:
 
 def deletions_table(rows: Sequence[operate.Row]) -> Table:
     """Return the newest deletion of each customer as a table for people."""
-    table = Table("request", "target/customer", "state", "since", "because", "from", "plan or reason")
+    table = new_table("request", "target/customer", "state", "since", "because", "from", "plan or reason")
     for row in rows:
         what = f"{row['target']}/{row['customer']}"
         cells = (row["request"], what, row["state"], row["since"], row["authority"], row["origin"])
@@ -101,7 +102,7 @@ def deletions_table(rows: Sequence[operate.Row]) -> Table:
 
 def erasure_table(plan: operate.Erasure) -> Table:
     """Return whom an erasure is about, and where each is deleted, as a table for people."""
-    table = Table("customer", "deleted at")
+    table = new_table("customer", "deleted at")
     for key in plan.customers:
         table.add_row(_cell(key), _cell(", ".join(plan.targets.get(key, ())) or "no target is configured for it"))
     return table
@@ -177,7 +178,8 @@ def retry(ctx: click.Context, name: str, who: str) -> None:
     """Make a blocked or failed request anew, or let a paused target go on."""
     config = configured(ctx)
     records = run(inspect.records(config, config.topics.deletions))
-    given = operate.retry(records, config.file.handlers.deletes, name, _command(who))
+    receipts = run(inspect.records(config, config.topics.receipts))
+    given = operate.retry(records, config.file.handlers.deletes, name, _command(who), receipts)
     _tell(run(_decide(config, [given])))
 
 
@@ -192,7 +194,7 @@ def export(ctx: click.Context, output: Path | None) -> None:
         for line in lines:
             click.echo(line, nl=False)
         return
-    with output.open("wb") as file:
+    with written(output) as file:
         file.writelines(lines)
 
 

@@ -7,12 +7,12 @@ shown, only kinds of values, weights and ids.
 import csv
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
 import click
 import orjson
-from rich.table import Table
 from rich.text import Text
 
 from handlers.dedupe import explain
@@ -20,7 +20,8 @@ from handlers.dedupe.events import Review
 from handlers.dedupe.explain import Census, Group, Published, Reviews, Why
 from worker import inspect
 from worker.commands.common import config as configured
-from worker.commands.common import out, run
+from worker.commands.common import out, run, written
+from worker.commands.common import table as new_table
 from worker.config import Config
 from worker.errors import UsageError
 from worker.events import Customer
@@ -85,11 +86,8 @@ def export(ctx: click.Context, format_: Literal["jsonl", "csv"], output: Path | 
     if output is None:
         _write(sys.stdout, format_, rows)
         return
-    try:
-        with output.open("w", encoding="utf-8", newline="") as file:
-            _write(file, format_, rows)
-    except OSError as error:
-        raise UsageError(f"{output} cannot be written: {error.strerror}") from error
+    with written(output) as file, TextIOWrapper(file, encoding="utf-8", newline="") as text:
+        _write(text, format_, rows)
 
 
 def _write(file: TextIO, format_: Literal["jsonl", "csv"], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -137,7 +135,7 @@ async def _customers(config: Config, names: Sequence[str]) -> list[Customer]:
     for name in names:
         if values.get(name.encode()) is None:
             state = "is deleted" if name.encode() in values else "has never been published"
-            hint = "Customers are named <source>/<id>; `rollcall tail --customer` shows what has become of one."
+            hint = "Customers are named <source>/<id>. `rollcall tail --from beginning --customer` shows its past."
             raise UsageError(f"there is no customer {inspect.plain(name)}: it {state}", hint=hint)
     return [orjson.loads(values[name.encode()] or b"") for name in names]
 
@@ -155,13 +153,13 @@ def _wanted(members: Sequence[str], kind: str, source: str | None, sources: str 
 
 def _show(groups: Sequence[Group], pairs: Sequence[Review]) -> None:
     if groups:
-        table = Table("cluster", "sources", "stays", "is one with", title="One person")
+        table = new_table("cluster", "sources", "stays", "is one with", title="One person")
         for group in groups:
             rest = ", ".join(name for name in group["members"] if name != group["winner"])
             table.add_row(group["cluster"], group["sources"], _text(group["winner"]), _text(rest))
         out().print(table)
     if pairs:
-        table = Table("a", "b", "score", "sources", "because", title="To be looked at")
+        table = new_table("a", "b", "score", "sources", "because", title="To be looked at")
         for pair in pairs:
             table.add_row(_text(pair["a"]), _text(pair["b"]), f"{pair['score']:g}", pair["sources"], pair["reason"])
         out().print(table)
@@ -179,7 +177,7 @@ def _explain(account: Why, published: Published) -> None:
         click.echo(f"  shared by too many to count: {', '.join(account['crowded'])}")
     if len(set(account["scopes"])) > 1:
         click.echo(f"  in different scopes: {', '.join(account['scopes'])}")
-    table = Table("what is compared", "adds")
+    table = new_table("what is compared", "adds")
     for name, weight in {**account["values"], **account["fields"]}.items():
         table.add_row(name.replace("_", " "), f"{weight:+g}")
     table.add_row("together", f"{account['score']:g}")

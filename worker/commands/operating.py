@@ -16,6 +16,7 @@ from worker import config as configuration
 from worker.acls import ROLES
 from worker.commands.common import config as configured
 from worker.commands.common import finish, out, run
+from worker.commands.common import table as new_table
 from worker.errors import ConfigError
 from worker.overview import Row
 
@@ -40,6 +41,7 @@ _COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "": "message",
     },
     "target": {"target": "target", "state": "state", "": "reason"},
+    "replay": {"replay": "name", "state": "state", "": "message"},
 }
 
 
@@ -65,7 +67,7 @@ def check(ctx: click.Context, roles: Sequence[str]) -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON lines instead of a table.")
 @click.pass_context
 def status(ctx: click.Context, *, as_json: bool) -> None:
-    """Show how it stands: sources, stages with their lag, what waits for a person, targets, dead letters."""
+    """Show how it stands: sources, stages with their lag, what waits for a person, targets, what is unfinished."""
     rows: list[Row] = run(overview.overview(configured(ctx)))
     if as_json:
         for row in rows:
@@ -89,7 +91,7 @@ def tables(rows: Sequence[Row]) -> Iterator[Table]:
         shown = [row for row in rows if row["kind"] == kind]
         if not shown:
             continue
-        table = Table(*columns)
+        table = new_table(*columns)
         for row in shown:
             table.add_row(*(Text(_cell(row, field)) for field in columns.values()))
         yield table

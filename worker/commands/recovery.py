@@ -3,7 +3,6 @@
 Needs Kafka and nothing else. A payload is printed only where it is asked for.
 """
 
-import getpass
 from pathlib import Path
 from typing import Literal
 
@@ -11,15 +10,16 @@ import click
 import orjson
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 from rich.text import Text
 
 from worker import deadletters as letters
+from worker import ordering
 from worker import rebuild as rebuilding
 from worker import replay as replays
 from worker import sequences as versions
 from worker.commands.common import config as configured
-from worker.commands.common import finish, out, run
+from worker.commands.common import finish, out, run, written
+from worker.commands.common import table as new_table
 from worker.config import Config
 from worker.errors import UsageError
 from worker.inspect import plain
@@ -78,7 +78,7 @@ def deadletters() -> None:
 _STAGE = click.option("--stage", help="Only those of this stage, or of this plug-in.")
 _SOURCE = click.option("--source", help="Only those of this source.")
 _KEY = click.option("--key", help="Only those with this key.")
-_WHO = click.option("--who", default=getpass.getuser, help="Who decides, as claimed; default: the user.")
+_WHO = click.option("--who", default=ordering.user, help="Who decides, as claimed; default: the user.")
 
 
 @deadletters.command("list")
@@ -94,9 +94,9 @@ def list_(ctx: click.Context, stage: str | None, source: str | None, key: str | 
         for letter in found:
             click.echo(orjson.dumps(letters.shown(letter, payload=False)))
         return
-    table = Table("name", "since", "stage", "from", "key", "why")
+    table = new_table("name", "since", "stage", "from", "key", "why")
     for letter in found:
-        place = f"{letter.record.topic} {letter.record.partition}-{letter.record.offset}" if letter.record.topic else ""
+        place = letters.place(letter)
         key_ = (letter.record.key or b"").decode(errors="replace")
         why = letter.reason if letter.error in {"", "Dead"} else f"{letter.error}: {letter.reason}"
         cells = (plain(text) for text in (letter.stage, place, key_, why))
@@ -282,13 +282,11 @@ def sequences_export(ctx: click.Context, file: Path) -> None:
 
 
 async def _export(config: Config, file: Path) -> int:
-    part = file.with_name(f".{file.name}.part")
     count = 0
-    with part.open("wb") as lines:
+    with written(file) as lines:
         async for one in versions.known(config):
             lines.write(one.line())
             count += 1
-    part.replace(file)
     return count
 
 
@@ -304,13 +302,24 @@ def sequences_import(ctx: click.Context, file: Path, ahead: int) -> None:
 
 @click.command()
 @click.argument("handler")
+@click.option(
+    "--empty", is_flag=True, help="Take the state of the deletes (or a stage of them) or of a plug-in away instead."
+)
 @click.pass_context
-def rebuild(ctx: click.Context, handler: str) -> None:
+def rebuild(ctx: click.Context, handler: str, *, empty: bool) -> None:
     """Build the state of HANDLER (dedupe, of which a stage is a part) anew from customers.latest; publish what differs.
 
     It works beside the running workers until it has caught up, then waits until they are stopped.
+
+    The deletes' state and a plug-in's are nowhere else: --empty has them begin anew, as if it was lost. Nothing of the
+    past is executed then, and what was open is held for a person (docs/recover.md).
     """
-    found = run(rebuilding.rebuild(configured(ctx), handler, lambda line: click.echo(line, err=True)))
+    config = configured(ctx)
+    if empty:
+        run(rebuilding.empty(config, handler, lambda line: click.echo(line, err=True)))
+        click.echo(f"now start the workers that run {handler} again")
+        return
+    found = run(rebuilding.rebuild(config, handler, lambda line: click.echo(line, err=True)))
     events = f"{found.events} identity events ({found.reviews} of them about pairs for review)"
     click.echo(f"{found.changed} memberships changed, {found.removed} removed, {events}")
     click.echo(f"now set handlers.dedupe_generation: {found.generation}, and start the workers again")

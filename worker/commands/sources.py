@@ -92,7 +92,7 @@ def watch_remove(
 @click.option("--json", "as_json", is_flag=True, help="JSON lines.")
 @click.pass_context
 def watch_list(ctx: click.Context, source: str, *, as_json: bool) -> None:
-    """Show who is watched, and what is known of each: live, deleted, not found, not looked up."""
+    """Show who is watched, and what is known of each: live, deleted, not found, set aside, not looked up."""
     for customer_id, known in run(ordering.watched(configured(ctx), source)):
         click.echo(orjson.dumps({"id": customer_id, "state": known}) if as_json else f"{customer_id}  {known}")
 

@@ -15,6 +15,7 @@ Every broker holds the data folder's lock (an inherited descriptor, flock(2)) fo
     guard.py detached LOCK_FD COMMAND...   becomes the broker, in the background, and writes its pid into the lock
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -98,6 +99,11 @@ def _detached(lock: int, command: list[str]) -> None:
         opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if stream == 1 else 0), 0o644)
         os.dup2(opened, stream)
         os.close(opened)
+    # uvloop leaves its child copies of pipes: whoever reads the other end would wait until the broker ends.
+    inherited = set(map(int, os.listdir("/dev/fd")))  # ruff: ignore[os-listdir] - starts faster without pathlib
+    for descriptor in inherited - {0, 1, 2, lock}:
+        with contextlib.suppress(OSError):  # what listed them is closed by now
+            os.close(descriptor)
     os.execv(command[0], command)  # ruff: ignore[start-process-with-no-shell] - the command is our caller's
 
 

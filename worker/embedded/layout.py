@@ -285,7 +285,7 @@ def holder(folder: Path) -> Holder | None:
     """Return who uses the data folder, None where nobody does."""
     try:
         lock = os.open(folder / "lock", os.O_RDONLY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -21,7 +21,6 @@ class Locale(NamedTuple):
     streets: str
     cities: str
     """`postcode city state`, separated by commas; the state is `-` where there is none."""
-    number_first: bool
 
 
 LOCALES = (
@@ -37,7 +36,6 @@ LOCALES = (
         "Main St,Oak Ave,Maple Dr,Cedar Ln,Park Blvd,Elm St,Washington Ave,Lake Rd,Hill St,Pine Ct,Sunset Blvd,2nd St",
         "01701 Natick MA,10001 New York NY,60601 Chicago IL,73301 Austin TX,94105 San Francisco CA,98101 Seattle WA,"
         "80202 Denver CO,33101 Miami FL,97201 Portland OR,85001 Phoenix AZ",
-        True,
     ),
     Locale(
         "nb-NO", "NO", 4,
@@ -47,7 +45,6 @@ LOCALES = (
         "Berg Haugen Hagen Johannessen Andreassen Jacobsen Dahl Ødegård Åsen Bråthen Bø Sørensen Næss",
         "Storgata,Kirkegata,Skolegata,Bjørnstjerne Bjørnsons gate,Havnegata,Åsveien,Strandveien,Øvre Torggate",
         "0150 Oslo -,5003 Bergen -,7010 Trondheim -,4006 Stavanger -,9008 Tromsø -,6002 Ålesund -,3015 Drammen -",
-        False,
     ),
     Locale(
         "sv-SE", "SE", 3,
@@ -57,7 +54,6 @@ LOCALES = (
         "Jonsson Hedström Åkesson Öberg Sjögren Björk Lindström Nyström Ängström",
         "Storgatan,Kungsgatan,Drottninggatan,Östra Vallgatan,Åvägen,Björkvägen,Skolgatan,Södra Promenaden",
         "111 20 Stockholm -,411 05 Göteborg -,211 20 Malmö -,753 20 Uppsala -,582 20 Linköping -,702 10 Örebro -",
-        False,
     ),
     Locale(
         "en-GB", "GB", 3,
@@ -68,7 +64,6 @@ LOCALES = (
         "High Street,Station Road,London Road,Church Lane,Victoria Road,Green Lane,Manor Road,The Crescent",
         "SW1A 1AA London -,M1 1AE Manchester -,B1 1BB Birmingham -,LS1 1UR Leeds -,EH1 1YZ Edinburgh -,"
         "CF10 1EP Cardiff -",
-        True,
     ),
     Locale(
         "de-DE", "DE", 2,
@@ -78,7 +73,6 @@ LOCALES = (
         "Klein Wolf Schröder Neumann Groß Jäger Weiß von_Bülow",
         "Hauptstraße,Bahnhofstraße,Gartenweg,Schulstraße,Goethestraße,Am Markt,Lindenallee,Königsallee",
         "10115 Berlin -,20095 Hamburg -,80331 München -,50667 Köln -,60311 Frankfurt am Main -,70173 Stuttgart -",
-        False,
     ),
     Locale(
         "fr-FR", "FR", 2,
@@ -88,7 +82,6 @@ LOCALES = (
         "Bérenger Lévêque François D'Arc de_La_Tour",
         "rue de la Paix,avenue Victor-Hugo,rue de l'Église,place du Marché,boulevard Saint-Michel,allée des Tilleuls",
         "75001 Paris -,69001 Lyon -,13001 Marseille -,31000 Toulouse -,44000 Nantes -,67000 Strasbourg -",
-        True,
     ),
 )  # fmt: skip
 

@@ -45,6 +45,19 @@ class Response:
     body: bytes
     url: str = ""
 
+    @property
+    def origin(self) -> "Origin":
+        """Return what a dead letter says of where a record came from."""
+        return Origin(self.url.rpartition(" ")[2], self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The request that was answered, by its path, and the answer's status: of a page, or of a look-up."""
+
+    path: str
+    status: int
+
 
 @dataclass(slots=True)
 class Row:
@@ -76,15 +89,16 @@ class Tombstone:
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A record that cannot be read, for `reason` (no customer data in it); `id` is None if not even that was there.
+    """A record that has an id but cannot be read, for `reason` (no customer data in it): it is set aside.
 
-    `size` is in bytes of JSON. With an id it is set aside and the scan goes on, proving no absence; without one the
-    page is refused (`MalformedPageError`), since nobody could tell what was lost.
+    The scan goes on, proving no absence. A page with a record without an id is refused (`MalformedPageError`), since
+    nobody could tell what was lost. `size` is in bytes of JSON; `record` is only hashed.
     """
 
     id: str
     reason: str
     size: int
+    record: object = field(default=None, repr=False, compare=False)
 
 
 Item = Row | Stub | Tombstone | Bad
@@ -96,7 +110,8 @@ class Page:
 
     `cursor` is where to read on, committed together with what the page changed. `more`: another page is there to be
     asked for at once; of an enumeration, False says that it has ended as the API ends one. `total` is the number of
-    customers that the upstream says it has. `note` is a sentence for the operator, where the adapter had to fall back.
+    customers that the upstream says it has, `uncounted` that the page may show some whom that leaves out. `note` is a
+    sentence for the operator, where the adapter had to fall back. The poller sets `origin`.
     """
 
     items: Sequence[Item]
@@ -104,6 +119,8 @@ class Page:
     more: bool
     total: int | None = None
     note: str | None = None
+    uncounted: bool = False
+    origin: Origin | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +140,10 @@ class Feed:
 
 @dataclass(frozen=True, slots=True)
 class Exists:
-    """A look-up found the customer."""
+    """A look-up found the customer; the poller sets `origin`."""
 
     row: Row
+    origin: Origin | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,9 +158,10 @@ class Missing:
 
 @dataclass(frozen=True, slots=True)
 class Unsure:
-    """A look-up's answer proves nothing, for `reason`."""
+    """A look-up's answer proves nothing, for `reason` (no customer data in it); the poller sets `answer`."""
 
     reason: str
+    answer: Response | None = field(default=None, repr=False, compare=False)
 
 
 Verdict = Exists | Missing | Unsure

@@ -13,12 +13,13 @@ from urllib.parse import quote
 
 from pydantic import Field
 
-from worker.errors import CursorExpiredError, MalformedPageError, RefusedError
+from worker.errors import CredentialError, CursorExpiredError, MalformedPageError, RefusedError
 from worker.events import Address, Company, Contact, Customer, Identifier, Kind, Reference
 from worker.normalize import Normalizer, text
 from worker.privacy import Policy
 from worker.settings import Secret, SourceSettings, Treatment
 from worker.sources import (
+    Bad,
     Cursor,
     Exists,
     Feed,
@@ -34,7 +35,7 @@ from worker.sources import (
 )
 from worker.sources.documented import CONNECT
 from worker.sources.lists import follow, in_order, twice
-from worker.sources.reading import malformed, parse, refuse
+from worker.sources.reading import malformed, named, parse, refuse, unusable
 from worker.times import milliseconds
 
 _NOT_FOUND: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
@@ -73,6 +74,10 @@ class ConnectSettings(SourceSettings):
         """Return what decides which customers are seen."""
         return json.dumps({"search": self.search})
 
+    def filtered(self) -> bool:
+        """Return whether only some of the customers are seen."""
+        return self.search is not None
+
 
 class Connect:
     """One connect source."""
@@ -110,9 +115,9 @@ class Connect:
         items = answer.get("items")
         if not isinstance(items, list):
             raise malformed(doing, "there is no list of items")
-        rows = {row.id: row for row in [_row(doing, item) for item in items]}
+        found = {one.id: one for one in [_read(doing, item) for item in items]}
         following, total = _following(doing, answer, cursor or {}, len(items))
-        return Page(list(rows.values()), following or {}, following is not None, total, twice(len(items), len(rows)))
+        return Page(list(found.values()), following or {}, following is not None, total, twice(len(items), len(found)))
 
     def lookup(self, customer_id: str) -> Request | None:
         """Return the request for one customer; None for what a path would take for a step up."""
@@ -120,17 +125,20 @@ class Connect:
         return Request("GET", f"/customers/{path}") if _usable(customer_id) and path not in {".", ".."} else None
 
     def read_lookup(self, customer_id: str, response: Response) -> Verdict:
-        """Read a look-up: 404 says that the customer is gone, and only its own id that it exists."""
+        """Read a look-up: 404 says that the customer is gone, and only its own id that it exists.
+
+        A 403 may be about this customer alone: whether it is the key's fault, the next page tells.
+        """
         doing = f"{self.name}: looking a customer up"
         if response.status in _NOT_FOUND:
             return Missing()
-        if response.status == HTTPStatus.FORBIDDEN:
-            refuse(response, doing)
         try:
-            row = _row(doing, _answer(doing, response))
-        except (MalformedPageError, RefusedError) as error:
+            found = _read(doing, _answer(doing, response))
+        except (CredentialError, MalformedPageError, RefusedError) as error:
             return Unsure(error.message)
-        return Exists(row) if row.id == customer_id else Unsure("the look-up was answered with another customer")
+        if isinstance(found, Bad) or found.id != customer_id:
+            return Unsure("the look-up was answered with another customer")
+        return Exists(found)
 
     def authorize(self, secrets: Mapping[str, str], token: str | None) -> Mapping[str, str]:  # ruff: ignore[unused-method-argument] - no tokens
         """Return the header with the API key."""
@@ -198,12 +206,14 @@ def _answer(doing: str, response: Response) -> dict[str, Any]:
     return answer
 
 
-def _row(doing: str, item: object) -> Row:
+def _read(doing: str, item: object) -> Row | Bad:
     if isinstance(item, dict):
         customer_id, updated = item.get("customerId"), item.get("updatedAt")
         if isinstance(customer_id, str) and _usable(customer_id):
             return Row(customer_id, item, None if updated is None else milliseconds(updated))
-    raise malformed(doing, "a customer has no usable customerId")
+        if named(customer_id):
+            return unusable(customer_id, item)
+    raise malformed(doing, "a customer has no customerId")
 
 
 def _usable(customer_id: str) -> bool:
@@ -212,23 +222,23 @@ def _usable(customer_id: str) -> bool:
 
 def _following(doing: str, answer: dict[str, Any], cursor: Cursor, count: int) -> tuple[Cursor | None, int | None]:
     """Return where to read on, None at the end; and the number of customers, where the answer says it."""
-    pagination = answer.get("pagination") or {}
+    pagination = {} if answer.get("pagination") is None else answer["pagination"]
     if not isinstance(pagination, dict):
         raise malformed(doing, "pagination is no object, so nobody knows whether there is more")
-    total = _count(pagination.get("total", answer.get("total")))
     following = pagination.get("nextCursor")
     if following is not None and not isinstance(following, str):
         raise malformed(doing, "nextCursor is no text, so nobody knows whether there is more")
+    total = pagination.get("total", answer.get("total"))
+    if total is not None and not (type(total) is int and total >= 0):
+        if not following:
+            raise malformed(doing, "total is no count, so nobody knows whether there is more")
+        total = None
     if following:
         return {"cursor": following, "trail": follow(cursor.get("trail"), following, doing)}, total
     # The older edition knows no cursors, only offsets; the newer one never gets an offset.
     read = cursor.get("offset", 0) + count
     older = "nextCursor" not in pagination and "cursor" not in cursor
     return ({"offset": read} if older and count and total is not None and read < total else None), total
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
 def _part(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:

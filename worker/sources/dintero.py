@@ -23,20 +23,20 @@ from worker.errors import CredentialError, CursorExpiredError, MalformedPageErro
 from worker.events import Customer
 from worker.normalize import Normalizer
 from worker.settings import Duration, Secret, SourceSettings, Treatment
-from worker.sources import Cursor, Feed, Moment, Page, Request, Response, Row, Token, Unsure, Verdict
-from worker.sources.dintero_users import User, essence, items, newest, normalize, own
+from worker.sources import Cursor, Feed, Item, Moment, Page, Request, Response, Row, Token, Unsure, Verdict
+from worker.sources.dintero_users import User, brought, essence, items, newest, normalize, of_type, own
 from worker.sources.documented import DINTERO
 from worker.sources.lists import follow, twice
-from worker.sources.reading import malformed, parse, refuse
+from worker.sources.reading import malformed, named, parse, refuse
 from worker.times import rfc3339
 
 _MOST: Final = 100
 _OVERLAP_MS: Final = 1
-_LONGEST_ID: Final = 255
 _EXPIRED: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 _NO_CREDENTIAL: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _CODE: Final = re.compile(r"[\w.:-]{1,60}").fullmatch
 _COUNT: Final = re.compile(r"[0-9]{1,10}").fullmatch
+_EVERYBODY: Final = (("type", "any"),)
 _FILTERS: Final = ("type", "token_value", "token_type", "email", "phone_number", "search", "tag_id")
 
 Text = Annotated[str, Field(min_length=1)]
@@ -82,6 +82,10 @@ class DinteroSettings(SourceSettings):
         """Return what decides which customers are seen, as canonical JSON."""
         return json.dumps([self.aid, self.filters()])
 
+    def filtered(self) -> bool:
+        """Return whether only some of the customers are seen."""
+        return self.filters() != _EVERYBODY
+
 
 class Dintero:
     """One dintero source.
@@ -102,6 +106,7 @@ class Dintero:
         self._settings = settings
         self._account = f"/v1/accounts/{settings.aid}"
         self._filters = settings.filters()
+        self._narrowed = any(name != "type" for name, _ in self._filters)
         self._lookback = round(settings.lookback * 1000)
 
     def feeds(self) -> tuple[Feed, ...]:
@@ -137,31 +142,52 @@ class Dintero:
         if cursor and "since" in cursor:
             return self._changed(users, cursor, moment)
         if feed == "check":
-            return _listed(doing, users, cursor or {}, end={})
+            return self._listed(doing, users, cursor or {}, end={})
         floor = (cursor or {}).get("floor")
         floor = self._floor(moment, newest(users)) if floor is None else floor
-        return _listed(doing, users, {**(cursor or {}), "floor": floor}, end={"since": floor})
+        return self._listed(doing, users, {**(cursor or {}), "floor": floor}, end={"since": floor})
+
+    def _listed(self, doing: str, users: Sequence[User], cursor: Cursor, end: Cursor) -> Page:
+        """Go on behind the page's last user; only an empty page is the `end`."""
+        total = cursor.get("total")
+        if not users:
+            return Page((), end, more=False, total=total)
+        last = own(users)[-1]
+        token = last.get("paging_token")
+        after = token if isinstance(token, str) and token else str(last["id"])
+        following = {**cursor, "after": after, "trail": follow(cursor.get("trail"), after, doing)}
+        found, note = self._items(users)
+        # Whom a contact is linked to the API shows without regard to the filters, and does not count.
+        return Page(found, following, more=True, total=total, note=note, uncounted=self._narrowed and brought(users))
+
+    def _items(self, users: Sequence[User]) -> tuple[list[Item], str | None]:
+        """Return what a page says of those asked for, and what to tell the operator of it."""
+        ours = of_type(users, self._settings.type)
+        found = items(ours)
+        return found, twice(len(ours), len(found))
 
     def _changed(self, users: Sequence[User], cursor: Cursor, moment: Moment) -> Page:
         """Go on with the newest time of the page; where that leads nowhere, end there, or list everybody instead."""
-        since, time, found = cursor["since"], newest(users), items(users)
-        visible = self._floor(moment, time)
-        floor = cursor.get("floor", max(since, visible))
-        note = twice(len(users), len(found))
+        since, time = cursor["since"], newest(users)
+        found, note = self._items(users)
+        visible = self._floor(moment, time, since)
+        floor = cursor.get("floor", visible)
         if time is not None and time - _OVERLAP_MS > since:
             return Page(found, {"since": time - _OVERLAP_MS, "floor": floor}, more=True, note=note)
         if len(users) < self._settings.page_size:
             return Page(found, {"since": floor}, more=False, note=note)
         stuck = f"{len(users)} customers with one time fill a page of changes: everybody is read by starting_after"
-        return Page(found, {"floor": max(floor, visible)}, more=True, note=stuck)
+        return Page(found, {"floor": visible}, more=True, note=stuck)
 
-    def _floor(self, moment: Moment, time: int | None) -> int:
+    def _floor(self, moment: Moment, time: int | None, least: int = 0) -> int:
         """Return up to when everything is visible by now, in ms since the epoch: `lookback` before the server's clock.
 
-        Before the server has told its time, the newest time that it has written stands for it: it is no later.
+        That may be before where it was: then the clock was wrong. Before the server has told its time, the newest time
+        that it has written stands for it (it is no later), and `least` where it has written none that is newer.
         """
-        clock = moment.server if moment.server is not None else min(time or 0, moment.now)
-        return max(0, clock - self._lookback)
+        if moment.server is not None:
+            return max(0, moment.server - self._lookback)
+        return max(least, min(time or 0, moment.now) - self._lookback)
 
     def lookup(self, customer_id: str) -> Request | None:  # ruff: ignore[unused-method-argument] - see below
         """Return None: the API looks up by `customer_id`, which is not the id, and may change."""
@@ -215,14 +241,10 @@ def _users(doing: str, response: Response) -> list[User]:
     answer = parse(response, doing)
     if not isinstance(answer, list):
         raise malformed(doing, "the answer is no list of customers")
-    users = [user for user in answer if isinstance(user, dict) and _usable(user.get("id"))]
+    users = [user for user in answer if isinstance(user, dict) and named(user.get("id"))]
     if len(users) < len(answer):
-        raise malformed(doing, f"{len(answer) - len(users)} of {len(answer)} customers have no usable id")
+        raise malformed(doing, f"{len(answer) - len(users)} of {len(answer)} customers have no id")
     return users
-
-
-def _usable(id_: object) -> bool:
-    return isinstance(id_, str) and 0 < len(id_) <= _LONGEST_ID and id_.isprintable() and not id_.isspace()
 
 
 def _code(response: Response) -> str:
@@ -239,16 +261,3 @@ def _code(response: Response) -> str:
 def _total(response: Response) -> int | None:
     value = response.headers.get("total-count", "").strip()
     return int(value) if _COUNT(value) else None
-
-
-def _listed(doing: str, users: Sequence[User], cursor: Cursor, end: Cursor) -> Page:
-    """Go on behind the page's last user; only an empty page is the `end`."""
-    total = cursor.get("total")
-    if not users:
-        return Page((), end, more=False, total=total)
-    last = own(users)[-1]
-    token = last.get("paging_token")
-    after = token if isinstance(token, str) and token else last["id"]
-    following = {**cursor, "after": after, "trail": follow(cursor.get("trail"), after, doing)}
-    found = items(users)
-    return Page(found, following, more=True, total=total, note=twice(len(users), len(found)))

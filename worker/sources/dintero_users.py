@@ -12,11 +12,12 @@ from worker.normalize import Normalizer, text
 from worker.privacy import Policy
 from worker.sources import Bad, Item, Row, Tombstone
 from worker.sources.lists import in_order
-from worker.sources.reading import size_of
+from worker.sources.reading import size_of, unusable
 from worker.times import milliseconds
 
 User = dict[str, Any]
 
+_LONGEST_ID: Final = 255
 # The year 9999 in ms since the epoch: no time beyond it can be written.
 _LATEST: Final = 253_370_764_800_000
 
@@ -68,20 +69,26 @@ def items(users: Sequence[User]) -> list[Item]:
     """Return what a page says, one item a customer: of two, the one with the later time."""
     found: dict[str, tuple[int, Item]] = {}
     for user in users:
-        time = _time(user)
-        known = found.get(user["id"])
+        time, id_ = _time(user), str(user["id"])
+        known = found.get(id_)
         if known is None or known[0] <= (time or 0):
-            found[user["id"]] = time or 0, _item(user, time)
+            found[id_] = time or 0, _item(user, time)
     return [item for _, item in found.values()]
 
 
 def _item(user: User, time: int | None) -> Item:
+    if not _usable(user["id"]):
+        return unusable(user["id"], user)
     if user.get("deleted_at") is None:
         return Row(user["id"], user, time)
     deleted = _first_time(user, "deleted_at")
     if deleted is None:
-        return Bad(user["id"], "deleted_at is no time", size_of(user))
+        return Bad(user["id"], "deleted_at is no time", size_of(user), user)
     return Tombstone(user["id"], deleted)
+
+
+def _usable(id_: object) -> bool:
+    return isinstance(id_, str) and 0 < len(id_) <= _LONGEST_ID and id_.isprintable() and not id_.isspace()
 
 
 def newest(users: Sequence[User]) -> int | None:
@@ -111,6 +118,19 @@ def own(users: Sequence[User]) -> Sequence[User]:
     """
     linked = {name for user in users for name in _linked(user.get("contact_for"))}
     return [user for user in users if linked.isdisjoint(_names(user))] or users if linked else users
+
+
+def brought(users: Sequence[User]) -> bool:
+    """Return whether there may be users on a page only because a contact is linked to them."""
+    return any(_linked(user.get("contact_for")) for user in users)
+
+
+def of_type(users: Sequence[User], wanted: str) -> Sequence[User]:
+    """Return the users of a type (`any`: all), without those of another one that came along with a contact.
+
+    A tombstone has no type, and is kept.
+    """
+    return users if wanted == "any" else [user for user in users if user.get("type") is None or user["type"] == wanted]
 
 
 def _linked(contact_for: object) -> list[str]:

@@ -40,7 +40,7 @@ from worker.sources import (
 )
 from worker.sources.documented import DRIVLY
 from worker.sources.payload import IDS, Document, Place, Walk, check, documents, encode, id_of, listing, total_of
-from worker.sources.reading import malformed, parse, refuse, size_of
+from worker.sources.reading import malformed, parse, size_of
 from worker.times import milliseconds, rfc3339
 
 _ONLY_TIMES: Final = (("select[id]", "true"), ("select[updatedAt]", "true"))
@@ -105,6 +105,10 @@ class DrivlySettings(SourceSettings):
         """Return what decides which customers are seen, as canonical JSON."""
         return json.dumps(self.where, sort_keys=True)
 
+    def filtered(self) -> bool:
+        """Return whether only some of the customers are seen."""
+        return self.where is not None
+
 
 class Drivly:
     """One drivly source."""
@@ -135,12 +139,15 @@ class Drivly:
         return Feed("head", interval), Feed("tail", interval), sweep
 
     def request(self, feed: str, cursor: Cursor | None, moment: Moment) -> Request | None:
-        """Return the request for the next page; None of the tail while its bound has not moved."""
+        """Return the request for the next page; None of the tail while its bound has not moved.
+
+        A tail that was read until far beyond it was read by a clock that was wrong.
+        """
         if feed == "sweep":
             return self._list("id", [[("[id][greater_than]", str(cursor["id"]))]] if cursor else [], _ONLY_TIMES)
         bound = self._bound(feed, moment)
         read_until = cursor.get("until") if cursor else None
-        if bound is None or (read_until is not None and read_until >= bound):
+        if bound is None or (read_until is not None and bound <= read_until <= bound + self._lookback):
             return None
         within = [("[updatedAt][less_than_equal]", rfc3339(bound))]
         return self._list("updatedAt,id", [_behind(cursor), within] if cursor and "id" in cursor else [within])
@@ -187,10 +194,11 @@ class Drivly:
         return Request("GET", f"/customers/{customer_id}", self._common)
 
     def read_lookup(self, customer_id: str, response: Response) -> Verdict:
-        """Read a look-up: only Payload's own 404 says that a customer is gone, and only its own id that it exists."""
+        """Read a look-up: only Payload's own 404 says that a customer is gone, and only its own id that it exists.
+
+        A 403 may be about this customer alone: whether it is the key's fault, the next page tells.
+        """
         doing = f"{self.name}: looking a customer up"
-        if response.status == HTTPStatus.FORBIDDEN:
-            refuse(response, doing)
         if response.status not in {HTTPStatus.OK, HTTPStatus.NOT_FOUND}:
             return Unsure(f"the look-up was answered {response.status}")
         try:
@@ -272,31 +280,35 @@ def _behind(cursor: Cursor) -> list[tuple[str, str]]:
     ]
 
 
-def _swept(walk: Walk, docs: Sequence[tuple[str, Document]], total: int, *, more: bool) -> Page:
+def _swept(walk: Walk, docs: Sequence[tuple[str | Bad, Document]], total: int, *, more: bool) -> Page:
     items: dict[str, Item] = {}
-    for customer_id, doc in docs:
+    for named, doc in docs:
         walk.on((0, doc["id"]))
-        items[customer_id] = Stub(customer_id, milliseconds(doc.get("updatedAt")))
+        item = named if isinstance(named, Bad) else Stub(named, milliseconds(doc.get("updatedAt")))
+        items[item.id] = item
     cursor = {"id": walk.place[1], "total": total} if walk.place else {}
     return Page(list(items.values()), cursor, more, total, _twice(docs, items))
 
 
 def _changed(
-    walk: Walk, docs: Sequence[tuple[str, Document]], cursor: Cursor, bound: int | None, *, more: bool
+    walk: Walk, docs: Sequence[tuple[str | Bad, Document]], cursor: Cursor, bound: int | None, *, more: bool
 ) -> Page:
     # The cursor keeps the time exactly as the server wrote it.
     stamp = cursor.get("updatedAt")
     items: dict[str, Item] = {}
-    for customer_id, doc in docs:
+    for named, doc in docs:
         updated = milliseconds(doc.get("updatedAt"))
         if updated is None:
-            items[customer_id] = Bad(customer_id, "updatedAt is missing or is no time", size_of(doc))
+            why = "updatedAt is missing or is no time"
+            bad = named if isinstance(named, Bad) else Bad(named, why, size_of(doc), doc)
+            items[bad.id] = bad
             continue
         if bound is None or updated > bound:
             raise malformed(walk.doing, "a row is newer than asked for")
         walk.on((updated, doc["id"]))
         stamp = doc["updatedAt"]
-        items[customer_id] = Row(customer_id, doc, updated)
+        item = named if isinstance(named, Bad) else Row(named, doc, updated)
+        items[item.id] = item
     following = {"updatedAt": stamp, "id": walk.place[1]} if walk.place else {}
     return Page(list(items.values()), following, more, None, _twice(docs, items))
 

@@ -12,9 +12,10 @@ import re
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any, Final
+from urllib.parse import quote, urlencode
 
-from worker.sources import Response
-from worker.sources.reading import malformed, parse, refuse
+from worker.sources import Bad, Response
+from worker.sources.reading import malformed, named, parse, refuse, unusable
 
 Document = dict[str, Any]
 Place = tuple[int, int | str]
@@ -48,8 +49,8 @@ _LISTS: Final = frozenset({"all", "in", "not_in"})
 _DEEPEST: Final = 8
 """Brackets after `where`: `qs` reads 10, and `[and][2]` is put around a configured filter."""
 _MOST: Final = 200
-_LONGEST: Final = 8 * 1024
-"""Characters; the server takes 16 kB of address and headers, and answers 431 above."""
+_LONGEST: Final = 12 * 1024
+"""Bytes as they are sent; the server takes 16 kB of address and headers, and answers 431 above."""
 _LONGEST_ID: Final = 128
 _PATH: Final = re.compile(r"[A-Za-z0-9_.]{1,100}").fullmatch
 _FIELD: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*").fullmatch
@@ -61,14 +62,19 @@ def check(where: dict[str, Any]) -> dict[str, Any]:
     if not parameters:
         message = "the filter is empty; leave it out"
         raise ValueError(message)
-    if len(parameters) > _MOST or sum(len(name) + len(value) for name, value in parameters) > _LONGEST:
-        message = f"the filter is too long: at most {_MOST} comparisons and {_LONGEST} characters"
+    if len(parameters) > _MOST or _sent(where) > _LONGEST:
+        message = f"the filter is too long: at most {_MOST} comparisons, and {_LONGEST} bytes once percent-encoded"
         raise ValueError(message)
     for name, _ in parameters:
         if name.count("[") > _DEEPEST:
             message = f"{name} is nested too deeply: the server reads no more than {_DEEPEST} levels"
             raise ValueError(message)
     return where
+
+
+def _sent(where: dict[str, Any]) -> int:
+    """Return how long a filter is at most in an address, within our own conditions."""
+    return len(urlencode(tuple(encode("where[and][2]", where)), quote_via=quote))
 
 
 def encode(prefix: str, where: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -145,12 +151,15 @@ def _objects(value: object) -> list[Document]:
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
-def documents(doing: str, body: Document) -> list[tuple[str, Document]]:
-    """Return the docs of a listing with their ids; one without an id spoils the page: what is lost, nobody knows."""
-    docs = [(id_of(doc), doc) for doc in body["docs"] if isinstance(doc, dict)]
-    found = [(customer_id, doc) for customer_id, doc in docs if customer_id is not None]
+def documents(doing: str, body: Document) -> list[tuple[str | Bad, Document]]:
+    """Return the docs of a listing with their ids, or as bad ones where those cannot be used.
+
+    One without an id spoils the page: what is lost, nobody knows.
+    """
+    docs = [doc for doc in body["docs"] if isinstance(doc, dict) and named(doc.get("id"))]
+    found: list[tuple[str | Bad, Document]] = [(id_of(doc) or unusable(doc["id"], doc), doc) for doc in docs]
     if len(found) < len(body["docs"]):
-        raise malformed(doing, f"{len(body['docs']) - len(found)} of {len(body['docs'])} docs have no usable id")
+        raise malformed(doing, f"{len(body['docs']) - len(found)} of {len(body['docs'])} docs have no id")
     return found
 
 

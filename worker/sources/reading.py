@@ -10,21 +10,21 @@ import math
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeGuard
 
 import orjson
 
 from worker.errors import CredentialError, MalformedPageError, RefusedError
-
-if TYPE_CHECKING:
-    from worker.sources import Response
+from worker.sources import Bad, Response
 
 _SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 _INTEGER_BITS: Final = 63
+_INTEGER_DIGITS: Final = 20
+_TOLD: Final = 1_000
 
 
-def parse(response: "Response", doing: str) -> Any:
+def parse(response: Response, doing: str) -> Any:
     """Return the JSON of an answer; raises MalformedPageError where there is none. `doing`: for the message.
 
     What `orjson` refuses is read again by the more patient `json`: half a surrogate pair becomes U+FFFD, a byte order
@@ -48,7 +48,7 @@ def malformed(doing: str, what: str) -> MalformedPageError:
     return MalformedPageError(f"{doing}: {what}", hint=hint)
 
 
-def refuse(response: "Response", doing: str, reason: str = "") -> NoReturn:
+def refuse(response: Response, doing: str, reason: str = "") -> NoReturn:
     """Raise what a status outside 2xx means: CredentialError for 401 and 403, RefusedError for any other."""
     message = f"{doing}: {response.url or 'the API'} answered {response.status}{reason and f' ({reason})'}"
     if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
@@ -58,10 +58,23 @@ def refuse(response: "Response", doing: str, reason: str = "") -> NoReturn:
     raise RefusedError(message, hint=hint)
 
 
-def content_type(response: "Response") -> str:
+def content_type(response: Response) -> str:
     """Return the media type of an answer, for messages."""
     declared = response.headers.get("content-type", "").partition(";")[0].strip()
     return declared if re.fullmatch(r"[\w.+-]{1,60}/[\w.+-]{1,60}", declared) else "of no known type"
+
+
+def named(id_: object) -> TypeGuard[str | int]:
+    """Return whether a record has an id, be it one that cannot be used: a text or an integer."""
+    return type(id_) is int or (type(id_) is str and bool(id_))
+
+
+def unusable(id_: str | int, record: Mapping[str, Any]) -> Bad:
+    """Return a record as one that is set aside, because its id cannot be used.
+
+    Such an id may be of any length: it is cut, so that its dead letter is not larger than Kafka takes.
+    """
+    return Bad(str(id_)[:_TOLD], "its id cannot be used", size_of(record), record)
 
 
 def size_of(record: Mapping[str, Any]) -> int:
@@ -83,8 +96,9 @@ def _float(text: str) -> float | str:
 
 
 def _int(text: str) -> int | float | str:
-    number = int(text)
-    return number if number.bit_length() <= _INTEGER_BITS else _float(text)
+    # Python's int() refuses thousands of digits.
+    number = int(text) if len(text) <= _INTEGER_DIGITS else None
+    return number if number is not None and number.bit_length() <= _INTEGER_BITS else _float(text)
 
 
 def _clean(value: Any) -> Any:
