@@ -6,7 +6,7 @@ the first key under a prefix, so that a hundred thousand waiting requests cost n
     r/<request>                          a deletion; once it has ended, only what later questions need
     <queue>/<target>/<order><number>     the queues: a request is in at most one (see `Queue`)
     o/<customer><number>                 the open requests of one customer at one target, oldest first
-    i/<customer>                         the newest request there: its states are the published ones
+    i/<customer>                         the newest request there, an open one if there is any: its states are published
     d/<customer>                         our own DELETE there, to know its echo by
     l/<customer><number>                 open duplicates that are to leave this customer as their winner
     t/<target>                           what is known of the target at present
@@ -14,7 +14,8 @@ the first key under a prefix, so that a hundred thousand waiting requests cost n
     p/<group><time><number>              what has passed the guard by itself within the period
     b/<time><group>, s/<group>           groups to judge then; groups with members to move
     n/<plan>, x/<command>                what became of plans and commands
-    u/<time><number>                     undo copies to drop then
+    j/<customer>                         the undo copy of our last deletion there, of which request, until when
+    u/<time><number>                     undo copies to drop then, and what is published without
     h, c                                 horizon, and the counter of arrivals
 """
 
@@ -26,15 +27,18 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from handlers.deletes.machine import State
 from handlers.deletes.model import Decided, Deletion, person
 from worker.handling import Tx
 
 #   q  may run from its order (time) on      k  asked whether it is still wanted, since
 #   y  vouched for, since                    a  a call is under way, since
 #   v  to be looked up again, from           e  waits for a canary, of this number or later
-Queue = Literal["q", "k", "y", "a", "v", "e"]
+#   w  waits for its route, looked at then
+Queue = Literal["q", "k", "y", "a", "v", "e", "w"]
 
 _WIDTH: Final = 8
+_EVER: Final = 1 << 62
 
 
 def number(value: int) -> bytes:
@@ -59,6 +63,15 @@ class Runtime:
     canary: int = 0  # number of the canary under way, 0: none
     canary_at: int = 0
     canaries: int = 0  # sent so far
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """An undo copy, as it is kept by customer: of which request, and until when (ms since the epoch)."""
+
+    request: str
+    content: str
+    until: int
 
 
 @dataclass(slots=True)
@@ -208,9 +221,19 @@ class Book:
         request, own = deletion.request, number(deletion.n)
         who = whom(deletion)
         self.tx.put(b"o/" + who + own, request["id"].encode())
-        self.tx.put(b"i/" + who, request["id"].encode())
+        self.show(deletion)
         if request["winner"] is not None:
             self.tx.put(b"l/" + person(request["target"], request["winner"]) + own, request["id"].encode())
+
+    def renumber(self, deletion: Deletion) -> None:
+        """Give an open deletion in no queue a new number of arrival: what is gathered comes in that order."""
+        shown = self.tx.get(b"i/" + whom(deletion))
+        self.delist(deletion)
+        deletion.n = self.arrive()
+        self.enlist(deletion)
+        if shown is not None:  # a newer request, it may be
+            self.tx.put(b"i/" + whom(deletion), shown)
+        self.change(deletion)
 
     def delist(self, deletion: Deletion) -> None:
         """Note that a request is not open any more."""
@@ -224,21 +247,65 @@ class Book:
         found = self._all(b"o/" + whom(deletion))
         return [other for other in found if other.n != deletion.n]
 
-    def losers(self, target: str, customer: str) -> list[Deletion]:
-        """Return the open requests for duplicates that are to leave this customer."""
-        return self._all(b"l/" + person(target, customer))
+    def losers(self, deletion: Deletion) -> list[Deletion]:
+        """Return the open requests for duplicates that are to leave the same customer."""
+        return self._all(b"l/" + whom(deletion))
 
-    def open_for(self, target: str, customer: str) -> list[Deletion]:
-        """Return the open requests for a customer."""
-        return self._all(b"o/" + person(target, customer))
+    def has_open_half(self, deletion: Deletion) -> bool:
+        """Return whether it is for a duplicate whose winner is to go, or a loser of its own."""
+        request = deletion.request
+        if request["authority"] != "duplicate" or request["customer"] is None:
+            return False
+        return bool(self.losers(deletion) or self._all(b"o/" + person(request["target"], request["winner"] or "")))
+
+    def winner_gone(self, deletion: Deletion) -> int:
+        """Return when a duplicate's winner was last seen to be gone at the target, by our own doing or not; 0: never.
+
+        Once its system has published our own DELETE, what the requests stage has read of it is newer.
+        """
+        request = deletion.request
+        if request["winner"] is None:
+            return 0
+        who = person(request["target"], request["winner"])
+        newest = self.ended((self.tx.get(b"i/" + who) or b"").decode()) or {}
+        absent: int = newest["at"] if newest.get("state") == State.ALREADY_ABSENT else 0
+        own = orjson.loads(self.tx.get(b"d/" + who) or b"null")
+        if own is None or own["echo"] is not None:
+            return absent
+        return max(absent, own["done"] or own.get("sent") or _EVER)
+
+    def done(self, deletion: Deletion) -> tuple[str, int] | None:
+        """Return which request of ours has deleted the same customer last, and when; None: none that we know of."""
+        own = orjson.loads(self.tx.get(b"d/" + whom(deletion)) or b"null")
+        return None if own is None or own["done"] is None else (own["request"], own["done"])
+
+    def show(self, deletion: Deletion) -> None:
+        """Have a request be the one whose states are published for its customer."""
+        self.tx.put(b"i/" + whom(deletion), deletion.request["id"].encode())
 
     def newest(self, deletion: Deletion) -> bool:
-        """Return whether this is the newest request for its customer."""
+        """Return whether this is the request for its customer whose states are published."""
         return self.tx.get(b"i/" + whom(deletion)) == deletion.request["id"].encode()
 
     def _all(self, prefix: bytes) -> list[Deletion]:
         ids = [value.decode() for _, value in self.tx.scan(prefix)]
         return [deletion for deletion in map(self.deletion, ids) if deletion is not None]
+
+    # Undo copies
+
+    def copy(self, who: bytes) -> Copy | None:
+        """Return the undo copy of a customer that is kept, by its short key."""
+        value = self.tx.get(b"j/" + who)
+        return None if value is None else Copy(**orjson.loads(value))
+
+    def keep_copy(self, deletion: Deletion, until: int) -> None:
+        """Keep the undo copy of a deletion, in place of an earlier one of the same customer."""
+        if deletion.undo is not None:
+            self.tx.put(b"j/" + whom(deletion), orjson.dumps(Copy(deletion.request["id"], deletion.undo, until)))
+
+    def drop_copy(self, who: bytes) -> None:
+        """Drop the undo copy of a customer."""
+        self.tx.delete(b"j/" + who)
 
     # Targets and groups
 

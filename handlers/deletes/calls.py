@@ -41,7 +41,8 @@ class Calls:
             hops.append(("winner", f"{request['target']}/{request['winner']}"))
         deletion.serial += 1
         self._book.put(deletion, "k", self._life.now)
-        send_check(self._life.tx, self._life.kit.topics.requests, request, hops, deletion.serial)
+        since = self._book.winner_gone(deletion)
+        send_check(self._life.tx, self._life.kit.topics.requests, request, hops, deletion.serial, since)
 
     def take_up(self, target: Target, deletion: Deletion) -> None:
         """Look a customer up, before the DELETE or after one; where there is no look-up, do what that leaves."""
@@ -59,18 +60,31 @@ class Calls:
         elif deletion.request["authority"] == "duplicate":
             self.block(deletion, "the target has no look-up: a duplicate's relations cannot be seen")
         else:
+            self._execute_blindly(target, deletion)
+
+    def _execute_blindly(self, target: Target, deletion: Deletion) -> None:
+        """Send the DELETE without a look-up, unless one of ours has done it: whoever has the id since is another."""
+        by, done = self._book.done(deletion) or ("", 0)
+        if done >= deletion.request["as_of"]:
+            self._life.must(deletion, Event.GONE, f"{by} has done it")
+            self._life.end(deletion)
+        else:
             self.execute(target, deletion, None)
 
     def execute(self, target: Target, deletion: Deletion, found: Found | None) -> None:
         """Commit to the DELETE; it is sent once this transaction is committed.
 
-        Where the look-up took too long the customer may be back meanwhile: all is asked anew, with more patience each
-        time, since a slow target is one in the end.
+        Where the look-up took too long, or the rate limit holds the DELETE up, the customer may be back meanwhile: all
+        is asked anew, with more patience each time, since a slow target is one in the end.
         """
         request, life = deletion.request, self._life
-        if life.now - deletion.since > VOUCHED_FOR_MS << deletion.tries:
+        latest = deletion.since + (VOUCHED_FOR_MS << deletion.tries)
+        if life.now > latest:
             deletion.tries += 1
             self.look_later(deletion, after=0)
+            return
+        if self._book.has_open_half(deletion):
+            self.look_later(deletion, after=0)  # asked for meanwhile: it stands back
             return
         if request["dry_run"]:
             life.must(deletion, Event.REHEARSE)
@@ -80,10 +94,32 @@ class Calls:
             self.block(deletion, "the record is too large for an undo copy")
             return
         life.must(deletion, Event.EXECUTE)
-        deletion.sent, deletion.tries, deletion.absent = life.now, 0, False
-        own = {"request": request["id"], "done": None, "echo": None}
-        life.tx.put(own_key(deletion), orjson.dumps(own))
-        self._call(deletion, target.delete(request["customer"] or ""))
+        deletion.sent, deletion.absent = life.now, False
+        self._note_own(deletion)
+        self._call(deletion, target.delete(request["customer"] or ""), latest)
+
+    def _note_own(self, deletion: Deletion) -> None:
+        """Note that the DELETE is ours, to know its echo by; what stood there comes back if it is not carried out."""
+        tx, key = self._life.tx, own_key(deletion)
+        before = orjson.loads(tx.get(key) or b"null")
+        if before is not None:
+            before.pop("before", None)  # its own attempt has been answered, or never will be
+        own = {"request": deletion.request["id"], "done": None, "echo": None, "sent": deletion.sent, "before": before}
+        tx.put(key, orjson.dumps(own))
+
+    def not_done(self, deletion: Deletion) -> None:
+        """Take it that the newest DELETE was not carried out: a deletion that its system reports now is no echo of it.
+
+        An earlier one of the same request whose outcome is not known has left its own note, which is there again.
+        """
+        tx, key = self._life.tx, own_key(deletion)
+        own = orjson.loads(tx.get(key) or b"{}")
+        if own.get("request") != deletion.request["id"] or "before" not in own:
+            return
+        if own["before"] is None:
+            tx.delete(key)
+        else:
+            tx.put(key, orjson.dumps(own["before"]))
 
     def _copy(self, deletion: Deletion, found: Found | None) -> bool:
         """Keep an undo copy where one is wanted; return whether that could be done."""
@@ -96,11 +132,12 @@ class Calls:
         deletion.undo = undo.encrypt(request["id"], f"{request['target']}/{request['customer']}", found.body)
         return True
 
-    def _call(self, deletion: Deletion, ask: Ask) -> None:
+    def _call(self, deletion: Deletion, ask: Ask, latest: int | None = None) -> None:
         deletion.serial += 1
         self._book.put(deletion, "a", self._life.now)
         id_ = f"{deletion.request['id']}:{deletion.serial}"
-        self._life.tx.call(Call(id_, deletion.request["target"], ask.method, ask.path, ask.query, ask.json))
+        target = deletion.request["target"]
+        self._life.tx.call(Call(id_, target, ask.method, ask.path, ask.query, ask.json, latest=latest))
 
     def look_later(self, deletion: Deletion, *, after: int | None = None) -> None:
         """Look again after a while (`after` milliseconds where given); where no DELETE is out, from the start."""

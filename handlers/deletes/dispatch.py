@@ -8,6 +8,7 @@ from typing import Final
 
 from handlers.deletes.book import Runtime
 from handlers.deletes.calls import VOUCHED_FOR_MS, Calls
+from handlers.deletes.guard import SLICE, Guard
 from handlers.deletes.health import Health
 from handlers.deletes.life import Life
 from handlers.deletes.machine import Event, State
@@ -75,25 +76,55 @@ class Dispatch:
         most = max(slots, min(_CHECKS_PER_CALL * slots, soon))
         if runtime.asked > most // 2:
             return  # many at a time: every question is a transaction of the stage that answers it
-        while runtime.asked < most:
-            waiting = self._book.first("q", name, self._now)
+        for _ in range(SLICE):
+            waiting = self._book.first("q", name, self._now) if runtime.asked < most else None
             if waiting is None:
                 return
+            if self._set_aside(waiting):
+                continue
             if self._stands_back(waiting):
                 self._book.put(waiting, "q", self._now + _STAND_BACK_MS)
                 continue
             self._life.must(waiting, Event.CHECK)
             self._calls.check(waiting)
 
+    def _set_aside(self, deletion: Deletion) -> bool:
+        """Take a deletion out of its turn if its route, as it is configured now, does not let it run by itself."""
+        request = deletion.request
+        if request["route"] is None:
+            return False
+        route = self._life.kit.route_of(request)
+        if route is None:
+            deletion.reason = f"it waits for its route: {request['route']} is not there, or stops it"
+            self._book.put(deletion, "w", self._now)
+            return True
+        asked = request["authority"] == "erasure" or request["retry_of"] is not None
+        decided = asked or any(given["refused"] is None for given in deletion.decisions)
+        if request["approval"] or decided or route.mode(request["authority"]) != "approval":
+            return False
+        request["approval"] = True
+        self._book.put(deletion, None)
+        self._book.renumber(deletion)
+        Guard(self._life).gather(deletion, recovered=False)
+        return True
+
+    def look_for_routes(self, name: str, since: int) -> bool:
+        """Let go on, some at a time, what waits for a route that is there again; return whether there is more of it.
+
+        `since`: when this executor took up its partition; its configuration does not change after that.
+        """
+        waiting = self._book.queued("w", name, since, SLICE)
+        for deletion in waiting:
+            there = self._life.kit.route_of(deletion.request) is not None
+            deletion.reason = None if there else deletion.reason
+            self._book.put(deletion, "q" if there else "w", self._now)
+        return len(waiting) == SLICE
+
     def _stands_back(self, deletion: Deletion) -> bool:
         """Return whether another deletion has to end first: of the same customer, or of a duplicate's other half."""
-        request = deletion.request
-        if any(other.state in _BUSY for other in self._book.others(deletion)):
-            return True
-        if request["authority"] != "duplicate" or request["customer"] is None:
-            return False
-        target, winner = request["target"], request["winner"] or ""
-        return bool(self._book.losers(target, request["customer"]) or self._book.open_for(target, winner))
+        # A winner by whatever authority: of two halves that go at once, neither would know of the other.
+        before = [*self._book.others(deletion), *self._book.losers(deletion)]
+        return any(other.state in _BUSY for other in before) or self._book.has_open_half(deletion)
 
     def _probe(self, name: str, target: Target, runtime: Runtime) -> None:
         """Try the canary of a paused target from time to time."""

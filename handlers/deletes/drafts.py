@@ -89,9 +89,12 @@ def by_departure(
 ) -> list[Request]:
     """Return what follows on the cluster routes from a customer having left a cluster because it was deleted.
 
-    `remaining`: keys of the customers that it was one with, when this was published (`at`, ms since the epoch).
+    `remaining`: keys of the customers that it was one with, when this was published (`at`, ms since the epoch). Where
+    one of them is of the same source, the person is still there: the deletion of the last one asks.
     """
     members = [split_key(key.encode()) for key in remaining]
+    if any(source == cause.source for source, _ in members):
+        return []
     return [
         {**request_of(cause, route.target, customer, now, route=route), "cluster_at": at}
         for route in routes
@@ -106,15 +109,18 @@ def by_duplicate(
 ) -> list[Request]:
     """Return what follows from a customer being the losing one of a pair within its source.
 
-    `winner`: id of the one that stays; `cluster`: digest of the cluster's record, published `at` (ms).
+    `winner`: id of the one that stays; `cluster`: digest of the cluster's record, published `at` (ms). It cools from
+    then on, and from when this version of the customer was published: the search has to have seen that, too.
     """
     found: list[Request] = []
+    since = max(at, cause.seen_live or 0)
     for route in routes:
         if route.link != "same_id" or route.mode("duplicate") == "off" or route.target not in settings.targets:
             continue
         cooling = settings.duplicates.cooling if route.cooling is None else route.cooling
-        made = request_of(cause, route.target, cause.origin, now, route=route, seed=cluster)
-        found.append({**made, "winner": winner, "cluster": cluster, "not_before": at + _milliseconds(cooling)})
+        # The same cluster at another time is another question: what was asked the first time was called off.
+        made = request_of(cause, route.target, cause.origin, now, route=route, seed=f"{cluster}@{at}")
+        found.append({**made, "winner": winner, "cluster": cluster, "not_before": since + _milliseconds(cooling)})
     return found
 
 

@@ -48,10 +48,14 @@ class Entry:
         state.put(_key(key), orjson.dumps(self))
 
 
-def objection(role: Role, entry: Entry | None, request: Request) -> str | None:
-    """Return why a request is no longer wanted, in view of one of the customers it is about; None if it still is."""
+def objection(role: Role, entry: Entry | None, request: Request, since: int = 0) -> str | None:
+    """Return why a request is no longer wanted, in view of one of the customers it is about; None if it still is.
+
+    `since`: when the winner was last seen to be gone (ms since the epoch); its poller may not have noticed yet.
+    """
     if role == "winner":
-        return None if entry is not None and entry.live else "the customer that was to stay is not there"
+        there = entry is not None and entry.live and entry.changed > since
+        return None if there else "the customer that was to stay is not there"
     if entry is None:
         return "the cluster is not known" if role == "subject" and request["cluster"] is not None else None
     if role == "origin":
@@ -59,8 +63,8 @@ def objection(role: Role, entry: Entry | None, request: Request) -> str | None:
         return "a newer version of the customer has been published" if back else None
     if entry.live and entry.changed > request["as_of"]:
         return "the customer to be deleted has changed since"
-    since = request["cluster_at"]
-    moved = since is not None and entry.cluster_at is not None and entry.cluster_at > since
+    known = request["cluster_at"]
+    moved = known is not None and entry.cluster_at is not None and entry.cluster_at > known
     if moved or (request["cluster"] is not None and request["cluster"] != entry.cluster):
         return "the cluster has changed"
     return None

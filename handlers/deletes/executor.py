@@ -58,6 +58,7 @@ class Executor:
         self._horizon = 0
         self._began = 0
         self._past_until = 0
+        self._opened = 0
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -69,7 +70,7 @@ class Executor:
         if tx.get(b"h") is None:
             tx.put(b"h", orjson.dumps([ends[self._kit.topics.requests], now]))
         self._horizon, self._began = orjson.loads(tx.get(b"h") or b"")
-        self._past_until = now + _PAST_MS
+        self._past_until, self._opened = now + _PAST_MS, now
         work = Work(self._kit, tx, now)
         for name in work.life.book.targets():
             work.dispatch.recover(name)
@@ -102,6 +103,7 @@ class Executor:
         more |= work.guard.work()
         self._expire(work)
         for name in work.life.book.targets():
+            more |= work.dispatch.look_for_routes(name, self._opened)
             work.dispatch.give_up_silent(name)
             work.dispatch.pump(name)
         work.life.flush()
@@ -132,7 +134,7 @@ class Executor:
                 forget(life.tx, self._kit.topics.requests, record.key or b"", request["target"])
                 return work.cancel(request["id"], message["reason"] or "")
             case "vouch":
-                return work.vouch(request["id"], message["serial"])
+                return work.vouch(request["id"], message["serial"], message.get("since", 0))
             case _:
                 return Skip("not ours")
 
@@ -177,8 +179,14 @@ class Executor:
             life.tx.delete(key)
             kept = orjson.loads(value)
             target, _, customer = kept["key"].partition("/")
-            newest = life.tx.get(b"i/" + person(target, customer))
-            if newest == kept["value"]["request"]["id"].encode():
+            who = person(target, customer)
+            copy, newest = life.book.copy(who), (life.tx.get(b"i/" + who) or b"").decode()
+            if copy is not None and copy.until <= life.now:
+                life.book.drop_copy(who)
+            shown = life.book.deletion(newest)
+            if shown is not None:
+                life.publish_again(shown)
+            elif newest == kept["value"]["request"]["id"]:
                 life.tx.send(self._kit.topics.deletions, kept["key"].encode(), orjson.dumps(kept["value"]))
 
 

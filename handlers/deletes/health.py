@@ -11,9 +11,10 @@ import orjson
 from handlers.deletes.book import Runtime
 from handlers.deletes.life import Life
 from handlers.deletes.targets.contract import retry_after
-from worker.handling import Reply
+from worker.handling import STOPPING, UNASKED, Reply
 
 _LONGEST_BACKOFF_MS: Final = 300_000
+_DOUBLINGS: Final = 32  # of the breaker's pause: beyond that it is the longest, and 2**1024 is no float
 _SHORTEST_WAIT_MS: Final = 1_000
 _TOO_MANY: Final = 429  # RFC 6585, section 4: it says nothing of a target's health
 _SERVER_ERRORS: Final = 500  # RFC 9110, section 15.6
@@ -40,8 +41,11 @@ class Health:
 
     def leave_alone(self, name: str, reply: Reply) -> int:
         """Leave a target alone that asks for it; return for how many milliseconds."""
+        if reply.error == STOPPING:
+            return 0
         runtime = self.runtime(name)
-        runtime.laters += 1
+        if self._now >= runtime.wait_until:  # else it belongs to the burst that was answered so
+            runtime.laters += 1
         asked = retry_after(reply.headers, self._now)
         wait = max(_SHORTEST_WAIT_MS, self.backoff(runtime.laters) if asked is None else asked)
         runtime.wait_until = max(runtime.wait_until, self._now + wait)
@@ -72,7 +76,9 @@ class Health:
         return held_back
 
     def count(self, name: str, reply: Reply) -> None:
-        """Count a call for the breaker: no answer and 5xx are failures."""
+        """Count a call for the breaker: no answer and 5xx are failures, what was never sent says nothing."""
+        if reply.error in UNASKED:
+            return
         runtime = self.runtime(name)
         failed = reply.status is None or reply.status >= _SERVER_ERRORS
         runtime.last = (runtime.last + ("1" if failed else "0"))[-self._settings.breaker.last :]
@@ -93,7 +99,7 @@ class Health:
             return  # one of those that were under way when the breaker opened
         often = runtime.last.count("1") >= breaker.share * breaker.last
         if runtime.half_open or runtime.failures >= breaker.in_a_row or often:
-            pause = min(breaker.pause * 2**runtime.opened, breaker.longest)
+            pause = min(breaker.pause * 2 ** min(runtime.opened, _DOUBLINGS), breaker.longest)
             runtime.wait_until = max(runtime.wait_until, self._now + int(pause * 1000))
             runtime.opened, runtime.half_open, runtime.last, runtime.failures = runtime.opened + 1, True, "", 0
             self._tell(name, runtime)

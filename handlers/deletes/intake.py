@@ -54,13 +54,25 @@ class Work:
     def _judge(self, deletion: Deletion, *, recovered: bool) -> None:
         """Hold a request, let it run, or gather it with others, to be judged together."""
         request = deletion.request
-        if request["held"] is not None and not recovered:
-            self.life.must(deletion, Event.HOLD, request["held"])
+        why = request["held"] or self._doubt(deletion)
+        if why is not None and not recovered:
+            self.life.must(deletion, Event.HOLD, why)
         elif not recovered and (request["authority"] == "erasure" or request["retry_of"] is not None):
             self.guard.release(deletion)
             self.dispatch.pump(request["target"])
         else:
             self.guard.gather(deletion, recovered=recovered)
+
+    def _doubt(self, deletion: Deletion) -> str | None:
+        """Return why nobody can know whom a DELETE would meet: without a look-up, after one that was done."""
+        request, target = deletion.request, self.kit.targets.get(deletion.request["target"])
+        known = self.life.book.done(deletion)
+        if known is None or target is None or request["retry_of"] is not None:
+            return None
+        (by, done), seen = known, request["seen_live"]
+        if target.lookup(request["customer"] or "") is not None or (seen is not None and seen > done):
+            return None
+        return f"{by} has deleted it, and nothing has shown it since" if done < request["as_of"] else None
 
     def cancel(self, id_: str, reason: str) -> Outcome:
         """Call a request off, as far as that is possible; one that has not come yet is called off when it comes."""
@@ -77,10 +89,15 @@ class Work:
         self.dispatch.pump(deletion.request["target"])
         return Done()
 
-    def vouch(self, id_: str, serial: int) -> Outcome:
-        """Take the word of the requests stage that a request is still wanted, if it was asked for just that."""
+    def vouch(self, id_: str, serial: int, since: int) -> Outcome:
+        """Take the word of the requests stage that a request is still wanted, if it was asked for just that.
+
+        `since`: as which it has taken a duplicate's winner for gone; an older program knows nothing of that.
+        """
         deletion = self.life.book.deletion(id_)
         if deletion is None or deletion.state != State.CHECKING or deletion.serial != serial:
+            return Skip("late")
+        if self.life.book.winner_gone(deletion) > since:
             return Skip("late")
         self.life.book.put(deletion, "y", self.life.now)
         self.dispatch.pump(deletion.request["target"])

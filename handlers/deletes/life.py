@@ -6,12 +6,12 @@ from typing import Final
 
 import orjson
 
-from handlers.deletes.book import Book, Recent, number
+from handlers.deletes.book import Book, Recent, number, whom
 from handlers.deletes.decisions import Decision
 from handlers.deletes.machine import ENDS, Event, Refused, State, step
-from handlers.deletes.model import Decided, Deletion, forget
+from handlers.deletes.model import Decided, Deletion, Request, forget
 from handlers.deletes.receipts import ledger, ledger_key, receipt
-from handlers.deletes.settings import DeletesSettings
+from handlers.deletes.settings import DeletesSettings, Route
 from handlers.deletes.targets.contract import Target
 from handlers.deletes.undo import Undo
 from worker.handling import Tx
@@ -33,6 +33,13 @@ class Kit:
     undo: Undo | None
     sources: Collection[str] | None  # that are polled; None: it is not known which
     recent: Recent
+
+    def route_of(self, request: Request) -> Route | None:
+        """Return the route that a request came over, None where it is not configured any more, or stops it."""
+        route = next((route for route in self.settings.routes if route.name == request["route"]), None)
+        if route is None or route.mode(request["authority"]) == "off" or route.dry_run > request["dry_run"]:
+            return None
+        return route
 
 
 class Life:
@@ -71,6 +78,7 @@ class Life:
         """Close a deletion that has come to an end: receipt, last published state, and out of everything."""
         request, book = deletion.request, self.book
         book.put(deletion, None)
+        self._keep_copy(deletion)
         self.publish(deletion)
         others = book.others(deletion) if deletion.state in _GONE else []
         book.delist(deletion)
@@ -81,17 +89,36 @@ class Life:
         if deletion.state in {State.BLOCKED, State.FAILED}:
             rest["asked"] = request  # it may be retried, also when its origin is long gone
         book.shrink(request["id"], rest)
-        if deletion.undo is not None:
+        copy = book.copy(whom(deletion))
+        if copy is not None:
             kept = {"key": ledger_key(request).decode(), "value": ledger(deletion, undo=None)}
-            until = self.now + int(self.kit.settings.undo_days * DAY_MS)
-            self.tx.put(b"u/" + number(until) + number(deletion.n), orjson.dumps(kept))
+            self.tx.put(b"u/" + number(copy.until) + number(deletion.n), orjson.dumps(kept))
         for other in others:
             if other.state == State.HELD and other.group is None:
                 self.must(other, Event.SUPERSEDE, f"{request['id']} has done it")
                 self.end(other)
+        self._uncover(deletion)
+
+    def _keep_copy(self, ended: Deletion) -> None:
+        """Keep an undo copy by customer: it is published with whatever request is the newest, until its day."""
+        self.book.keep_copy(ended, self.now + int(self.kit.settings.undo_days * DAY_MS))
+        if ended.request["authority"] == "erasure" and ended.state in _GONE:
+            self.book.drop_copy(whom(ended))
+
+    def _uncover(self, ended: Deletion) -> None:
+        """Publish the newest request of the customer that is still open: a person may have to see it and decide."""
+        others = self.book.others(ended)
+        if others:
+            self.book.show(others[-1])
+            self.publish_again(others[-1])
+
+    def publish_again(self, deletion: Deletion) -> None:
+        """Have the state of an open deletion published although it is the same: what goes with it is another."""
+        deletion.published = None
+        self.book.change(deletion)
 
     def publish(self, deletion: Deletion) -> None:
-        """Publish the newest state of the newest deletion of a customer, if it is another than before."""
+        """Publish the state of the newest deletion of a customer, if it is another than before."""
         if deletion.state == State.DELETED and deletion.place is not None and deletion.place[0] == "a":
             return  # the look-up that verifies it is under way
         shown = _PUBLISHED_AS.get(deletion.state, deletion.state)
@@ -99,7 +126,11 @@ class Life:
         if mark == deletion.published or not self.book.newest(deletion):
             return
         deletion.published = mark
-        value = ledger(deletion, undo=deletion.undo, state=shown)
+        undo, of = deletion.undo, deletion.request["id"]
+        copy = self.book.copy(whom(deletion))
+        if undo is None and copy is not None:
+            undo, of = copy.content, copy.request
+        value = ledger(deletion, undo=undo, undo_of=None if undo is None else of, state=shown)
         self.tx.send(self.kit.topics.deletions, ledger_key(deletion.request), orjson.dumps(value))
 
     def flush(self) -> None:

@@ -7,7 +7,7 @@ same question asked twice, by a redelivery or after a crash, is one request.
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypedDict, get_args
+from typing import Any, Final, Literal, NotRequired, TypedDict, get_args
 
 import orjson
 
@@ -30,7 +30,7 @@ _KINDS: Final[dict[str, Kind]] = {kind: kind for kind in get_args(Kind)}
 # What a check asks of the requests stage that owns the customer.
 #   origin   has it come back since `sequence`?
 #   subject  has it changed since `as_of`, or is its cluster another one?
-#   winner   is it there?
+#   winner   is it there, and has it changed since it was last seen to be gone?
 Role = Literal["origin", "subject", "winner"]
 
 
@@ -67,6 +67,7 @@ class Message(TypedDict):
     reason: str | None  # of a cancel
     hops: list[tuple[Role, str]]  # of a check: whom to ask, the first is the addressee
     serial: int  # of a check: comes back with the vouch
+    since: NotRequired[int]  # of a check: a winner that has not changed after this is gone; comes back with the vouch
 
 
 class Attempt(TypedDict):
@@ -136,9 +137,9 @@ def person(target: str, customer: str) -> bytes:
     return hashlib.blake2b(f"{target}/{customer}".encode(), digest_size=16).digest()
 
 
-def message(request: Request, *, hops: list[tuple[Role, str]] | None = None, serial: int = 0) -> bytes:
+def message(request: Request, *, hops: list[tuple[Role, str]] | None = None, serial: int = 0, since: int = 0) -> bytes:
     """Return the value of a record of the requests topic."""
-    return orjson.dumps({"request": request, "reason": None, "hops": hops or [], "serial": serial})
+    return orjson.dumps({"request": request, "reason": None, "hops": hops or [], "serial": serial, "since": since})
 
 
 def read_message(record: Record) -> tuple[Kind, Message]:
@@ -179,16 +180,16 @@ def send_cancel(tx: Tx, topic: str, request: str, target: str, reason: str) -> N
     tx.send(topic, f"{request}:cancel".encode(), value, kind_of("cancel"), partition_key=target.encode())
 
 
-def send_check(tx: Tx, topic: str, request: Request, hops: list[tuple[Role, str]], serial: int) -> None:
+def send_check(tx: Tx, topic: str, request: Request, hops: list[tuple[Role, str]], serial: int, since: int = 0) -> None:
     """Ask the requests stage that owns the first of `hops`, which passes it on to the next."""
     key = f"{request['id']}:check".encode()
-    value = message(request, hops=hops, serial=serial)
+    value = message(request, hops=hops, serial=serial, since=since)
     tx.send(topic, key, value, kind_of("check"), partition_key=hops[0][1].encode())
 
 
-def send_vouch(tx: Tx, topic: str, request: Request, serial: int) -> None:
+def send_vouch(tx: Tx, topic: str, request: Request, serial: int, since: int = 0) -> None:
     """Tell the executor of the target that the request is still wanted."""
-    key, value = request["id"].encode(), message(request, serial=serial)
+    key, value = request["id"].encode(), message(request, serial=serial, since=since)
     tx.send(topic, key, value, kind_of("vouch"), partition_key=request["target"].encode())
 
 

@@ -82,7 +82,7 @@ def show(
         raise UsageError(f"there is no deletion {name!r}", hint="`rollcall deletions list` shows what there is.")
     shown: dict[str, Any] = {"deletion": entry, "receipt": receipt}
     if entry is not None and undo is not None and entry["undo"] is not None:
-        content = undo.decrypt(entry["request"]["id"], key, entry["undo"])
+        content = undo.decrypt(entry.get("undo_of") or entry["request"]["id"], key, entry["undo"])
         try:
             shown["copy"] = orjson.loads(content)
         except orjson.JSONDecodeError:
@@ -134,20 +134,30 @@ def approve_or_reject(
     return decision(command.id, what, who=command.who, at=command.at, request=request["id"], target=request["target"])
 
 
-def retry(deletions: Iterable[Record], settings: DeletesSettings, name: str, command: Command) -> Decision:
+def retry(
+    deletions: Iterable[Record],
+    settings: DeletesSettings,
+    name: str,
+    command: Command,
+    receipts: Iterable[Record] = (),
+) -> Decision:
     """Return the decision to have a request made anew that is blocked or has failed, or to let a target go on.
 
-    Raises UsageError where there is no target and no request of that name.
+    A request that another one of its customer hides is known by its receipt. Raises UsageError where there is no target
+    and no request of that name.
     """
     if name in settings.targets:
         return decision(command.id, "retry", who=command.who, at=command.at, target=name)
     _, entry = _find(newest(deletions), name)
-    if entry is None:
-        raise UsageError(f"there is no target and no request {name!r}", hint="Requests: `rollcall deletions list`.")
-    request = entry["request"]
-    return decision(
-        command.id, "retry", who=command.who, at=command.at, request=request["id"], target=request["target"]
-    )
+    if entry is not None:
+        id_, target = entry["request"]["id"], entry["request"]["target"]
+    else:
+        receipt = next((decoded(record) for record in receipts if record.key == name.encode()), None)
+        if receipt is None:
+            hint = "Requests: `rollcall deletions list`."
+            raise UsageError(f"there is no target and no request {name!r}", hint=hint)
+        id_, target = receipt["request"], receipt["target"]
+    return decision(command.id, "retry", who=command.who, at=command.at, request=id_, target=target)
 
 
 def export(receipts: Iterable[Record]) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ from handlers.deletes.life import Life
 from handlers.deletes.machine import Event, State
 from handlers.deletes.model import Deletion
 from handlers.deletes.targets.contract import Answer, Fault, Found, Missing, Sight, Target, Unread
-from worker.handling import Call, Reply
+from worker.handling import CALLED_OFF, UNASKED, Call, Reply
 
 _LOOKS: Final = 5  # after a DELETE that the target says was done; at an answer that cannot be read
 _POLLS: Final = 30  # after a DELETE that it says will be
@@ -64,13 +64,16 @@ class Outcomes:
             self._calls.look_later(deletion)  # a look-up, or a DELETE that was answered and waits for a canary
             return
         self._book.put(deletion, None)
+        deletion.tries = 0
         deletion.attempts.append({"at": deletion.sent or 0, "status": None, "error": why})
         self._lost(deletion)
 
     # The answer to a DELETE
 
     def _answered(self, target: Target, deletion: Deletion, answer: Answer, reply: Reply) -> None:
-        deletion.attempts.append({"at": deletion.sent or 0, "status": reply.status, "error": reply.error})
+        if reply.error not in UNASKED:
+            deletion.tries = 0
+            deletion.attempts.append({"at": deletion.sent or 0, "status": reply.status, "error": reply.error})
         match answer:
             case Answer.DONE | Answer.ACCEPTED:
                 self._said_done(deletion, answer)
@@ -78,14 +81,18 @@ class Outcomes:
                 deletion.absent = True
                 self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
             case Answer.DENIED:
+                self._calls.not_done(deletion)
                 self._life.must(deletion, Event.POSTPONE)
                 self._book.put(deletion, "q", self._now)
                 self._denied(deletion, reply)
             case Answer.LATER:
+                self._calls.not_done(deletion)
                 self._later(deletion, reply)
             case Answer.CONFLICT:
+                self._calls.not_done(deletion)
                 self._again(deletion, f"the target sees a conflict ({reply.status})")
             case Answer.REFUSED:
+                self._calls.not_done(deletion)
                 self._calls.block(deletion, f"the target refuses ({reply.status})")
             case Answer.UNKNOWN:
                 self._lost(deletion)
@@ -116,8 +123,12 @@ class Outcomes:
         self._health.pause(deletion.request["target"], f"it refuses the credential ({reply.status})")
 
     def _later(self, deletion: Deletion, reply: Reply) -> None:
-        """Come back when the target may be asked again."""
-        when = self._now + self._health.leave_alone(deletion.request["target"], reply)
+        """Come back when the target may be asked again; at once, with more patience, where it was not asked at all."""
+        if reply.error == CALLED_OFF:
+            deletion.tries += 1
+            when = self._now
+        else:
+            when = self._now + self._health.leave_alone(deletion.request["target"], reply)
         if deletion.state in {State.LOOKING, State.EXECUTING}:
             self._life.must(deletion, Event.POSTPONE)
             self._book.put(deletion, "q", when)
@@ -160,7 +171,8 @@ class Outcomes:
                 assert_never(sight)
 
     def _still_there(self, target: Target, deletion: Deletion, found: Found) -> None:
-        changed = found.changed is not None and found.changed > deletion.request["as_of"]
+        # One that was created since is somebody else, who was given the id.
+        changed = max(found.changed or 0, found.created or 0) > deletion.request["as_of"]
         anew = found.created is not None and deletion.sent is not None and found.created > deletion.sent
         if deletion.state == State.LOOKING:
             self._before(target, deletion, found, changed=changed)
@@ -179,6 +191,8 @@ class Outcomes:
             self._changed(deletion)
         elif found.related and deletion.request["authority"] == "duplicate":
             self._calls.block(deletion, f"it still has {', '.join(found.related)}")
+        elif found.unseen and deletion.request["authority"] == "duplicate":
+            self._calls.block(deletion, f"the look-up does not show its {', '.join(found.unseen)}")
         else:
             self._calls.execute(target, deletion, found)
 
@@ -206,9 +220,8 @@ class Outcomes:
         self._calls.look_later(deletion)
 
     def _gone(self, deletion: Deletion, reason: str | None = None) -> None:
-        if deletion.absent and len(deletion.attempts) == 1:
-            # It was not ours that deleted it: what its system says of it later is no echo.
-            self._life.tx.delete(own_key(deletion))
+        if deletion.absent:
+            self._calls.not_done(deletion)  # somebody else has deleted it
         absent = deletion.absent and deletion.state == State.UNKNOWN
         self._life.must(deletion, Event.ABSENT if absent else Event.GONE, reason)
         deletion.verified = self._now
@@ -219,6 +232,7 @@ class Outcomes:
     def _note_done(self, deletion: Deletion) -> None:
         key = own_key(deletion)
         own = orjson.loads(self._life.tx.get(key) or b"{}")
+        own.pop("before", None)
         self._life.tx.put(key, orjson.dumps({**own, "done": own.get("done") or self._now}))
 
     def _has_lookup(self, deletion: Deletion) -> bool:

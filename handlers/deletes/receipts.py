@@ -56,8 +56,10 @@ def ledger_key(request: Request) -> bytes:
     return f"{request['target']}/{customer}".encode()
 
 
-def ledger(deletion: Deletion, *, undo: str | None, state: State | None = None) -> dict[str, Any]:
-    """Return the newest state of a deletion as it is published; `undo` is the encrypted copy."""
+def ledger(
+    deletion: Deletion, *, undo: str | None, undo_of: str | None = None, state: State | None = None
+) -> dict[str, Any]:
+    """Return the newest state of a deletion as it is published; `undo` is the encrypted copy, of request `undo_of`."""
     return {
         "state": state or deletion.state,
         "since": rfc3339(deletion.since),
@@ -68,6 +70,7 @@ def ledger(deletion: Deletion, *, undo: str | None, state: State | None = None) 
         "decisions": deletion.decisions,
         "history": deletion.history,
         "undo": undo,
+        "undo_of": undo_of,
     }
 
 

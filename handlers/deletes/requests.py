@@ -46,12 +46,10 @@ from handlers.deletes.settings import DeletesSettings, Route
 from worker.errors import RecordError
 from worker.events import header, split_key
 from worker.handling import Dead, Done, Input, Outcome, Record, Skip, Tx
+from worker.redelivery import REPLAY, WITH_DELETES
 from worker.times import milliseconds
 from worker.topics import Topics
 
-REPLAY: Final = "rollcall-replay"
-# What the value of the header `rollcall-replay` ends with on a replay that may delete.
-WITH_DELETES: Final = ";with-deletes"
 _HORIZON: Final = b"h/"
 _WAITING: Final = b"w/"
 _SHORTEST_MS: Final = 50
@@ -92,6 +90,8 @@ class Requests:
         self._ends: Mapping[str, int] = {}
         # Only what may be lost: checks that wait to be answered, which the executor asks again.
         self._checks: list[tuple[int, Message]] = []
+        self._fresh: list[tuple[int, Message]] = []  # of them those that came since the timer
+        self._late = 0  # for how long to read on, since something that came since the timer shows a lag
         self._behind_until = 0
         self._asked_at = 0
 
@@ -102,7 +102,7 @@ class Requests:
 
     def open(self, tx: Tx, partition: int, ends: Mapping[str, int], now: int) -> int | None:  # ruff: ignore[unused-method-argument] - by contract
         """Take up a partition: set the horizon of every route that was not active before."""
-        self._ends, self._checks = ends, []
+        self._ends, self._checks, self._fresh, self._late = ends, [], [], 0
         self._behind_until = now + _ms(self._settings.catch_up) if any(ends.values()) else now
         for route in self._settings.routes:
             key = _HORIZON + _digest(route.name.encode())
@@ -123,13 +123,21 @@ class Requests:
     def on_timer(self, tx: Tx, now: int) -> int | None:
         """Answer the checks that have waited long enough, all in one transaction.
 
-        While they keep coming this is looked at more often, but not for each of them.
+        While they keep coming this is looked at more often, but not for each of them. Between two timers the inputs
+        are read on, however long that takes: a check waits for the second one, and a lag counts from the first.
         """
+        if self._late:
+            self._late, self._behind_until = 0, max(self._behind_until, now + self._late)
         if now >= self._behind_until:
             due = [check for moment, check in self._checks if moment <= now]
             self._checks = [waiting for waiting in self._checks if waiting[0] > now]
             for check in due:
                 self._vouch(tx, check)
+        overdue = any(moment <= now for moment, _ in self._fresh)
+        self._checks += self._fresh
+        self._fresh = []
+        if overdue:
+            return now + _SHORTEST_MS
         tick = _ms(self._settings.tick)
         busy = self._checks or now < self._asked_at + _BUSY_MS
         return now + (max(_SHORTEST_MS, min(tick, _ms(self._settings.settle))) if busy else tick)
@@ -286,8 +294,9 @@ class Requests:
             return
         winner, at = entry.losing["winner"], entry.cluster_at or 0
         facts = {"winner": f"{who[0]}/{winner}", **entry.losing["facts"]}
-        as_of = max(at, entry.changed)
-        cause = Cause(*who, entry.sequence, as_of, "duplicate", None, entry.seen_live, facts)
+        # Its cluster may rest on an older version, and has been told later than what is not polled yet: neither may
+        # hide a change of the customer.
+        cause = Cause(*who, entry.sequence, entry.changed, "duplicate", None, entry.seen_live, facts)
         routes = [route for route in self._routes.get(who[0], []) if route.name in entry.losing["routes"]]
         for made in drafts.by_duplicate(self._settings, cause, winner, entry.cluster or "", routes, at, now):
             send_request(tx, self._requests, made)
@@ -326,7 +335,7 @@ class Requests:
         if record.value is None or header(record.headers, KIND) in _FOR_EXECUTORS:
             return Skip("not ours")
         _, check = read_message(record)
-        self._checks.append((now + _ms(self._settings.settle), check))
+        self._fresh.append((now + _ms(self._settings.settle), check))
         self._asked_at = now
         return Done()
 
@@ -336,14 +345,15 @@ class Requests:
         if not self._stands(request):
             return
         (role, key), *rest = check["hops"]
-        why = objection(role, Entry.load(tx, key.encode()), request)
+        since = check.get("since", 0)
+        why = objection(role, Entry.load(tx, key.encode()), request, since)
         forget(tx, topic, f"{request['id']}:check".encode(), key)  # first: the next one may lie in the same partition
         if why is not None:
             send_cancel(tx, topic, request["id"], request["target"], why)
         elif rest:
-            send_check(tx, topic, request, rest, check["serial"])
+            send_check(tx, topic, request, rest, check["serial"], since)
         else:
-            send_vouch(tx, topic, request, check["serial"])
+            send_vouch(tx, topic, request, check["serial"], since)
 
     def _stands(self, request: Request) -> bool:
         """Return whether a request's route is still there, and on; if not, it waits for it, or for a person's no."""
@@ -353,10 +363,16 @@ class Requests:
         return route is not None and route.mode(request["authority"]) != "off" and route.dry_run <= request["dry_run"]
 
     def _note_lag(self, record: Record, now: int) -> None:
-        """Remember that there is more to read before anything can be vouched for."""
-        late = _ms(self._settings.catch_up)
-        if record.offset < self._ends.get(record.topic, 0) or now - record.timestamp > late:
-            self._behind_until = now + _ms(self._settings.settle)
+        """Remember that there is more to read before anything can be vouched for.
+
+        Whether an input has been read up to the end that it had at the start cannot be told by offsets: the last ones
+        may be marks of transactions, or compacted. So nothing more may have come for as long as a lag is tolerated.
+        """
+        catch_up = _ms(self._settings.catch_up)
+        if record.offset < self._ends.get(record.topic, 0):
+            self._late = max(self._late, catch_up)
+        elif now - record.timestamp > catch_up:
+            self._late = max(self._late, _ms(self._settings.settle))
 
 
 def _digest(key: bytes) -> bytes:

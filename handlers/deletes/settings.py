@@ -88,8 +88,12 @@ class HttpTarget(TargetSettings):
         default=None, pattern=r"^/[^?#]*\{id\}[^?#]*$", description="Path of a GET that shows one customer"
     )
     id_field: str | None = Field(default=None, description="Field of the look-up's answer that holds the id")
-    changed_field: str | None = Field(default=None, description="Field that holds the time of the last change (ISO)")
-    created_field: str | None = Field(default=None, description="Field that holds the time of creation (ISO)")
+    changed_field: str | None = Field(
+        default=None, description="Field that holds the time of the last change (ISO 8601, or a number since 1970)"
+    )
+    created_field: str | None = Field(
+        default=None, description="Field that holds the time of creation (ISO 8601, or a number since 1970)"
+    )
     relations: tuple[str, ...] = ()
 
     def secrets(self) -> dict[str, Secret]:
@@ -141,7 +145,7 @@ class Route(Model):
         """Return whether a deletion by `authority` runs by itself on this route.
 
         Within one system only a duplicate or an erasure makes sense (whatever else was deleted there is gone
-        already); to another system a duplicate is carried only where the configuration says so.
+        already); to another system a duplicate is never carried.
         """
         if authority in self.classes:
             return self.classes[authority]
@@ -156,6 +160,10 @@ class Route(Model):
             raise ValueError(message)
         if self.link == "cluster" and self.classes.get("duplicate", "off") != "off":
             message = "a duplicate is deleted by its own id: give it a route with link: same_id"
+            raise ValueError(message)
+        if self.source != self.target and self.classes.get("duplicate", "off") != "off":
+            # Nobody can tell whether the one that is to stay is there, too, or what the two are to that system.
+            message = "a duplicate is deleted in its own system only: give it a route with source and target the same"
             raise ValueError(message)
         return self
 

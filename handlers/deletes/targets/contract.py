@@ -41,13 +41,15 @@ class Answer(Enum):
 class Found:
     """A look-up shows the customer; times are milliseconds since the epoch, None where the API has none.
 
-    `related`: names of the relations that are not empty. `body` is what an undo copy is made of.
+    `related`: names of the relations that are not empty; `unseen`: of those that should be shown, and are not. `body`
+    is what an undo copy is made of.
     """
 
     changed: int | None
     created: int | None
     related: tuple[str, ...]
     body: bytes
+    unseen: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,11 @@ class Drivly:
         body = _object(reply.body)
         if body is None or str(body.get("id")) != customer:
             return Unread("the look-up's answer is not that customer")
+        changed = milliseconds(body.get("updatedAt"))
+        if changed is None:
+            return Unread("the look-up's answer does not say when the customer was changed")
         return Found(
-            milliseconds(body.get("updatedAt")),
+            changed,
             milliseconds(body.get("createdAt")),
             tuple(name for name in self._settings.relations if filled(body.get(name))),
             reply.body,

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -21,6 +21,9 @@ from handlers.deletes.targets.contract import (
 )
 from worker.handling import Reply
 from worker.times import milliseconds
+
+# Numbers of seconds since 1970 are below this, of milliseconds above it, up to a thousand times as much: until 5138.
+_SECONDS: Final = 10**11
 
 
 class Http:
@@ -64,16 +67,26 @@ class Http:
             return fault(reply)
         body = _object(reply.body)
         if body is None:
-            if settings.id_field or settings.changed_field or settings.relations:
+            if settings.id_field or settings.changed_field or settings.created_field or settings.relations:
                 return Unread("the look-up's answer is not a JSON object")
             return Found(None, None, (), reply.body)
         if settings.id_field is not None and str(body.get(settings.id_field)) != customer:
             return Unread("the look-up was answered with another customer")
+        return self._found(body, reply)
+
+    def _found(self, body: dict[str, Any], reply: Reply) -> Found | Unread:
+        """Return what is shown of a customer; without a time that should be there nobody can tell if it has changed."""
+        settings = self._settings
+        times = [name for name in (settings.changed_field, settings.created_field) if name is not None]
+        unread = [name for name in times if _moment(body.get(name)) is None]
+        if unread:
+            return Unread(f"the look-up's answer has no time that can be read in {', '.join(unread)}")
         return Found(
-            milliseconds(body.get(settings.changed_field or "")),
-            milliseconds(body.get(settings.created_field or "")),
+            _moment(body.get(settings.changed_field or "")),
+            _moment(body.get(settings.created_field or "")),
             tuple(name for name in settings.relations if filled(body.get(name))),
             reply.body,
+            tuple(name for name in settings.relations if name not in body),
         )
 
     def canary(self) -> Ask | None:
@@ -93,6 +106,19 @@ class Http:
             message = "the id does not match the target's id_pattern"
             raise ValueError(message)
         return template.replace("{id}", encoded(customer))
+
+
+def _moment(value: object) -> int | None:
+    """Return a time in milliseconds since the epoch: ISO 8601, or a number of seconds or milliseconds since 1970.
+
+    None where it is neither, or not after 1970: many an API writes zero where it has no time.
+    """
+    found: int | None = None
+    if isinstance(value, int | float) and not isinstance(value, bool) and value < _SECONDS * 1000:
+        found = int(value * 1000 if value < _SECONDS else value)
+    elif isinstance(value, str) and not value.isdigit():  # digits may look like a date of the basic format
+        found = milliseconds(value)
+    return found if found is not None and found > 0 else None
 
 
 def _object(body: bytes) -> dict[str, Any] | None:

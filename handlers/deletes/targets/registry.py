@@ -23,8 +23,8 @@ def target_of(settings: DrivlyTarget | HttpTarget) -> Target:
 def credentials(settings: DrivlyTarget | HttpTarget) -> Callable[[], Mapping[str, str]]:
     """Return what gives the headers that every call to this target carries, with each secret as it is at that moment.
 
-    What is returned raises ValueError where a secret is not there. For the loop that makes the calls: a handler never
-    sees a secret.
+    What is returned raises ValueError where a secret is not there, or is no line. For the loop that makes the calls: a
+    handler never sees a secret.
     """
     target, references = target_of(settings), settings.secrets()
-    return lambda: target.authorize({name: secret.read() for name, secret in references.items()})
+    return lambda: target.authorize({name: secret.read_line() for name, secret in references.items()})
