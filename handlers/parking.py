@@ -11,7 +11,7 @@ import asyncio
 import base64
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
@@ -97,11 +97,14 @@ class _View:
 class Runner:
     """Runs one plug-in on one partition."""
 
-    def __init__(self, caller: Caller, name: str, concurrency: int) -> None:
-        """`concurrency`: customers that are handled at once."""
+    def __init__(
+        self, caller: Caller, name: str, concurrency: int, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`concurrency`: customers that are handled at once; `stopping`: whether no further event is to be begun."""
         self._caller = caller
         self._name = name
         self._slots = asyncio.Semaphore(concurrency)
+        self._stopping = stopping
 
     async def handle(self, records: Sequence[Record], read: Read, *, replays: bool) -> Batch:
         """Handle events, or (`replays`) records that are given once more; the batch ends before an unfinished one."""
@@ -115,7 +118,7 @@ class Runner:
             async with self._slots:
                 for number in numbers:
                     take = self._again if replays else self._take
-                    finished = await take(records[number], view)
+                    finished = None if self._stopping() else await take(records[number], view)
                     if finished is None:
                         return
                     view.keep(finished)
@@ -191,6 +194,8 @@ class Runner:
         waiting = [_unpack(value) for (_, value), _ in zip(first, range(_PART), strict=False)]
         view = _View(read, waiting[0].key or b"")
         for record in waiting:
+            if self._stopping():
+                break
             effect = await self._caller.call(record, view.get)
             one, queue = _written(effect), view.queue() or _Queue()
             if one is None:
@@ -219,14 +224,21 @@ def _coordinates(record: Record) -> list[Any]:
 
 
 def _pack(record: Record) -> bytes:
-    key, value = (None if part is None else base64.b64encode(part).decode() for part in (record.key, record.value))
-    headers = [[name, base64.b64encode(given).decode()] for name, given in record.headers]
-    return orjson.dumps([*_coordinates(record), record.timestamp, key, value, headers])
+    headers = [[name, _text(given)] for name, given in record.headers]
+    return orjson.dumps([*_coordinates(record), record.timestamp, _text(record.key), _text(record.value), headers])
 
 
 def _unpack(raw: bytes) -> Record:
     topic, partition, offset, timestamp, *parts, headers = orjson.loads(raw)
-    key, value = (None if part is None else base64.b64decode(part) for part in parts)
-    return Record(
-        topic, partition, offset, timestamp, key, value, [(name, base64.b64decode(given)) for name, given in headers]
-    )
+    key, value = (_bytes(part) for part in parts)
+    own = [(name, _bytes(given)) for name, given in headers]
+    return Record(topic, partition, offset, timestamp, key, value, cast("Headers", own))
+
+
+def _text(part: bytes | None) -> str | None:
+    """Return bytes as JSON takes them; a header's may be null as well, where another program has written it."""
+    return None if part is None else base64.b64encode(part).decode()
+
+
+def _bytes(part: str | None) -> bytes | None:
+    return None if part is None else base64.b64decode(part)

@@ -23,15 +23,16 @@ from typing import Any, Final, Literal, cast
 import orjson
 from pydantic import Field
 
+from worker.acls import ROLES
 from worker.errors import ConfigError, RecordError, RecordTooLargeError
 from worker.events import CustomerEvent, Headers, header, split_key
 from worker.handling import Dead, Done, Record, Retry, Skip
 from worker.redelivery import REPLAY
 from worker.settings import Duration, Model
-from worker.topics import STAGES, Topics
+from worker.topics import Topics
 
 ENTRY_POINTS: Final = "rollcall.handlers"
-_RESERVED: Final = frozenset({*STAGES, "all", "dedupe", "deletes"})
+_RESERVED: Final = frozenset({*ROLES, "all", "dedupe", "deletes"})
 
 Outcome = Done | Skip | Retry | Dead
 Handle = Callable[["Event", "Context"], Awaitable[Outcome | None]]
@@ -59,7 +60,7 @@ class PluginSettings(Model):
 def problems(plugins: Mapping[str, PluginSettings], topics: Topics) -> list[str]:
     """Return what is wrong with the configured plug-ins, each with its path below `handlers`."""
     own = {spec.name for spec in topics.declared()}
-    found = [f"plugins.{name}: this is the name of a built-in handler" for name in plugins if name in _RESERVED]
+    found = [f"plugins.{name}: this is the name of a built-in handler or role" for name in plugins if name in _RESERVED]
     for name, given in plugins.items():
         found += [f"plugins.{name}.outputs: {topic} is Rollcall's own" for topic in given.outputs if topic in own]
     return found

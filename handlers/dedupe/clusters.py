@@ -2,8 +2,9 @@
 
 A customer's change waits until all buckets concerned have acknowledged it, so the links of the old version count until
 all of the new one are there: nothing falls apart and comes together again in between, and a deletion is told with the
-evidence on the last live version, whole. What does not arrive within `patience` is done without, and marked as in
-doubt. Everything that follows from a record (memberships, identity events, departures) is in its one transaction.
+evidence on the last live version, whole. What does not arrive within `patience` of the change is done without, and
+marked as in doubt. Everything that follows from a record (memberships, identity events, departures) is in its one
+transaction.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,13 +25,14 @@ from worker.handling import Call, Dead, Done, Input, Outcome, Record, Reply, Ski
 from worker.topics import Topics
 
 _HORIZON: Final = b"h"
+_NEVER: Final = -1
 
 
 class Clusters:
     """See the module."""
 
     stage = "clusters"
-    version = 2
+    version = 3
 
     def __init__(self, topics: Topics, rules: Rules) -> None:
         """`topics` names where memberships, identity events and departures go."""
@@ -56,7 +58,8 @@ class Clusters:
             said = _read(record)
         except (ValueError, TypeError):
             return Dead("not a message of the stages before")
-        work = self._follow(tx, record, now, rebuilt=record.offset < self._horizon)
+        work = self._working(tx, now)
+        work.follow(record, rebuilt=record.offset < self._horizon)
         match said:
             case _Node(name, message):
                 outcome = work.node(name, message)
@@ -75,17 +78,15 @@ class Clusters:
         """Do without the evidence on changes that have waited for too long."""
         late = [key[1:] for key, since in tx.scan(b"w") if int(since) + self._patience <= now]
         for name in late:
-            work = self._follow(tx, Record(self._topics.links, 0, 0, now, name, None), now, rebuilt=False)
-            work.give_up(name.decode())
+            self._working(tx, now).give_up(name.decode(), now - self._patience)
         return now + max(1000, self._patience // 10)
 
-    def _follow(self, tx: Tx, record: Record, now: int, *, rebuilt: bool) -> "_Work":
-        """Return the transaction's work, which goes on with a record."""
+    def _working(self, tx: Tx, now: int) -> "_Work":
+        """Return the transaction's work."""
         work = self._work
         if work is None or work.tx is not tx:
             work = self._work = _Work(tx, self._topics, self._rules, now)
             tx.at_end(self._finish)
-        work.follow(record, rebuilt=rebuilt)
         return work
 
     def _finish(self) -> None:
@@ -211,7 +212,7 @@ class _Work:
         if message.data is not None and last.data is not None and message.identity == last.identity:
             self._redescribe(node, message.data)
         else:
-            change = Change(message.version, message.identity, message.expected, message.data)
+            change = Change(message.version, message.identity, message.expected, message.data, since=self._now)
             waited = bool(node.queue)
             if change.data is None and not waited:
                 self._recall(node, change)
@@ -269,9 +270,14 @@ class _Work:
         self._store.change_pair(known)
         return Done()
 
-    def give_up(self, name: str) -> None:
-        """Do the changes of a customer that have waited for too long."""
-        self._advance(self._store.node(name), late=True)
+    def give_up(self, name: str, until: int) -> None:
+        """Do the changes of a customer that have waited for too long: they came by `until` (ms since the epoch)."""
+        node = self._store.node(name)
+        if self._publisher.rebuilt:
+            self.settle()
+        self._publisher.give_up(name, node.queue[0].version if node.queue else node.seen)
+        self._resolver = Resolver(self._rules, self._store, self._publisher)
+        self._advance(node, until)
 
     def _refresh(self, pair: tuple[str, str]) -> None:
         """Note on a deletion that waits that there is evidence on its customer which was not there when it came."""
@@ -295,61 +301,68 @@ class _Work:
         node.data = self._store.describe(node, data)
         self._resolver.resolve([node.name])
 
-    def _advance(self, node: Node, *, late: bool = False, waited: bool = True) -> None:
-        """Do the changes of a customer that need not wait; `waited`: whether it is noted that there are some."""
+    def _advance(self, node: Node, until: int = _NEVER, *, waited: bool = True) -> None:
+        """Do the changes of a customer that need not wait, or came by `until`, in order.
+
+        `waited`: whether it is noted that there are some.
+        """
         while node.queue:
             head, following = node.queue[0], node.queue[1] if len(node.queue) > 1 else None
             # Buckets work in order: who has seen the next version of a live customer has seen this one.
             overtaken = head.data is not None and following is not None and following.complete
-            if not (head.complete or overtaken or late):
+            in_doubt = not (head.complete or overtaken)
+            if in_doubt and head.since > until:
                 break
             del node.queue[0]
-            in_doubt = late and not (head.complete or overtaken)
             if head.data is None:
                 self._depart(node, head, in_doubt=in_doubt)
             else:
-                self._renew(node, head)
+                self._renew(node, head, in_doubt=in_doubt)
         self._store.change(node)
         waits = b"w" + node.name.encode()
         if not node.queue:
             if waited:
                 self.tx.delete(waits)
-        elif self.tx.get(waits) is None:
-            self.tx.put(waits, b"%d" % self._now)
+        elif self.tx.get(waits) != (since := b"%d" % node.queue[0].since):
+            self.tx.put(waits, since)
 
-    def _renew(self, node: Node, change: Change) -> None:
-        if node.cluster is None and not node.near and not node.tangled and not self._publisher.rebuilt:
+    def _renew(self, node: Node, change: Change, *, in_doubt: bool) -> None:
+        alone = node.cluster is None and not node.near and not node.tangled
+        if alone and not node.queue and not self._publisher.rebuilt:
             node.identity, node.data = change.identity, self._store.describe(node, change.data or {})
             return
         self.settle()
         before = self._resolver.published(node)
         evidence = self._evidence(node, before)
         cluster = node.cluster
+        if (leaving := node.leaving) is not None and in_doubt:
+            self._recall(node, leaving, besides=True)
         node.identity, node.data = change.identity, self._store.describe(node, change.data or {})
         concerned = self._resolver.outdate(node, change.identity)
         self._resolver.resolve([node.name, *before, *concerned])
         left = [name for name in before if name not in self._resolver.published(node)]
         if cluster is not None and left:
             was = (cluster, self._resolver.winner_was(cluster))
-            self._tell(node, "changed", change.version, was, left, evidence, [])
-        if (leaving := node.leaving) is not None:
-            self._recall(node, leaving)
+            self._tell(node, "changed", change.version, was, left, evidence, ["late"] if in_doubt else [])
+        if leaving is not None:
+            # What falls apart for want of evidence was together as far as anybody knows: it is told, and held.
+            self._recall(node, leaving, besides=in_doubt)
 
-    def _recall(self, node: Node, leaving: Change) -> None:
-        """Note on a deletion with whom its customer is together as it comes."""
+    def _recall(self, node: Node, leaving: Change, *, besides: bool = False) -> None:
+        """Note on a deletion with whom its customer is together now; `besides`: and was, by what is noted already."""
         self.settle()
-        leaving.together = self._resolver.published(node)
-        leaving.cluster = node.cluster or ""
-        leaving.winner = self._resolver.winner_was(leaving.cluster) if leaving.cluster else ""
+        together = self._resolver.published(node)
+        leaving.together = sorted({*leaving.together, *together}) if besides else together
+        if node.cluster is not None:
+            leaving.cluster, leaving.winner = node.cluster, self._resolver.winner_was(node.cluster)
+        elif not besides:
+            leaving.cluster, leaving.winner = "", ""
 
     def _depart(self, node: Node, change: Change, *, in_doubt: bool) -> None:
         self.settle()
         before = self._resolver.published(node)
         if change.fresh or not change.cluster:
-            leaving = Change(change.version, 0, 0, None)
-            self._recall(node, leaving)
-            change.cluster, change.winner = leaving.cluster or change.cluster, leaving.winner or change.winner
-            change.together = sorted({*change.together, *before})
+            self._recall(node, change, besides=True)
         evidence = self._evidence(node, change.together)
         unverified = node.data is not None and change.identity != node.identity
         node.identity, node.data = 0, None

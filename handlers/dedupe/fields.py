@@ -162,8 +162,8 @@ def identifiers(a: Profile, b: Profile, weights: Weights, unique: frozenset[str]
             continue
         if any(near(x, y) for x in one.values() for y in other.values()):
             weight, close = weights.identifier_one_edit, True
-        elif not close:
-            weight = weights.identifier_differs
+        else:
+            weight = weight if close else weights.identifier_differs
             conflict = conflict or type_.partition("/")[0] in unique
     return weight, close, conflict
 

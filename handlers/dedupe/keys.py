@@ -78,7 +78,7 @@ class Keys:
             return Dead("no sequence")
         stored = tx.get(b"c" + customer)
         known = Known.decode(stored) if stored is not None else None
-        version = version_of(int(sequence), 0)
+        version = version_of(int(sequence))
         if known is not None and sequence_of(known.version) >= int(sequence):
             return Skip("seen")
         if record.value is None:
@@ -101,9 +101,11 @@ class Keys:
         return None
 
     def _put(self, tx: Tx, customer: bytes, known: Known | None, version: int, raw: Raw) -> None:
-        refined = self._refiner.refine(raw)
-        digests = _digests(refined)
         before = known if known is not None and known.live else None
+        # Whoever is known stays in the scope in which it is, whatever the settings say now: the clusters of another
+        # one could tell neither those of this one, nor the readers in order, that the customer has moved.
+        refined = self._refiner.refine(raw, before.scope if before is not None else None)
+        digests = _digests(refined)
         same = before is not None and before.digests[:8] == digests[:8]
         identity = before.identity if before is not None and same else version
         if before is None or before.digests != digests:

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.profile import KEY_BYTES
-from handlers.dedupe.scoring import Judge, Scorer
+from handlers.dedupe.scoring import VALUE_TAGS, Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.sieve import Glance, Sieve, glance
 from handlers.dedupe.wire import (
@@ -276,6 +276,8 @@ class _Bucket:
         """Take the customer in."""
         if self.crowded:
             self._resize(self.count + 1)
+            if not self.crowded:  # the limit was raised
+                self._meet(None, self._meeting.after)
         elif len(self.others) >= self._meeting.pairs.comparer.limit:
             self._disown()
             self._resize(len(self.others) + 1)
@@ -285,7 +287,10 @@ class _Bucket:
 
     def renew(self) -> None:
         """Say what the customer's change means to the others."""
-        if self.others:
+        if self.crowded and self.count <= self._meeting.pairs.comparer.limit:  # the limit was raised
+            self._resize(self.count)
+            self._meet(None, self._meeting.after)
+        elif self.others:
             self._meet(self._meeting.before, self._meeting.after)
 
     def leave(self) -> None:
@@ -320,9 +325,13 @@ class _Bucket:
                 self._retract(was, other, gone=True)
 
     def _disown(self) -> None:
-        """Retract whatever was supported: there are too many members now."""
-        for one, other in self._pairs_within():
-            if self._supported(one, other):
+        """Retract whatever was supported: there are too many members now.
+
+        A value in common is retracted from all pairs, since other settings may have supported what these do not.
+        """
+        every = self._key[0] in VALUE_TAGS
+        for one, other in self._pairs_within(every=every):
+            if every or self._supported(one, other):
                 self._retract(one, other, gone=False)
 
     def _own(self) -> None:
@@ -330,11 +339,12 @@ class _Bucket:
         for one, other in self._pairs_within():
             self._say(one, other)
 
-    def _pairs_within(self) -> Iterator[tuple[Comparand, Comparand]]:
+    def _pairs_within(self, *, every: bool = False) -> Iterator[tuple[Comparand, Comparand]]:
+        """Yield the pairs of members that have to be compared, or every one."""
         meeting = self._meeting
         for place, name in enumerate(self.others, 1):
-            value = meeting.member(name)
-            for other in meeting.candidates(value, self.others[place:]):
+            value, rest = meeting.member(name), self.others[place:]
+            for other in rest if every else meeting.candidates(value, rest):
                 yield meeting.comparand(name, value), meeting.comparand(other, meeting.member(other))
 
     def _supported(self, one: Comparand, other: Comparand) -> bool:

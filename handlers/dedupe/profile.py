@@ -19,6 +19,9 @@ from worker.events import Address, Contact, Customer, Name
 
 KEY_BYTES: Final = 9
 MAX_KEYS: Final = 64  # as many as `wire.Member.here` has bits
+# No name or part of an address is longer, and nobody has more addresses; a membership has room for so much.
+_LONGEST: Final = 100
+_MOST_ADDRESSES: Final = 64
 # `near` of an identifier: so many hexadecimal digits for the hash of each of its variants with one character left out.
 NEAR_DIGITS: Final = 8
 _LANDLINES: Final = re.compile(r"home|work|office|fax|land", re.IGNORECASE).search
@@ -135,10 +138,11 @@ class Refiner:
         self._tags = frozenset(settings.keys)
         self._unique = frozenset(settings.vetoes.unique)
 
-    def refine(self, raw: Raw) -> Refined:
-        """Return what travels of a customer."""
+    def refine(self, raw: Raw, scope: str | None = None) -> Refined:
+        """Return what travels of a customer; `scope`: the one that it is in, by default that of its source."""
         generic = self._generic
-        scope = self.scope_of(raw.source)
+        if scope is None:
+            scope = self.scope_of(raw.source)
         given, family = generic.name(raw.given), generic.name(raw.family)
         born = generic.birth_date(raw.born)
         addresses = [generic.address(address) for address in raw.addresses]
@@ -203,22 +207,27 @@ def _blocking(given: str, family: str, born: str, addresses: list[list[str]]) ->
 
 def _names(name: Name | None, company: Any) -> tuple[str, str, str, str]:
     if name is None:
-        return "", "", fold(company["name"] or "") if company else "", ""
-    given, family = fold(name["given"] or ""), fold(name["family"] or "")
+        return "", "", _folded(company["name"]) if company else "", ""
+    given, family = _folded(name["given"]), _folded(name["family"])
     if not given and not family and name["full"]:
         given, _, family = fold(name["full"]).rpartition(" ")
-    return given, fold(name["middle"] or ""), family, fold(name["suffix"] or "")
+        given, family = given[:_LONGEST], family[:_LONGEST]
+    return given, _folded(name["middle"]), family, _folded(name["suffix"])
 
 
 def _addresses(addresses: list[Address]) -> list[list[str]]:
     found = []
-    for address in addresses:
+    for address in addresses[:_MOST_ADDRESSES]:
         parts = address["normalized"] or address["value"]
-        line = fold(parts["line1"] or "")
+        line = _folded(parts["line1"])
         match = _HOUSE(line)
         house, street = (match[1], match[2]) if match else ("", line)
-        found.append([house, street, fold(parts["postcode"] or ""), fold(parts["city"] or "")])
+        found.append([house, street, _folded(parts["postcode"]), _folded(parts["city"])])
     return found
+
+
+def _folded(text: str | None) -> str:
+    return fold(text)[:_LONGEST] if text else ""
 
 
 def _phones(contacts: list[Contact]) -> list[list[Any]]:

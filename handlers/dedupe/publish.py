@@ -35,13 +35,19 @@ class Publisher:
         self._tx = tx
         self._topics = topics
         self._now = now
-        self._origin = (0, 0)
+        self._origin = b"", 0, 0
         self._count = 0
 
     def follow(self, record: Record, *, rebuilt: bool) -> None:
         """Take `record` as the cause of what is said from now on: it makes the events' ids."""
         self.rebuilt = rebuilt
-        self._origin = (record.partition, record.offset)
+        self._origin = b"", record.partition, record.offset
+        self._count = 0
+
+    def give_up(self, customer: str, version: int) -> None:
+        """Take it as the cause that a change of a customer is done without its evidence: no record sets that off."""
+        self.rebuilt = False
+        self._origin = customer.encode() + b":", 0, version
         self._count = 0
 
     def membership(self, node: Node, cluster: str | None, shape: Shape | None, path: list[Proof]) -> str:
@@ -84,6 +90,6 @@ class Publisher:
 
     def _send(self, type_: IdentityType, cluster: str, value: bytes) -> None:
         self._count += 1
-        origin = b"%d:%d:%d" % (*self._origin, self._count)
+        origin = b"%s%d:%d:%d" % (*self._origin, self._count)
         time = rfc3339(self._now)
         self._tx.send(self._topics.identity, cluster.encode(), value, identity_headers(type_, cluster, time, origin))

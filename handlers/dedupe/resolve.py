@@ -172,7 +172,7 @@ class Resolver:
         gone = [name for name in affected if store.node(name).data is None]
         self._publisher.identity(changes(old, new, gone, rebuilt=self._publisher.rebuilt))
         refused = {(edge.a, edge.b): reason for found in partitions for edge, reason in found.refused}
-        for pair in {(p.a, p.b): p for name in affected for p in store.pairs(store.node(name))}.values():
+        for pair in {(p.a, p.b): p for name in sorted(affected) for p in store.pairs(store.node(name))}.values():
             self._judge(pair, refused)
 
     def _memberships(self, affected: set[str], old: dict[str, Shape], new: dict[str, Shape]) -> None:

@@ -71,11 +71,15 @@ class Comparison(NamedTuple):
 
     def best(self) -> dict[str, float]:
         """Return the most that each kind of value in common adds, by tag."""
-        best: dict[str, float] = {}
-        for key, weight in self.agreed.items():
-            tag = chr(key[0])
-            best[tag] = max(weight, best.get(tag, weight))
-        return best
+        return best_of((chr(key[0]), weight) for key, weight in self.agreed.items())
+
+
+def best_of(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return the most that each kind of value in common adds, by tag, out of (tag, what it adds).
+
+    It is in the order of the tags: floats add up to one sum only in one order.
+    """
+    return dict(sorted(values))  # of one tag the most comes last
 
 
 class Judge:

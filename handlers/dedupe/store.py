@@ -14,7 +14,7 @@ import orjson
 
 from handlers.dedupe import wire
 from handlers.dedupe.comparand import Profile, parse
-from handlers.dedupe.scoring import FIELDS, VALUE_TAGS, Judge
+from handlers.dedupe.scoring import FIELDS, VALUE_TAGS, Judge, best_of
 from worker.handling import State
 
 # Two long keys of customers do not fit into one key of the state: then their hash stands for them.
@@ -25,7 +25,7 @@ _parsed = lru_cache(8_192)(parse)  # a component is worked out again and again
 
 @dataclass(slots=True)
 class Change:
-    """A change of a customer that waits for the evidence on it: `data` is None for a deletion.
+    """A change of a customer that waits for the evidence on it, since `since`: `data` is None for a deletion.
 
     Of a deletion, `together` are those with whom the customer was published when it came (`cluster` and `winner` as
     they were then), and `fresh` says whether there has been evidence on the customer since.
@@ -40,6 +40,7 @@ class Change:
     cluster: str = ""
     winner: str = ""
     fresh: bool = False
+    since: int = 0  # ms since the epoch
 
     @property
     def complete(self) -> bool:
@@ -69,7 +70,7 @@ class Node:
     def encode(self) -> bytes:
         """Return it as state."""
         queue = [
-            [c.version, c.identity, c.expected, c.data, c.acks, c.together, c.cluster, c.winner, c.fresh]
+            [c.version, c.identity, c.expected, c.data, c.acks, c.together, c.cluster, c.winner, c.fresh, c.since]
             for c in self.queue
         ]
         rest = [self.cluster, self.digest, self.tangled]
@@ -99,11 +100,11 @@ class Variant:
 
     def best(self) -> dict[str, float]:
         """Return the most that each kind of value in common adds, as far as a small bucket supports it."""
-        best: dict[str, float] = {}
-        for key, (_, weight, supports) in self.keys.items():
-            if supports and weight > best.get(key[0], 0.0):
-                best[key[0]] = weight
-        return best
+        return best_of(
+            (key[0], weight)
+            for key, (_, weight, supports) in self.keys.items()
+            if supports and ord(key[0]) in VALUE_TAGS
+        )
 
     @property
     def values(self) -> str:

@@ -1,8 +1,8 @@
 """What the stages say to one another, on the topics `keys` and `links`.
 
 Every message carries the customer's version, because it travels by way of several partitions: what is older than
-what the receiver knows is dropped. A version is the customer's sequence, times 2^16, plus the number of times that
-changed settings were applied to it.
+what the receiver knows is dropped. A version is the customer's sequence, times 2^16: what is between two of them is
+kept free.
 
 On `keys`, each partition in which a customer has match keys has one record of the customer's, whose key it is:
 - its memberships in the buckets there (`Member`), asking for an acknowledgement or not; or null with headers, when it
@@ -23,19 +23,19 @@ import orjson
 from handlers.dedupe.profile import KEY_BYTES, split_keys
 from worker.events import Headers, header
 
-REVISION_BITS: Final = 16
+_FREE_BITS: Final = 16
 _MEMBER: Final = struct.Struct(">Q??QHH")
 _LENGTH: Final = struct.Struct(">H")
 
 
-def version_of(sequence: int, revision: int) -> int:
-    """Return the version of a customer's `sequence` as the settings' `revision` has it."""
-    return sequence << REVISION_BITS | revision
+def version_of(sequence: int) -> int:
+    """Return the version of a customer's `sequence`."""
+    return sequence << _FREE_BITS
 
 
 def sequence_of(version: int) -> int:
     """Return the customer's sequence of a version."""
-    return version >> REVISION_BITS
+    return version >> _FREE_BITS
 
 
 class Member(NamedTuple):
