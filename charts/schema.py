@@ -1,7 +1,9 @@
 """Write the chart's values.schema.json: the chart's own part by hand, `config` from the application's own schema.
 
-The schema is closed: a misspelt value is refused instead of ignored. Where a value is refused for a reason, the reason
-stands as the only value permitted, because that is what Helm prints ("value must be '...'").
+The schema is closed: a misspelt value is refused instead of ignored. What has a default is required: Helm takes the
+default of a null key away before it looks at the schema, so a bare `executor:` would lose its `enabled: false`. Where a
+value is refused for a reason, the reason stands as the only value permitted, because that is what Helm prints ("value
+must be '...'").
 `python charts/schema.py` writes it, `--check` only compares (a test does that too).
 """
 
@@ -17,6 +19,7 @@ Schema = dict[str, Any]
 
 TARGET: Final = Path(__file__).parent / "rollcall" / "values.schema.json"
 STAGES: Final = ("keys", "pairs", "clusters", "requests", "executor")
+OFF: Final = ("requests", "executor")  # until somebody switches them on: they delete
 
 # The settings that are the chart's, and what to use instead.
 CHARTS_OWN: Final = {
@@ -42,6 +45,19 @@ FLAG: Final = {"type": "boolean"}
 def closed(properties: Schema, **more: Any) -> Schema:
     """Return the schema of an object that has these properties and no others."""
     return {"type": "object", "additionalProperties": False, "properties": properties, **more}
+
+
+def whole(properties: Schema, *optional: str) -> Schema:
+    """Return the schema of an object that has all of these properties but the optional ones, and no others."""
+    return closed(properties, required=sorted(set(properties) - set(optional)))
+
+
+def partial(node: Any) -> Any:
+    """Return a schema in which nothing is required: of what is put over other values."""
+    if isinstance(node, dict) and node.get("additionalProperties") is False:
+        kept = {name: item for name, item in node.items() if name != "required"}
+        return kept | {"properties": {name: partial(item) for name, item in node["properties"].items()}}
+    return node
 
 
 def number(low: int, high: int) -> Schema:
@@ -71,12 +87,12 @@ def ports(low: int) -> Schema:
 
 def worker() -> Schema:
     """Return the schema of `worker`, which every workload may override."""
-    probe = closed({"period": number(1, 300), "failures": number(1, 100)})
-    return closed({
+    probe = whole({"period": number(1, 300), "failures": number(1, 100)})
+    return whole({
         "enabled": FLAG,
         "replicas": number(0, 1000),
         "resources": closed({"requests": OBJECT, "limits": OBJECT, "claims": OBJECTS}),
-        "state": closed({
+        "state": whole({
             "type": one_of("emptyDir", "volume"),
             "sizeGiB": number(1, 16384),
             "storageClassName": TEXT,
@@ -93,7 +109,7 @@ def worker() -> Schema:
         "nodeSelector": STRINGS,
         "tolerations": OBJECTS,
         "affinity": OBJECT,
-        "topologySpread": closed({
+        "topologySpread": whole({
             "keys": listing(TEXT),
             "whenUnsatisfiable": one_of("ScheduleAnyway", "DoNotSchedule"),
         }),
@@ -102,25 +118,28 @@ def worker() -> Schema:
         "minReadySeconds": number(0, 3600),
         "progressDeadlineSeconds": number(60, 86400),
         "revisionHistoryLimit": number(0, 100),
-        "probes": closed({
-            "startup": closed({"seconds": number(60, 86400)}),
+        "probes": whole({
+            "startup": whole({"seconds": number(60, 86400)}),
             "liveness": probe,
             "readiness": probe,
         }),
-        "pdb": closed({"enabled": FLAG, "maxUnavailable": number(1, 1000)}),
+        "pdb": whole({"enabled": FLAG, "maxUnavailable": number(1, 1000)}),
     })
 
 
 def autoscaling() -> Schema:
     """Return the schema of `autoscaling`; its `type` is one choice, so no workload can have two scalers."""
-    return closed({
-        "type": one_of("none", "keda", "hpa"),
-        "minReplicas": number(1, 1000),
-        "maxReplicas": {"type": ["integer", "null"], "minimum": 1, "maximum": 1000},
-        "lagThreshold": number(1, 1_000_000_000),
-        "cpuUtilization": number(1, 100),
-        "scaleDown": closed({"stabilizationSeconds": number(0, 3600), "periodSeconds": number(1, 1800)}),
-    })
+    return whole(
+        {
+            "type": one_of("none", "keda", "hpa"),
+            "minReplicas": number(1, 1000),
+            "maxReplicas": {"type": ["integer", "null"], "minimum": 1, "maximum": 1000},
+            "lagThreshold": number(1, 1_000_000_000),
+            "cpuUtilization": number(1, 100),
+            "scaleDown": whole({"stabilizationSeconds": number(0, 3600), "periodSeconds": number(1, 1800)}),
+        },
+        "maxReplicas",
+    )
 
 
 def chart() -> Schema:
@@ -132,7 +151,7 @@ def chart() -> Schema:
         "nameOverride": {"type": "string", "maxLength": 40},
         "fullnameOverride": {"type": "string", "maxLength": 52},
         "commonLabels": STRINGS,
-        "image": closed({
+        "image": whole({
             "repository": {"type": "string", "minLength": 1},
             "tag": TEXT,
             "digest": {"type": "string", "pattern": "^(sha256:[0-9a-f]{64})?$"},
@@ -144,51 +163,59 @@ def chart() -> Schema:
         "port": number(1024, 65535),
         "worker": {"$ref": "#/$defs/worker"},
         "autoscaling": {"$ref": "#/$defs/autoscaling"},
-        "keda": closed({
+        "keda": whole({
             "pollingInterval": number(1, 3600),
             "kafkaVersion": {"type": "string", "pattern": r"^\d+\.\d+\.\d+$"},
-            "authentication": closed({
+            "authentication": whole({
                 "existing": OPTIONAL_NAME,
                 "secretName": OPTIONAL_NAME,
                 "keys": closed(dict.fromkeys(("username", "password", "ca", "cert", "key"), TEXT)),
             }),
         }),
-        "workloads": closed({"poll": {"$ref": "#/$defs/poll"}, **dict.fromkeys(STAGES, own)}),
+        "workloads": whole({
+            "poll": {"$ref": "#/$defs/poll"},
+            **dict.fromkeys(STAGES, own),
+            **dict.fromkeys(OFF, own | {"required": ["enabled"]}),
+        }),
         "plugins": {
             "type": "object",
             "patternProperties": {NAME_PATTERN: own},
             "additionalProperties": False,
         },
-        "topics": closed({
+        "topics": whole({
             "enabled": FLAG,
             "kafka": {"$ref": "#/$defs/KafkaSettings"},
             "secrets": listing(NAME),
+            "egress": OBJECTS,
+            "volumes": named("name"),
+            "volumeMounts": named("mountPath"),
             "backoffLimit": number(0, 100),
             "deadlineSeconds": number(30, 86400),
             "resources": container,
         }),
-        "serviceAccount": closed({"create": FLAG, "name": OPTIONAL_NAME, "annotations": STRINGS}),
+        "serviceAccount": whole({"create": FLAG, "name": OPTIONAL_NAME, "annotations": STRINGS}),
         "podSecurityContext": OBJECT,
         "securityContext": OBJECT,
-        "networkPolicy": closed({
+        "networkPolicy": whole({
             "enabled": FLAG,
-            "dns": closed({"to": peers, "port": number(1, 65535)}),
-            "brokers": closed({"to": peers, "ports": ports(0)}),
-            "upstreams": closed({"to": peers}),
-            "targets": closed({"to": peers}),
-            "telemetry": closed({"to": peers, "ports": ports(1)}),
+            "dns": whole({"to": peers, "port": number(1, 65535)}),
+            "brokers": whole({"to": peers, "ports": ports(0)}),
+            "oauth": whole({"to": peers}),
+            "upstreams": whole({"to": peers}),
+            "targets": whole({"to": peers}),
+            "telemetry": whole({"to": peers, "ports": ports(1)}),
             "metricsFrom": peers,
         }),
-        "metrics": closed({
-            "podMonitor": closed({
+        "metrics": whole({
+            "podMonitor": whole({
                 "enabled": FLAG,
                 "labels": STRINGS,
                 "interval": {"type": "string", "pattern": "^[1-9][0-9]*(s|m)$"},
             }),
-            "rules": closed({"enabled": FLAG, "labels": STRINGS}),
-            "dashboard": closed({"enabled": FLAG, "labels": STRINGS}),
+            "rules": whole({"enabled": FLAG, "labels": STRINGS}),
+            "dashboard": whole({"enabled": FLAG, "labels": STRINGS}),
         }),
-        "tests": closed({"deadlineSeconds": number(10, 3600)}),
+        "tests": whole({"deadlineSeconds": number(10, 3600)}),
         "extraObjects": {"type": "array", "items": {"type": ["object", "string"]}},
         "global": OBJECT,  # Helm's own
     }
@@ -196,13 +223,12 @@ def chart() -> Schema:
 
 def definitions() -> Schema:
     """Return what the chart's part refers to."""
-    common = worker()
-    scaled = {"autoscaling": {"$ref": "#/$defs/autoscaling"}}
+    over = partial(worker())["properties"]
     return {
-        "worker": common,
+        "worker": worker(),
         "autoscaling": autoscaling(),
-        "workload": closed(common["properties"] | scaled),
-        "poll": closed(common["properties"] | {"autoscaling": {"const": POLL_SCALES}}),
+        "workload": closed(over | {"autoscaling": partial(autoscaling())}),
+        "poll": closed(over | {"autoscaling": {"const": POLL_SCALES}}),
     }
 
 
@@ -249,7 +275,8 @@ def application() -> tuple[Schema, Schema]:
     config = tidied({key: value for key, value in raw.items() if key not in {"$schema", "title"}}, known)
     found = {name: tidied(definition, known) for name, definition in known.items()}
     config["properties"] |= {name: {"const": reason} for name, reason in CHARTS_OWN.items()}
-    config["required"] = ["prefix", "kafka", "pepper"]
+    config["required"] = ["kafka", "pepper", "prefix", "sources"]
+    config["properties"]["kafka"] |= {"required": ["bootstrap", "partitions", "sasl_mechanism", "security_protocol"]}
     found["DeletesSettings"]["properties"]["targets"]["additionalProperties"] = False
     found["Secret"] = closed(
         {"file": {"type": "string", "pattern": "^/"}, "env": {"const": FILES_ONLY}}, required=["file"]
@@ -263,7 +290,7 @@ def schema() -> Schema:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Values of the chart rollcall",
-        **closed({**chart(), "config": config}),
+        **whole({**chart(), "config": config}, "global"),
         "$defs": definitions() | found,
     }
 

@@ -20,35 +20,32 @@
 {{- end }}
 
 {{- define "rollcall.instanceSelector" -}}
-app.kubernetes.io/name: {{ include "rollcall.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "rollcall.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Of everything that one component has: a dict of root and component. */}}
 {{- define "rollcall.selector" -}}
 {{ include "rollcall.instanceSelector" .root }}
-app.kubernetes.io/component: {{ .component }}
+app.kubernetes.io/component: {{ .component | quote }}
 {{- end }}
 
+{{/* Of an object: a dict of root, component and, where it has labels of its own, more. Ours win, then more. */}}
 {{- define "rollcall.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
-{{ include "rollcall.selector" . }}
-app.kubernetes.io/part-of: rollcall
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "rollcall.selector" . | fromYaml }}
+{{- $_ := set $own "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_") }}
+{{- $_ := set $own "app.kubernetes.io/part-of" "rollcall" }}
+{{- $_ := set $own "app.kubernetes.io/managed-by" .root.Release.Service }}
+{{- $_ := set $own "app.kubernetes.io/version" .root.Chart.AppVersion }}
+{{- merge $own (.more | default dict) .root.Values.commonLabels | toYaml }}
 {{- end }}
 
-{{/* Of a worker's pod: nothing that a new chart version would change, so that it restarts nobody. */}}
+{{/* Of a worker's pod, the same: nothing that a new chart version would change, so that it restarts nobody. */}}
 {{- define "rollcall.podLabels" -}}
-{{ include "rollcall.selector" . }}
-app.kubernetes.io/part-of: rollcall
-rollcall/worker: "true"
-{{- with .root.Values.commonLabels }}
-{{ toYaml . }}
-{{- end }}
+{{- $own := include "rollcall.selector" . | fromYaml }}
+{{- $_ := set $own "app.kubernetes.io/part-of" "rollcall" }}
+{{- $_ := set $own "rollcall/worker" "true" }}
+{{- merge $own (.more | default dict) .root.Values.commonLabels | toYaml }}
 {{- end }}
 
 {{- define "rollcall.image" -}}
@@ -110,12 +107,26 @@ rollcall/worker: "true"
 {{- eq .Values.config.prefix "customers" | ternary "rollcall" (printf "rollcall.%s" .Values.config.prefix) }}
 {{- end }}
 
-{{/* The primary input of a stage; its consumer group is `<prefix>.<stage>`. A dict of root and stage. */}}
+{{/* What the names of the duplicate search end with; worker/topics.py says so, and `rollcall rebuild` the number. */}}
+{{- define "rollcall.generation" -}}
+{{- $generation := dig "handlers" "dedupe_generation" 1 .Values.config | int }}
+{{- eq $generation 1 | ternary "" (printf ".%d" $generation) }}
+{{- end }}
+
+{{/* The consumer group of a stage. A dict of root and stage. */}}
+{{- define "rollcall.group" -}}
+{{- $rebuilt := has .stage (list "keys" "pairs" "clusters") }}
+{{- printf "%s.%s%s" .root.Values.config.prefix .stage ($rebuilt | ternary (include "rollcall.generation" .root) "") }}
+{{- end }}
+
+{{/* The primary input of a stage. A dict of root and stage. */}}
 {{- define "rollcall.input" -}}
 {{- $latest := printf "%s.latest" .root.Values.config.prefix }}
 {{- $internal := include "rollcall.internal" .root }}
-{{- $inputs := dict "keys" $latest "requests" $latest "pairs" (printf "%s.keys" $internal) }}
-{{- $inputs = merge $inputs (dict "clusters" (printf "%s.links" $internal) "executor" (printf "%s.requests" $internal)) }}
+{{- $generation := include "rollcall.generation" .root }}
+{{- $inputs := dict "keys" $latest "requests" $latest "executor" (printf "%s.requests" $internal) }}
+{{- $_ := set $inputs "pairs" (printf "%s.keys%s" $internal $generation) }}
+{{- $_ := set $inputs "clusters" (printf "%s.links%s" $internal $generation) }}
 {{- get $inputs .stage | default (printf "%s.events" .root.Values.config.prefix) }}
 {{- end }}
 
@@ -125,12 +136,38 @@ rollcall/worker: "true"
 {{- mustMergeOverwrite (deepCopy .Values.config) $own | toYaml }}
 {{- end }}
 
+{{/* The addresses of a bootstrap list, as a JSON list of host:port: Kafka's port where none is given, nothing for nothing. */}}
+{{- define "rollcall.brokers" -}}
+{{- $found := list }}
+{{- range splitList "," . }}
+{{- with trim . }}
+{{- $found = append $found (regexMatch "^([^:]*|.*\\]):[0-9]+$" . | ternary . (printf "%s:9092" (trimSuffix ":" .))) }}
+{{- end }}
+{{- end }}
+{{- toJson $found }}
+{{- end }}
+
+{{/* The brokers as the topics job reaches them, as JSON: a null takes a setting of the workers away. */}}
+{{- define "rollcall.topicsKafka" -}}
+{{- $kafka := mustMergeOverwrite (deepCopy .Values.config.kafka) (deepCopy .Values.topics.kafka) }}
+{{- range $name, $value := .Values.topics.kafka }}
+{{- if kindIs "invalid" $value }}
+{{- $_ := unset $kafka $name }}
+{{- end }}
+{{- end }}
+{{- toJson $kafka }}
+{{- end }}
+
 {{/* rollcall.yaml of the topics job: what topics depend on, with its own credential. */}}
 {{- define "rollcall.topicsConfig" -}}
-{{- $kafka := mustMergeOverwrite (deepCopy .Values.config.kafka) (deepCopy .Values.topics.kafka) }}
+{{- $kafka := include "rollcall.topicsKafka" . | fromJson }}
 {{- $config := merge (dict "kafka" $kafka) (pick .Values.config "prefix" "receipts_retention" "log") }}
-{{- with include "rollcall.plugins" . | fromJson }}
-{{- $_ := set $config "handlers" (dict "plugins" .) }}
+{{- $handlers := pick (.Values.config.handlers | default dict) "dedupe_generation" }}
+{{- range $name, $plugin := include "rollcall.plugins" . | fromJson }}
+{{- $_ := set $handlers "plugins" (set ($handlers.plugins | default dict) $name (omit $plugin "settings")) }}
+{{- end }}
+{{- with $handlers }}
+{{- $_ := set $config "handlers" . }}
 {{- end }}
 {{- toYaml $config }}
 {{- end }}

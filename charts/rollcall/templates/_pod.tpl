@@ -4,16 +4,11 @@
 {{- $w := .workload -}}
 metadata:
   labels:
-    {{- include "rollcall.podLabels" (dict "root" $root "component" .stage) | nindent 4 }}
-    {{- with $w.podLabels }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- include "rollcall.podLabels" (dict "root" $root "component" .stage "more" $w.podLabels) | nindent 4 }}
   annotations:
-    checksum/config: {{ include "rollcall.config" $root | sha256sum }}
-    kubectl.kubernetes.io/default-container: rollcall
-    {{- with $w.podAnnotations }}
-    {{- toYaml . | nindent 4 }}
-    {{- end }}
+    {{- $own := dict "checksum/config" (include "rollcall.config" $root | sha256sum) }}
+    {{- $_ := set $own "kubectl.kubernetes.io/default-container" "rollcall" }}
+    {{- merge $own $w.podAnnotations | toYaml | nindent 4 }}
 spec:
   serviceAccountName: {{ include "rollcall.serviceAccountName" $root }}
   {{- include "rollcall.podCommon" $root | nindent 2 }}
