@@ -8,25 +8,33 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 demo: .venv/demo ## run all of it here for a minute, and check the result
 	$(BIN)/rollcall demo
 
-test: .venv/dev ## all tests but the soaks, two files at a time; where there is a C compiler, on the compiled build too
-	$(BIN)/pytest -n 2 --dist loadfile
+# Three files at a time (tests/conftest.py), since much is waited for; in the order of their folders: what takes long comes
+# first, unit tests last.
+PYTEST := $(BIN)/pytest -n 3 --no-loadscope-reorder
+
+test: .venv/dev ## all tests but the soaks; where there is a C compiler, on the compiled build too
+	$(PYTEST)
 	@$(if $(COMPILER),$(MAKE) test-compiled,echo "No C compiler: the compiled build is not tested.")
 
 # The compiled build, where there is a C compiler. It is made in a copy, since it leaves its libraries beside the sources,
-# where they would be run.
+# where they would be run. The tests of the image leave their wheel there: what they have compiled is not compiled again.
 COMPILER := $(shell command -v cc)
 COMPILED := .cache/compiled
 COMPILED_RUN := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)/site
 
 test-compiled: $(COMPILED)/done ## the tests of what is compiled, on the compiled build
-	$(COMPILED_RUN) ROLLCALL_COMPILED=1 $(BIN)/pytest -n 2 --dist loadfile tests/unit tests/contract tests/flow
+	$(COMPILED_RUN) ROLLCALL_COMPILED=1 $(PYTEST) tests/unit tests/contract tests/flow
 
-$(COMPILED)/done: .venv/dev $(shell find worker handlers -name '*.py')
+$(COMPILED)/done: $(COMPILED)/wheel
+	rm -rf $(COMPILED)/site
+	$(PIP) --no-deps --no-index --target $(COMPILED)/site $(COMPILED)/dist/*.whl
+	touch $@
+
+$(COMPILED)/wheel: .venv/dev pyproject.toml $(shell find worker handlers -name '*.py')
 	rm -rf $(COMPILED)
 	mkdir -p $(COMPILED)/src
 	cp -r pyproject.toml README.md LICENSE worker handlers $(COMPILED)/src
 	cd $(COMPILED)/src && HATCH_BUILD_HOOK_ENABLE_MYPYC=true $(CURDIR)/$(BIN)/python -m hatchling build -t wheel -d ../dist
-	$(PIP) --no-deps --no-index --target $(COMPILED)/site $(COMPILED)/dist/*.whl
 	touch $@
 
 check: .venv/dev ## the inner loop: lint, types, import layers, unit tests

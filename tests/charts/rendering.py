@@ -22,6 +22,16 @@ SETS = sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").
 KUBERNETES = ("1.33.13", "1.36.3")
 STAGES = ("poll", "keys", "pairs", "clusters", "requests", "executor")
 RELEASE, NAMESPACE = "live", "prod"
+# Of `config.kafka`: tokens from an endpoint of its own.
+OAUTH: dict[str, Any] = {
+    "security_protocol": "SASL_SSL",
+    "sasl_mechanism": "OAUTHBEARER",
+    "oauth": {
+        "token_url": "https://tokens.example.com:8443/token",
+        "client_id": "rollcall",
+        "client_secret": {"file": "/secrets/rollcall/oauth"},
+    },
+}
 # The slower half runs with `make chart-check` only.
 THOROUGH = bool(os.environ.get("ROLLCALL_CHART_CHECK"))
 thorough = pytest.mark.skipif(not THOROUGH, reason="part of `make chart-check`")
@@ -30,6 +40,16 @@ sys.path.insert(0, str(ROOT / "charts"))
 import tools  # ruff: ignore[module-import-not-at-top-of-file] - the chart's own script, not a package
 
 Manifest = dict[str, Any]
+
+
+class Once(yaml.CSafeLoader):
+    """YAML that refuses a key that is there twice, as API servers do in strict mode, and PyYAML does not."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # ruff: ignore[boolean-type-hint-positional-argument, boolean-default-value-positional-argument] PyYAML's
+        """Return the mapping."""
+        found: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        assert len(found) == len(node.value), f"a key is there twice among {sorted(found)}"
+        return found
 
 
 def tool(name: str) -> Path:
@@ -121,12 +141,12 @@ def render(values: dict[str, Any], *, chart: Path = CHART, program: str = "helm"
     """Render the chart; fails with Helm's message where it does not."""
     done = template(values, chart=chart, program=program)
     assert done.returncode == 0, done.stderr
-    return Rendered([manifest for manifest in yaml.safe_load_all(done.stdout) if manifest])
+    return Rendered([manifest for manifest in yaml.load_all(done.stdout, Loader=Once) if manifest])
 
 
-def refused(values: dict[str, Any]) -> str:
+def refused(values: dict[str, Any], *, program: str = "helm") -> str:
     """Return why Helm refuses the values; fails where it does not."""
-    done = template(values)
+    done = template(values, program=program)
     assert done.returncode != 0, "these values should have been refused"
     return done.stderr
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import textwrap
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tests.charts.rendering import (
     tool,
     value_set,
 )
+from worker.acls import ROLES, grants
 from worker.topics import Topics
 
 # What kube-score may call critical: an image named by a digest or by a version that is never pushed again need not be
@@ -171,10 +173,27 @@ def test_what_the_guide_names_is_there(minimal: Rendered) -> None:
     """Commands, hooks and labels that a person is told to use exist in what is rendered under the guide's name."""
     text = GUIDE.read_text(encoding="utf-8")
     names = {manifest["metadata"]["name"].removeprefix("live-") for manifest in minimal.manifests}
-    assert set(re.findall(r"(?:deployment|job)/([a-z-]+)", text)) <= names
+    for page in (text, (ROOT / "docs" / "runbooks.md").read_text(encoding="utf-8")):
+        assert set(re.findall(r"(?:deploy|deployment|job)/([a-z-]+)", page)) <= names
+        assert "deployment/rollcall-poll -- rollcall -c /etc/rollcall/rollcall.yaml status" in page
     assert "rollcall/worker" in next(iter(minimal.workloads().values()))["spec"]["template"]["metadata"]["labels"]
     assert "files/alerts.yaml" in text
     assert "files/dashboard.json" in text
+
+
+def test_the_guide_grants_what_the_workers_need_and_no_more() -> None:
+    """Its table is what `rollcall acls` gives to all stages together: approvals are read, and never written."""
+    text, topics = GUIDE.read_text(encoding="utf-8"), Topics()
+    given = [grant for stage in STAGES for grant in grants(stage, topics) if grant.resource == "topic"]
+    for right in ("Read", "Write"):
+        (row,) = re.findall(rf"^\| workers \| topics (.*) \| {right} \|$", text, re.MULTILINE)
+        patterns = re.findall(r"`([^`]+)`", row)
+        told = {spec.name for spec in topics.declared() if any(fnmatch(spec.name, one) for one in patterns)}
+        assert told == {grant.name for grant in given if right in grant.operations}
+    declared = {spec.name for spec in topics.declared()}
+    assert {grant.name for grant in given if {"Describe", "DescribeConfigs"} <= grant.operations} == declared
+    for role in re.findall(r"acls ([a-z]+)", text):
+        assert role in ROLES
 
 
 def test_the_capacity_page_counts_the_topics_there_are() -> None:

@@ -3,9 +3,10 @@
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 import yaml
 
-from tests.charts.rendering import STAGES, Rendered, merged, render, selects, value_set
+from tests.charts.rendering import OAUTH, STAGES, Rendered, merged, render, selects, value_set
 
 
 def ports(rule: dict[str, Any]) -> set[tuple[Any, str]]:
@@ -92,6 +93,40 @@ def test_the_ports_are_those_of_the_configuration(rendered: Rendered) -> None:
     for source in config["sources"].values():
         url = urlsplit(source["url"])
         assert (url.port or {"http": 80, "https": 443}[url.scheme]) in opened
+
+
+@pytest.mark.parametrize(
+    ("bootstrap", "opened", "asked"),
+    [
+        ("kafka", {9092}, "kafka:9092"),
+        ("kafka:9093,", {9093}, "kafka:9093"),
+        (" a:9093 , b,, [2001:db8::1]:9094,[2001:db8::2]", {9093, 9092, 9094}, "a:9093,b:9092,[2001:db8::1]:9094,"),
+    ],
+)
+def test_a_broker_without_a_port_has_kafkas(bootstrap: str, opened: set[int], asked: str) -> None:
+    """A list of brokers may leave a port out, or have empty parts, as Kafka's clients take it; no rule is of port 0."""
+    values = {"config": {"kafka": {"bootstrap": bootstrap}}, "autoscaling": {"type": "keda"}}
+    rendered = render(merged(value_set("minimal"), values))
+    for component in ("keys", "topics"):
+        assert ports(egress(rendered, component)[1]) == {(port, "TCP") for port in opened}
+    (trigger,) = rendered.one("ScaledObject", "-keys")["spec"]["triggers"]
+    assert trigger["metadata"]["bootstrapServers"].startswith(asked)
+    assert not trigger["metadata"]["bootstrapServers"].endswith(",")
+
+
+def test_the_token_endpoint_is_reached_by_whoever_logs_on() -> None:
+    """With OAUTHBEARER each worker, and the topics job, gets to the port of the token endpoint that it uses."""
+    own = OAUTH["oauth"] | {"token_url": "https://admin.example.com/token"}
+    kafka = {"config": {"kafka": OAUTH}, "topics": {"kafka": {"oauth": own}}}
+    rendered = render(merged(value_set("minimal"), kafka))
+    for component, port in (("poll", 8443), ("keys", 8443), ("topics", 443)):
+        assert [ports(rule) for rule in egress(rendered, component)][2] == {(port, "TCP")}
+        assert "to" not in egress(rendered, component)[2]
+    there = [{"ipBlock": {"cidr": "203.0.113.0/24"}}]
+    rendered = render(merged(value_set("minimal"), kafka | {"networkPolicy": {"oauth": {"to": there}}}))
+    assert egress(rendered, "keys")[2]["to"] == there
+    password = {"sasl_mechanism": "PLAIN", "username": "me", "password": {"file": "/secrets/rollcall/password"}}
+    assert len(egress(render(merged(value_set("minimal"), {"config": {"kafka": OAUTH | password}})), "keys")) == 2
 
 
 def test_upstreams_are_public_addresses_unless_the_application_may_call_others(minimal: Rendered) -> None:

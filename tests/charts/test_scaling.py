@@ -1,11 +1,14 @@
 """Scaling the handler stages: by lag or by CPU, never both, never past the partitions, and calmly down."""
 
+from typing import get_args
+
 import pytest
 
 from handlers import factory
-from tests.charts.rendering import STAGES, Manifest, Rendered, merged, render, value_set
+from tests.charts.rendering import OAUTH, STAGES, Manifest, Rendered, merged, render, value_set
 from worker.config import HandlersSettings
 from worker.privacy import Hasher
+from worker.settings import KafkaSettings
 from worker.topics import Topics
 
 HANDLERS = STAGES[1:]
@@ -29,12 +32,12 @@ def trigger(scaled: Manifest) -> dict[str, str]:
     return metadata
 
 
-@pytest.mark.parametrize("prefix", ["customers", "people"])
-def test_the_lag_is_that_of_the_stages_own_group_on_its_own_input(prefix: str) -> None:
-    """Group and topic of each trigger are those that the application itself uses, whatever the prefix."""
-    values = merged(value_set("minimal"), DELETES | {"autoscaling": {"type": "keda"}, "config": {"prefix": prefix}})
-    rendered = render(values)
-    topics = Topics(prefix)
+@pytest.mark.parametrize(("prefix", "generation"), [("customers", 1), ("people", 1), ("customers", 2), ("people", 13)])
+def test_the_lag_is_that_of_the_stages_own_group_on_its_own_input(prefix: str, generation: int) -> None:
+    """Group and topic of each trigger are those that the application uses, whatever the prefix, rebuilt or not."""
+    config = {"prefix": prefix, "handlers": {"dedupe_generation": generation}}
+    rendered = render(merged(value_set("minimal"), DELETES | {"autoscaling": {"type": "keda"}, "config": config}))
+    topics = Topics(prefix, generation=generation)
     for stage in HANDLERS:
         handler = factory(stage, HandlersSettings(), topics, Hasher(b"a pepper of this test"))()
         found = trigger(rendered.one("ScaledObject", f"-{stage}"))
@@ -75,6 +78,27 @@ def test_keda_logs_on_with_a_credential_of_its_own(keda: Rendered, everything: R
     for scaled in everything.all("ScaledObject"):
         assert scaled["spec"]["triggers"][0]["authenticationRef"] == {"name": "kafka"}
         assert "sasl" not in trigger(scaled)
+
+
+def test_keda_fetches_its_own_tokens() -> None:
+    """With OAUTHBEARER the mechanism is named, and all the rest is in a TriggerAuthentication of the operator's."""
+    values = {"autoscaling": {"type": "keda"}, "keda": {"authentication": {"existing": "tokens"}}}
+    rendered = render(merged(value_set("minimal"), values | {"config": {"kafka": OAUTH}}))
+    for scaled in rendered.all("ScaledObject"):
+        assert (trigger(scaled)["sasl"], trigger(scaled)["tls"]) == ("oauthbearer", "enable")
+        assert scaled["spec"]["triggers"][0]["authenticationRef"] == {"name": "tokens"}
+
+
+def test_every_mechanism_has_its_name_in_keda() -> None:
+    """Whatever the application can log on with, the trigger says in KEDA's words (kafka_scaler.go, `Sasl`)."""
+    known = {"PLAIN": "plaintext", "SCRAM-SHA-256": "scram_sha256", "SCRAM-SHA-512": "scram_sha512"}
+    known |= {"OAUTHBEARER": "oauthbearer"}
+    assert set(get_args(KafkaSettings.model_fields["sasl_mechanism"].annotation)) == set(known)
+    values = {"autoscaling": {"type": "keda"}, "keda": {"authentication": {"existing": "own"}}}
+    for mechanism, name in known.items():
+        kafka = OAUTH | {"sasl_mechanism": mechanism}
+        rendered = render(merged(value_set("minimal"), values | {"config": {"kafka": kafka}}))
+        assert trigger(rendered.one("ScaledObject", "-keys"))["sasl"] == name
 
 
 def test_nothing_scales_past_the_partitions(keda: Rendered, everything: Rendered) -> None:

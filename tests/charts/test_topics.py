@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.charts.rendering import Rendered, merged, render, value_set
+from tests.charts.rendering import OAUTH, Rendered, merged, render, thorough, value_set
+from worker import config as configuration
 
 RECORDER = """#!/bin/sh
 echo "$*" >>"$CALLS"
@@ -41,6 +42,49 @@ def test_it_has_a_credential_of_its_own(production: Rendered) -> None:
     assert config["kafka"]["password"] == {"file": "/secrets/rollcall-topics/password"}
     for name in ("bootstrap", "partitions", "replication", "security_protocol"):
         assert config["kafka"][name] == workers["kafka"][name]
+
+
+@pytest.mark.parametrize("program", ["helm", pytest.param("helm4", marks=thorough)])
+def test_it_may_log_on_in_another_way(program: str) -> None:
+    """A null takes away what the workers alone log on with, so that the job need not see their Secret."""
+    own = {"oauth": None, "sasl_mechanism": "PLAIN", "username": "t", "password": {"file": "/secrets/admin/password"}}
+    values = {"config": {"kafka": OAUTH}, "topics": {"kafka": own, "secrets": ["admin"]}}
+    kafka = yaml.safe_load(render(merged(value_set("minimal"), values), program=program).config("-topics"))["kafka"]
+    assert "oauth" not in kafka
+    assert (kafka["username"], kafka["security_protocol"]) == ("t", "SASL_SSL")
+
+
+def test_it_is_given_no_settings_of_plug_ins() -> None:
+    """It needs their names; a Secret that only their settings name need not be mounted in it."""
+    plugins = {"mail": {"settings": {"password": {"file": "/secrets/mail/password"}}}}
+    values = {"config": {"handlers": {"plugins": plugins}}, "plugins": {"mail": {"secrets": ["mail"]}}}
+    rendered = render(merged(value_set("minimal"), values))
+    assert yaml.safe_load(rendered.config("-topics"))["handlers"] == {"plugins": {"mail": {}}}
+    assert yaml.safe_load(rendered.config("live-rollcall"))["handlers"]["plugins"] == plugins
+
+
+def test_it_has_volumes_and_rules_of_its_own(everything: Rendered) -> None:
+    """What a worker may be given for its brokers' certificates and proxies, the job may be given too."""
+    asked = value_set("everything")["topics"]
+    spec = everything.one("Job", "-topics")["spec"]["template"]["spec"]
+    assert asked["volumes"][0] in spec["volumes"]
+    assert asked["volumeMounts"][0] in spec["containers"][0]["volumeMounts"]
+    assert asked["egress"][0] in everything.one("NetworkPolicy", "-topics")["spec"]["egress"]
+
+
+@pytest.mark.parametrize("base", ["minimal", "everything"])
+def test_it_makes_the_topics_that_the_workers_use(base: str, tmp_path: Path) -> None:
+    """Its configuration and the workers' lead to the same topics, also once the duplicate search was rebuilt."""
+    rendered = render(merged(value_set(base), {"config": {"handlers": {"dedupe_generation": 2}}}))
+    declared = []
+    for manifest in rendered.all("ConfigMap"):
+        if "rollcall.yaml" in manifest.get("data", {}):
+            path = tmp_path / "rollcall.yaml"
+            path.write_text(manifest["data"]["rollcall.yaml"], encoding="utf-8")
+            declared.append(configuration.load(path).topics)
+    jobs, workers = declared
+    assert jobs == workers
+    assert jobs.generation == 2
 
 
 def test_it_can_be_left_out() -> None:

@@ -9,7 +9,19 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.rendering import CHART, ROOT, SETS, Rendered, default_values, merged, refused, render, value_set
+from tests.charts.rendering import (
+    CHART,
+    OAUTH,
+    ROOT,
+    SETS,
+    Rendered,
+    default_values,
+    merged,
+    refused,
+    render,
+    thorough,
+    value_set,
+)
 from worker import config as configuration
 
 sys.path.insert(0, str(ROOT / "charts"))
@@ -18,6 +30,7 @@ import schema  # the chart's own script, not a package
 SOURCE = {"kind": "drivly", "url": "https://commerce.example.com/api", "key": {"file": "/secrets/rollcall/key"}}
 APPLICATIONS_OWN = {".config", ".topics.kafka"}
 OVERRIDABLE = [f"/$defs/{name}" for name in ("worker", "workload", "poll")]
+VOLUME = {"state": {"type": "volume"}}
 SASL = {"security_protocol": "SASL_SSL", "username": "me", "password": {"file": "/secrets/rollcall/password"}}
 
 
@@ -61,6 +74,7 @@ def test_every_object_of_the_schema_is_closed() -> None:
 
     kubernetes = ("env", "volumes", "volumeMounts", "containers", "initContainers")
     permitted = {f"{at}/properties/{name}/items" for at in OVERRIDABLE for name in kubernetes}
+    permitted |= {f"/properties/topics/properties/{name}/items" for name in ("volumes", "volumeMounts")}
     found = {path for path in opened(schema.schema(), "") if "/patternProperties/" not in path}
     assert found == permitted
 
@@ -141,6 +155,53 @@ def test_a_value_of_the_wrong_kind_is_refused_by_the_schema(values: dict[str, An
     assert why in message
 
 
+def null_at(path: str) -> dict[str, Any]:
+    """Return the least that works, with a null at a path, as a bare `key:` makes it."""
+    value: Any = None
+    for name in reversed(path.split(".")):
+        value = {name: value}
+    return merged(value_set("minimal"), value)
+
+
+@pytest.mark.parametrize("program", ["helm", pytest.param("helm4", marks=thorough)])
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("workloads.executor", "at '/workloads': missing property 'executor'"),
+        ("workloads.requests", "at '/workloads': missing property 'requests'"),
+        ("workloads.executor.enabled", "at '/workloads/executor': missing property 'enabled'"),
+        ("workloads.requests.enabled", "at '/workloads/requests': missing property 'enabled'"),
+        ("workloads.keys.replicas", "at '/workloads/keys/replicas': got null, want integer"),
+        ("workloads", "at '': missing property 'workloads'"),
+        ("plugins", "at '': missing property 'plugins'"),
+        ("secrets", "at '': missing property 'secrets'"),
+        ("port", "at '': missing property 'port'"),
+        ("drainSeconds", "at '': missing property 'drainSeconds'"),
+        ("config.sources", "at '/config': missing property 'sources'"),
+        ("config.handlers", "at '/config/handlers': got null, want object"),
+        ("config.kafka.partitions", "at '/config/kafka': missing property 'partitions'"),
+        ("config.kafka.sasl_mechanism", "at '/config/kafka': missing property 'sasl_mechanism'"),
+        ("networkPolicy", "at '': missing property 'networkPolicy'"),
+        ("networkPolicy.dns.port", "at '/networkPolicy/dns': missing property 'port'"),
+        ("topics.kafka", "at '/topics': missing property 'kafka'"),
+        ("worker.resources", "at '/worker': missing property 'resources'"),
+        ("worker.probes.startup", "at '/worker/probes': missing property 'startup'"),
+        ("autoscaling.type", "at '/autoscaling': missing property 'type'"),
+    ],
+)
+def test_a_null_that_takes_a_default_away_is_refused(path: str, why: str, program: str) -> None:
+    """A bare `executor:` must not switch deletions on; no null may end in a 0 or in an error of a template."""
+    message = refused(null_at(path), program=program)
+    assert "don't meet the specifications of the schema" in message
+    assert why in message
+
+
+@pytest.mark.parametrize("path", ["autoscaling.maxReplicas", "worker.resources.limits", "podSecurityContext.runAsUser"])
+def test_a_null_that_takes_away_what_need_not_be_there_is_accepted(path: str) -> None:
+    """That is how Helm leaves a default out, such as a user that the platform chooses."""
+    assert render(null_at(path)).workloads()
+
+
 @pytest.mark.parametrize(
     ("values", "why"),
     [
@@ -166,9 +227,46 @@ def test_a_value_of_the_wrong_kind_is_refused_by_the_schema(values: dict[str, An
         ),
         ({"autoscaling": {"type": "hpa", "minReplicas": 3, "maxReplicas": 2}}, "3 is more than the most pods, 2"),
         ({"autoscaling": {"type": "keda"}, "config": {"kafka": SASL}}, "keda.authentication: KEDA can't log on"),
+        (
+            {"autoscaling": {"type": "keda"}, "keda": {"authentication": {"secretName": "keda"}}}
+            | {"config": {"kafka": OAUTH}},
+            "keda.authentication: with OAUTHBEARER KEDA wants to know its own token endpoint too",
+        ),
+        ({"config": {"kafka": OAUTH | {"oauth": None}}}, "config.kafka.oauth: sasl_mechanism OAUTHBEARER needs it"),
+        (
+            {"fullnameOverride": "x" * 45, "workloads": {"pairs": VOLUME, "clusters": VOLUME}},
+            f'the StatefulSet "{"x" * 45}-clusters" would never get a pod, its name has 54',
+        ),
+        (
+            {"config": {"handlers": {"plugins": {"m" * 40: {}}}}, "plugins": {"m" * 40: VOLUME}},
+            "52; set a shorter fullnameOverride, or give the plug-in a shorter name",
+        ),
+        (
+            {"config": {"handlers": {"plugins": {"welcome_mail": {}, "welcome-mail": {}}}}},
+            'plugins.welcome_mail: its workload would be "live-rollcall-welcome-mail", as that of welcome-mail is',
+        ),
+        (
+            {"config": {"handlers": {"plugins": {f"{'m' * 60}a": {}, f"{'m' * 60}b": {}}}}},
+            "give the plug-in another name",
+        ),
+        (
+            {"config": {"handlers": {"plugins": {"topics": {}}}}},
+            "plugins.topics: the chart has a topics pod of its own",
+        ),
+        ({"config": {"handlers": {"plugins": {"test": {}}}}}, "plugins.test: the chart has a test pod of its own"),
+        ({"config": {"handlers": {"plugins": {"mail_": {}}}}}, "plugins.mail_: names in Kubernetes end with a letter"),
+        ({"config": {"kafka": {"bootstrap": " , "}}}, "config.kafka.bootstrap: it names no broker"),
         ({"worker": {"enabled": False}, "workloads": {}}, "all of them are off"),
         ({"plugins": {"mail": {}}}, "plugins.mail: there is no such plug-in in config.handlers.plugins"),
-        ({"topics": {"kafka": {"password": {"file": "/secrets/admin/password"}}}}, "is in no Secret of topics.secrets"),
+        (
+            {"topics": {"kafka": {"password": {"file": "/secrets/admin/password"}}}},
+            '"admin" is not among topics.secrets',
+        ),
+        ({"topics": {"kafka": {"ca_file": "/secrets/admin/ca.crt"}}}, '"admin" is not among topics.secrets'),
+        ({"topics": {"secrets": ["admin"]}, "config": {"kafka": SASL}}, '"rollcall" is not among topics.secrets'),
+        ({"topics": {"kafka": OAUTH, "secrets": ["admin"]}}, '"rollcall" is not among topics.secrets'),
+        ({"topics": {"volumes": [{"name": "secret-rollcall"}]}}, 'topics.volumes: "secret-rollcall" is there twice'),
+        ({"topics": {"volumeMounts": [{"name": "x", "mountPath": "/tmp"}]}}, 'topics.volumeMounts: "/tmp" is there'),
     ],
 )
 def test_values_that_contradict_one_another_are_refused(values: dict[str, Any], why: str) -> None:

@@ -181,6 +181,15 @@ def test_state_is_a_cache_on_the_node_or_on_a_volume(kind: str) -> None:
         assert workload["spec"]["serviceName"] == rendered.one("Service", "rollcall")["metadata"]["name"]
 
 
+def test_a_long_name_still_gets_pods() -> None:
+    """A StatefulSet's pods are labelled with its name and a hash, which fits; a Deployment's name may be longer."""
+    values = merged(value_set("minimal"), {"fullnameOverride": "x" * 43, "worker": {"state": {"type": "volume"}}})
+    for workload in render(values).workloads().values():
+        assert len(f"{workload['metadata']['name']}-0123456789") <= 63
+    rendered = render(merged(value_set("minimal"), {"fullnameOverride": "x" * 52}))
+    assert max(len(one["metadata"]["name"]) for one in rendered.manifests) <= 63
+
+
 def test_resources_are_real_and_memory_is_limited(rendered: Rendered) -> None:
     """Each container of ours says what it needs, and what it may have at most."""
     for name, pod in rendered.pods():
@@ -269,6 +278,39 @@ def test_everything_that_is_asked_for_reaches_the_pods(everything: Rendered) -> 
     for manifest in everything.manifests:
         if manifest["metadata"]["name"].startswith("customer-events"):
             assert manifest["metadata"].get("labels", {"team": "identity"})["team"] == "identity"
+
+
+def test_labels_and_annotations_are_there_once_and_the_charts_own_win() -> None:
+    """A label in `commonLabels` and `podLabels`, or one that selects pods, neither comes twice nor replaces ours."""
+    ours = ("app.kubernetes.io/component", "app.kubernetes.io/part-of", "rollcall/worker", "team", "tier")
+    values = merged(
+        value_set("production"),
+        {
+            "commonLabels": dict.fromkeys(ours, "common")
+            | {"release": "common", "app.kubernetes.io/version": "common"},
+            "worker": {
+                "podLabels": dict.fromkeys(ours[:-1], "pods"),
+                "podAnnotations": {"checksum/config": "x", "kubectl.kubernetes.io/default-container": "x"},
+            },
+        },
+    )
+    rendered = render(values)
+    for stage, workload in rendered.workloads().items():
+        metadata = workload["spec"]["template"]["metadata"]
+        assert [metadata["labels"][name] for name in ours] == [stage, "rollcall", "true", "pods", "common"]
+        assert workload["spec"]["selector"]["matchLabels"].items() <= metadata["labels"].items()
+        assert "x" not in metadata["annotations"].values()
+        assert workload["metadata"]["labels"]["team"] == "common"
+        assert workload["metadata"]["labels"]["app.kubernetes.io/version"] != "common"
+    assert rendered.one("PodMonitor", "")["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_what_looks_like_something_else_stays_a_string() -> None:
+    """A plug-in, or a release, may have a name that YAML would take for a number or for a truth value."""
+    values = {"nameOverride": "123", "config": {"handlers": {"plugins": {"on": {}, "null": {}}}}}
+    for manifest in render(merged(value_set("minimal"), values)).manifests:
+        labels = manifest["metadata"].get("labels", {})
+        assert all(isinstance(value, str) for value in labels.values()), manifest["metadata"]["name"]
 
 
 def test_the_default_values_render() -> None:

@@ -51,6 +51,7 @@ from worker.sources.reading import parse
 NOW = 1_750_000_000_000
 MOMENT = Moment(NOW, NOW)
 ROUNDS, TIMES = 10, 1_000
+LONGEST_TOLD = 1_000
 ERRORS = (MalformedPageError, RefusedError, CredentialError, CursorExpiredError)
 URL = {"url": "https://api.example.com"}
 UUID = "9f1c7c9e-0d44-4b50-8888-8dd25736052a"
@@ -215,7 +216,8 @@ def _page(subject: Subject, feed: str, page: Page, response: Response, normal: N
     told = {item.id for item in page.items}
     there = subject.members(parse(response, "testing"))
     if page.items or page.cursor.keys() != {"total"}:
-        assert told == {str(record[subject.key]) for record in there}, "a customer on the page was not told of"
+        ids = {str(record[subject.key])[:LONGEST_TOLD] for record in there}
+        assert told == ids, "a customer on the page was not told of"
     return "read"
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from worker import config as configuration
@@ -80,8 +79,3 @@ async def site(  # ruff: ignore[undocumented-public-function] - see Site
         finally:
             await workers.stop_all()
             await world.stop()
-
-
-@pytest.fixture
-def anyone() -> None:
-    """Mark that a test needs nothing but what it makes."""

@@ -3,12 +3,13 @@
 import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+
+from worker.kafka import bounded_stop
 
 _SECONDS: Final = 90.0
 
@@ -60,7 +61,6 @@ class Follower:
     newest: dict[str, Read] = field(default_factory=dict)
     """By key, of the topic of events."""
     events: str = ""
-    restarts: int = 0
 
     async def run(self) -> None:
         """Read until cancelled; after an error go on where it stopped."""
@@ -75,10 +75,9 @@ class Follower:
                     for where, records in (await consumer.getmany(timeout_ms=500, max_records=2_000)).items():
                         self._take(where, [_read(record) for record in records])
             except KafkaError:
-                self.restarts += 1
                 await asyncio.sleep(1)
             finally:
-                await _stopped(consumer)
+                await bounded_stop(consumer.stop(), "reader")
 
     def _take(self, where: TopicPartition, records: Sequence[Read]) -> None:
         self.log.setdefault(where, []).extend((record.offset, record.digest) for record in records)
@@ -102,27 +101,21 @@ async def read_all(bootstrap: str, where: Sequence[TopicPartition]) -> Log:
                     log[one] += map(_read, records)
                 left = {one for one in left if await consumer.position(one) < ends[one]}
     finally:
-        await _stopped(consumer)
+        await bounded_stop(consumer.stop(), "reader")
     return log
 
 
 async def ends(
     bootstrap: str, where: Sequence[TopicPartition]
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """Return how far a `read_committed` reader comes now, and where the partitions end."""
+    """Return how far a `read_committed` reader comes now, and where the partitions ended a moment before."""
     found = []
-    for level in ("read_committed", "read_uncommitted"):
+    for level in ("read_uncommitted", "read_committed"):
         consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, isolation_level=level, request_timeout_ms=15_000)
         try:
             async with asyncio.timeout(_SECONDS):
                 await consumer.start()
                 found.append(await consumer.end_offsets(list(where)))
         finally:
-            await _stopped(consumer)
-    return found[0], found[1]
-
-
-async def _stopped(consumer: AIOKafkaConsumer) -> None:
-    with suppress(KafkaError, TimeoutError):
-        async with asyncio.timeout(10):
-            await consumer.stop()
+            await bounded_stop(consumer.stop(), "reader")
+    return found[1], found[0]

@@ -115,6 +115,8 @@ class Site:
     proxies: list[Proxy]
     fleet: Fleet
     follower: Follower
+    following: "asyncio.Future[None]"
+    """The follower at work."""
     inside: str
     """Bootstrap addresses that lead past the proxies."""
     small: int | None
@@ -127,15 +129,11 @@ class Site:
         """Return the names of the topics."""
         return self.config.topics
 
-    def where(self, *topics: str) -> list[TopicPartition]:
-        """Return every partition of topics."""
-        return [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
-
     async def verdict(self, *, whole: bool = True) -> Verdict:
         """Read everything that is committed and check it; unless `whole` only what is quickly checked."""
         topics, verdict = self.topics, Verdict()
         public = [topics.events, topics.latest, topics.clusters, topics.identity, topics.deletions, topics.receipts]
-        log = await read_all(self.inside, self.where(*public, topics.deadletters, *self._states()))
+        log = await read_all(self.inside, _partitions(*public, topics.deadletters, *self._states()))
         check_stream(verdict, self.world, log, topics)
         events, receipts = histories(of(log, topics.events)), of(log, topics.receipts)
         check_deletions(verdict, self.world, events, receipts)
@@ -156,7 +154,7 @@ class Site:
     async def _check_kafka(self, verdict: Verdict, log: Log) -> None:
         """Check that nothing is half done in Kafka: no open transaction, no position beside its group's offset."""
         names = [spec.name for spec in self.topics.declared()]
-        around.check_closed(verdict, *(await ends(self.inside, self.where(*names))))
+        around.check_closed(verdict, *(await ends(self.inside, _partitions(*names))))
         admin = AIOKafkaAdminClient(bootstrap_servers=self.inside)
         await admin.start()
         try:
@@ -186,7 +184,7 @@ class Site:
         for _, name, event in sorted(restored, key=itemgetter(0)):
             if event["event"] == "task_restored":
                 owners[event["stage"], event["partition"]] = self.fleet.workers[name]
-        log = await read_all(self.inside, self.where(*self._states()))
+        log = await read_all(self.inside, _partitions(*self._states()))
         for (stage, partition), worker in owners.items():
             folder = worker.state / "slot-0" / stage / str(partition)
             if not (folder / "open").exists():
@@ -201,6 +199,11 @@ class Site:
             for name, event in self.fleet.events()
             if event["event"] == "raw" and not event["text"].startswith(("rollcall: ", "  "))
         ]
+
+
+def _partitions(*topics: str) -> list[TopicPartition]:
+    """Return every partition of topics."""
+    return [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
 
 
 @asynccontextmanager
@@ -260,14 +263,12 @@ async def site(folder: Path, *, seed: int, customers: int, workers: Mapping[str,
         topics = checked.topics
         fleet = Fleet(folder, content, ROOT)
         stack.push_async_callback(fleet.stop_all)
-        follower = Follower(inside, [], events=topics.events)
-        running = Site(
-            folder, checked, world, kafka, network, relays, fleet, follower, inside, _NODES - 1 if small else None
-        )
         read = (topics.events, topics.latest, topics.receipts, topics.keys, topics.links, topics.requests)
-        follower.where = running.where(*read)
+        follower = Follower(inside, _partitions(*read), events=topics.events)
         following = asyncio.ensure_future(follower.run())
         stack.push_async_callback(_cancelled, following)
+        full = _NODES - 1 if small else None
+        running = Site(folder, checked, world, kafka, network, relays, fleet, follower, following, inside, full)
         for role in (
             "handler",
             "poller",

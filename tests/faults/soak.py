@@ -101,9 +101,10 @@ class Soak:
             else:
                 await self._in_order(run.kinds)
         finally:
-            for name, going_on in (("churn", churn), ("watch", watch)):
+            for name, going_on in (("churn", churn), ("watch", watch), ("follower", self._site.following)):
                 if going_on.done():
-                    run.failed.append(f"the {name} ended by itself: {going_on.exception()!r}")
+                    why = "cancelled" if going_on.cancelled() else repr(going_on.exception())
+                    run.failed.append(f"the {name} ended by itself: {why}")
             churn.cancel()
             await asyncio.wait([churn])
         world.finish()

@@ -1,5 +1,6 @@
 """The checker itself: it finds nothing in what is right, and each kind of wrong by its name."""
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,11 +9,11 @@ from typing import Any
 import lmdb
 import orjson
 import pytest
-from aiokafka import TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from tests.faults import around, checking
 from tests.faults.checking import Verdict, histories
-from tests.faults.reading import Read
+from tests.faults.reading import Follower, Read
 from tests.faults.upstreams import Upstream, Write, facts_of_customer
 from worker.events import event_headers
 from worker.topics import Topics, partition_of
@@ -215,3 +216,27 @@ def test_a_store_other_than_its_changelog_is_found(tmp_path: Path) -> None:
         verdict = Verdict()
         around.check_store(verdict, tmp_path, records)
         assert verdict.right == right
+
+
+async def test_who_reads_along_outlives_a_client_that_cancels_whoever_stops_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client's `stop` may end in CancelledError though nobody was cancelled; the follower then went without a word."""
+    stops = asyncio.Event()
+    stop = AIOKafkaConsumer.stop
+
+    async def cancelling(consumer: AIOKafkaConsumer) -> None:
+        await stop(consumer)
+        stops.set()
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(AIOKafkaConsumer, "stop", cancelling)
+    nobody = "127.0.0.1:1"
+    following = asyncio.ensure_future(Follower(nobody, []).run())
+    try:
+        await asyncio.wait_for(stops.wait(), 60)
+        await asyncio.sleep(0.1)
+        assert not following.done()
+    finally:
+        following.cancel()
+        await asyncio.wait([following])

@@ -70,9 +70,9 @@ def _score(compared: Comparison, met: Iterable[bytes], settings: DedupeSettings)
     if not met or compared.block:
         return float("-inf")
     best: dict[str, float] = {}
-    for key, weight in compared.agreed.items():
+    for key, weight in sorted(compared.agreed.items()):
         if key in met:
-            best[chr(key[0])] = max(weight, best.get(chr(key[0]), 0.0))
+            best[chr(key[0])] = max(weight, best.get(chr(key[0]), weight))
     return Judge(settings).standing(compared.fields, compared.need, best)
 
 

@@ -5,6 +5,7 @@ what was committed before. What Kafka does beyond that (fencing, restoring) is t
 """
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from worker.kafka import Connection
 from worker.poller import Source
 from worker.privacy import Hasher
 from worker.settings import KafkaSettings
+from worker.simulator import Dintero
 from worker.sources import adapter_class, available
 from worker.state import Identity, Store
 from worker.task import Task, TaskSpec, Transaction
@@ -27,6 +29,14 @@ from worker.topics import Topics
 TOPICS = Topics(partitions=1)
 HASHER = Hasher(b"pepper")
 PATIENCE = 30.0
+
+
+def dintero_settings(loyalty: Dintero, **more: Any) -> dict[str, Any]:
+    """Return the settings of a source that reads a simulated dintero; `more` go over them."""
+    os.environ |= {"T_CLIENT": "client", "T_SECRET": "secret"}
+    secrets = {"client_id": {"env": "T_CLIENT"}, "client_secret": {"env": "T_SECRET"}}
+    return {"url": loyalty.url, "aid": loyalty.account, **secrets, "interval": "20ms", **more}
+
 
 Sent = tuple[bytes, bytes | None, Headers]
 

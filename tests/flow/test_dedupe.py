@@ -3,24 +3,28 @@
 from typing import Any
 
 import orjson
+import pytest
 
 from handlers.dedupe import DedupeSettings, stages
+from handlers.dedupe.explain import why
 from handlers.dedupe.settings import Generic
 from handlers.deletes.drafts import losing
 from handlers.deletes.settings import DeletesSettings
+from tests.flow.dedupe_batch import batch
 from worker.events import Customer, header
 from worker.privacy import Hasher
 from worker.testkit import Harness, deleted, latest, person
 from worker.topics import Topics
 
 TOPICS = Topics(partitions=3)
+HASHER = Hasher(b"a pepper for tests")
 ADA = {"given": "Ada", "family": "Archer", "born": "1980-02-03", "emails": ["ada@example.com"]}
 
 
 def harness(seed: int = 0, settings: DedupeSettings | None = None) -> Harness:
     """Return the three stages over empty topics."""
     return Harness(
-        stages(settings or DedupeSettings(), TOPICS, Hasher(b"a pepper for tests")),
+        stages(settings or DedupeSettings(), TOPICS, HASHER),
         partitions=TOPICS.partitions,
         seed=seed,
     )
@@ -30,6 +34,13 @@ def put(run: Harness, sequence: int, customer: Customer) -> None:
     """Publish a customer's version and work until at rest."""
     run.publish(TOPICS.latest, *latest(customer, sequence))
     run.run()
+
+
+def reconfigure(run: Harness, settings: DedupeSettings) -> None:
+    """Replace the workers by ones with other settings, which go on with the state."""
+    run._make = list(stages(settings, TOPICS, HASHER))
+    for stage in ("keys", "pairs", "clusters"):
+        run.crash(stage)
 
 
 def clusters(run: Harness) -> dict[str, Any]:
@@ -118,6 +129,31 @@ def test_evidence_follows_what_becomes_of_a_value() -> None:
     assert losing(DeletesSettings(), "drivly/2", clusters(run)["drivly/2"]) is None
 
 
+@pytest.mark.parametrize("weight", ["email", "mobile", "reference"])
+@pytest.mark.parametrize("least", [0, -1])
+def test_a_value_that_adds_nothing_is_one_in_common_all_the_same(weight: str, least: float) -> None:
+    """It is what namesakes of one home need: stream, batch and `why` are of one mind about that."""
+    settings = DedupeSettings.model_validate({"weights": {weight: least}})
+    home: dict[str, Any] = {"given": "Ada", "family": "Archer", "address": ("Mill Lane", "Springfield", "62701")}
+    one, other = person("crm", "1", **home), person("shop", "2", **home)
+    for customer in (one, other):
+        values = person("crm", "1", emails=["ada@example.com"], phones=["+12025550799"])
+        match weight:
+            case "email":
+                customer["emails"] = values["emails"]
+            case "mobile":
+                customer["phones"] = values["phones"]
+            case _:
+                customer["references"] = [{"type": "customerId", "id": "7"}]
+    run = harness(settings=settings)
+    put(run, 1, one)
+    put(run, 1, other)
+    found = batch({"crm/1": one, "shop/2": other}, settings, HASHER)
+    assert {frozenset(clusters(run))} == set(found.clusters) == {frozenset({"crm/1", "shop/2"})}
+    assert (account := why(one, other, settings, HASHER))["verdict"] == "linked"
+    assert [step["score"] for step in clusters(run)["shop/2"]["path"]] == [account["standing"]]
+
+
 def test_a_household_is_not_one_person() -> None:
     """People who share an address, a phone and a family name stay apart by their given names."""
     run = harness()
@@ -139,3 +175,24 @@ def test_a_mistaken_birth_date_is_told_by_a_third_record() -> None:
     assert set(clusters(run)) == {"crm/1", "crm/2"}
     put(run, 2, {**third, "date_of_birth": "1980-02-03"})
     assert set(clusters(run)) == {"crm/1", "crm/2", "shop/3"}
+
+
+@pytest.mark.parametrize("scope", ["retail", "r1", "r2", "r3"])
+def test_a_customer_stays_in_its_scope_until_a_rebuild(scope: str) -> None:
+    """Other scopes hold for customers who come from then on: whoever is known is updated and deleted where it is."""
+    run = harness()
+    put(run, 1, person("crm", "1", **ADA))
+    put(run, 1, person("shop", "2", **ADA))
+    (cluster,) = {known["cluster"] for known in clusters(run).values()}
+    reconfigure(run, DedupeSettings(scopes={scope: ("shop",)}))
+    put(run, 2, person("shop", "2", **ADA | {"emails": ["ada@example.com", "ada@example.org"]}))
+    assert {name: known["cluster"] for name, known in clusters(run).items()} == {"crm/1": cluster, "shop/2": cluster}
+    put(run, 1, person("shop", "3", **ADA))
+    assert set(clusters(run)) == {"crm/1", "shop/2"}
+    run.publish(TOPICS.latest, *deleted("shop", "2", 3))
+    run.run()
+    assert clusters(run) == {}
+    (departure,) = departures(run)
+    assert (departure["customer"], departure["cause"], departure["remaining"]) == ("shop/2", "deleted", ["crm/1"])
+    put(run, 4, person("shop", "2", **ADA))
+    assert set(clusters(run)) == {"shop/2", "shop/3"}

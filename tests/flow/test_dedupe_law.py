@@ -5,9 +5,13 @@ in between them crashes, lost state, positions set back and stale copies of earl
 random interleaving, with rests only now and then.
 """
 
+import os
+import subprocess
+import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Any, Final
 
@@ -252,6 +256,37 @@ def test_no_id_changes_without_a_trace(seed: int) -> None:
     for name, known in published(here.run).items():
         expected.setdefault(known["cluster"], (set(), known["winner"]))[0].add(name)
     assert followed(here.run) == expected
+
+
+def told(seeds: range) -> list[str]:
+    """Return everything that is published after some histories, ids of events included."""
+    rows: list[str] = []
+    for seed in seeds:
+        here = world(seed)
+        for operation in schedule(Random(seed)):
+            here.do(operation)
+        here.run.run()
+        for topic in (TOPICS.clusters, TOPICS.identity, TOPICS.departures):
+            records = here.run.records(topic)
+            rows += [f"{row.partition} {row.key!r} {row.value!r} {header(row.headers, 'ce_id')}" for row in records]
+    return rows
+
+
+def test_what_is_said_does_not_depend_on_how_strings_are_hashed() -> None:
+    """A worker that takes over says the same, in the same order, under the same ids."""
+    script = "import sys, handlers, worker; sys.path.insert(0, sys.argv[1])\n"
+    script += "from tests.flow import test_dedupe_law as law; print(*law.told(range(20)), sep='\\n')"
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script, str(Path(__file__).parents[2])],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert said[0].count(b"\n") > 500
+    assert said[0] == said[1]
 
 
 def departed(run: Harness) -> list[dict[str, Any]]:

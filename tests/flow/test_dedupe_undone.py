@@ -6,8 +6,8 @@ from typing import Any
 import orjson
 
 from handlers.dedupe import DedupeSettings
-from handlers.dedupe.settings import Caps, Generic
-from tests.flow.test_dedupe import ADA, TOPICS, clusters, departures, events, harness, put
+from handlers.dedupe.settings import Caps, Generic, Weights
+from tests.flow.test_dedupe import ADA, TOPICS, clusters, departures, events, harness, put, reconfigure
 from worker.events import header
 from worker.testkit import Harness, deleted, person
 
@@ -111,6 +111,19 @@ def test_a_phone_that_becomes_the_offices_takes_back_what_it_merged() -> None:
     assert len(events(run, "customer.split")) == 1
     remove(run, "connect", "0", 2)
     assert len(clusters(run)) == 2
+
+
+def test_a_value_that_becomes_everybodys_takes_back_what_it_merged_under_other_settings() -> None:
+    """Also what it would not support by the settings as they are now."""
+    run = harness(settings=DedupeSettings(generic=Generic(bucket=3)))
+    both: dict[str, Any] = {"given": "Ada", "family": "Archer", "emails": ["ada@example.com"]}
+    put(run, 1, person("drivly", "1", **both))
+    put(run, 1, person("dintero", "2", **both))
+    reconfigure(run, DedupeSettings(generic=Generic(bucket=3), weights=Weights(given=0, family=0, email=3)))
+    assert len(clusters(run)) == 2
+    for number in range(2):
+        put(run, 1, person("connect", str(number), given=f"G{number}x", family=f"F{number}y", emails=both["emails"]))
+    assert clusters(run) == {}
 
 
 def test_missing_and_placeholder_values_match_nobody() -> None:

@@ -48,7 +48,10 @@ def test_one_disabled_target_does_not_fail_the_others() -> None:
     world.settle()
     assert world.outcomes() == {"crm/1": "VERIFIED"}
     assert world.states()["erp/1"] == "COOLING"
-    world.settings = world.settings.model_validate({"targets": {"crm": drivly(), "erp": drivly()}})
+    world.settings = world.settings.model_validate({
+        "targets": {"crm": drivly(), "erp": drivly()},
+        "routes": [route("crm", "erp")],
+    })
     world.harness.crash("executor")
     world.settle()
     assert world.outcomes() == {"crm/1": "VERIFIED", "erp/1": "VERIFIED"}

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from handlers.deletes.settings import DeletesSettings
 from tests.flow.deletes_world import World, drivly, route, simple
 
 
@@ -47,6 +48,19 @@ def test_the_head_of_a_burst_waits_for_its_tail() -> None:
     assert world.systems["crm"].deletes() == []
     assert set(world.states().values()) == {"HELD"}
     assert [plan["count"] for plan in world.plans()] == [20]
+
+
+def test_each_deletion_is_judged_only_a_whole_window_after_it_came() -> None:
+    """What came a moment before the first ones are let pass is judged with what comes after it."""
+    world = World(simple(guard={"window": "10s"}, tick="200ms"), partitions=1)
+    burst(world, 2)
+    world.harness.advance(9_000)
+    burst(world, 6, first=10)
+    world.harness.advance(3_000)
+    burst(world, 10, first=100)
+    world.settle()
+    assert [plan["count"] for plan in world.plans()] == [16]
+    assert world.outcomes() == {"crm/1": "VERIFIED", "crm/2": "VERIFIED"}
 
 
 def test_a_plan_is_open_while_its_burst_goes_on() -> None:
@@ -240,6 +254,28 @@ def test_one_request_of_a_plan_can_be_decided_by_itself() -> None:
     (after,) = world.plans()
     assert after["count"] == 10
     assert after["hash"] != before["hash"]
+
+
+@pytest.mark.parametrize(("pause", "deleted"), [(30.0, {"2", "3"}), (0.7, {"1", "2", "3"})])
+def test_what_is_held_in_its_turn_joins_those_that_came_after_it(pause: float, deleted: set[str]) -> None:
+    """A route that asks for approval now meets what it let run before: it is behind a plan at rest, in an open one."""
+    world = World({"targets": {"crm": drivly()}, "routes": [route(cooling="1h")]})
+    burst(world, 1, reason="tombstone")
+    world.settle(5)
+    asking = {"targets": {"crm": drivly()}, "routes": [route(cooling="1h", classes={"tombstone": "approval"})]}
+    world.settings = DeletesSettings.model_validate(asking)
+    world.harness.crash("requests")
+    world.harness.crash("executor")
+    world.settle(55 - pause)
+    burst(world, 2, first=2, reason="tombstone")
+    world.settle(pause + 4)
+    (plan,) = world.plans()
+    assert plan["count"] == len(deleted)
+    world.approve(plan)
+    world.settle(200)
+    assert set(world.systems["crm"].deletes()) == deleted
+    held = {name for name, state in world.states().items() if state == "HELD"}
+    assert held == {f"crm/{n}" for n in {"1", "2", "3"} - deleted}
 
 
 @pytest.mark.parametrize("what", ["approve", "reject"])

@@ -1,12 +1,13 @@
 """What the answers of a target lead to: each HTTP rule, and each way in which an answer is lost or wrong."""
 
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import Any
 
 import pytest
 
 from tests.flow.deletes_world import World, drivly, http, route, simple, with_lookup
-from worker.handling import Call, Reply
+from worker.handling import CALLED_OFF, STOPPING, Call, Reply
 
 
 def once(*replies: Reply, method: str = "DELETE") -> Callable[[Call], Reply | None]:
@@ -97,6 +98,36 @@ def test_a_new_customer_under_a_deleted_ones_id_is_left_alone() -> None:
     assert "1" in world.systems["crm"].rows
 
 
+def test_a_new_customer_with_the_id_of_the_one_to_be_deleted_is_left_alone() -> None:
+    """Made after the deletion at the source: somebody else, also where the target tells no time of a change."""
+    fields = {"id_field": "id", "created_field": "createdAt", "canary_id": "999999"}
+    world = one(http(lookup="/customers/{id}", **fields))
+    world.systems["crm"].add("1", world.harness.now + 5)
+    world.settle()
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+    assert world.systems["crm"].deletes() == []
+
+
+@pytest.mark.parametrize("field", ["updatedAt", "createdAt"])
+def test_a_time_that_the_look_up_does_not_show_goes_to_a_person(field: str) -> None:
+    """Nobody can tell whether it is still the customer that was meant."""
+    world = one(with_lookup())
+    del world.systems["crm"].rows["1"][field]
+    world.settle()
+    assert world.outcomes() == {"crm/1": "BLOCKED"}
+    assert field in world.receipt("1")["reason"]
+    assert world.systems["crm"].deletes() == []
+
+
+def test_a_change_is_seen_in_a_number_too() -> None:
+    """Seconds since 1970."""
+    world = one(with_lookup())
+    world.systems["crm"].rows["1"]["updatedAt"] = world.harness.now // 1000 + 1
+    world.settle()
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+    assert world.systems["crm"].deletes() == []
+
+
 # None such
 
 
@@ -108,6 +139,16 @@ def test_a_customer_that_is_gone_already_is_done_if_the_canary_is_there() -> Non
     assert world.outcomes() == {"crm/1": "ALREADY_ABSENT"}
     assert world.systems["crm"].lookups() == ["1", "customers", "1"]  # and once more, now that the canary is there
     assert world.systems["crm"].deletes() == []
+
+
+def test_a_customer_that_is_seen_again_ends_the_canarys_word() -> None:
+    """An outage that showed a 404 before the DELETE may show one after it: that counts only behind another canary."""
+    world = one()
+    world.systems["crm"].fault = once(Reply(404, body=b'{"errors":[{"message":"Not Found"}]}'), method="GET")
+    world.systems["crm"].after = lambda call, reply: Reply(500) if call.method == "DELETE" else reply
+    world.settle()
+    assert world.systems["crm"].lookups() == ["1", "customers", "1", "1", "customers", "1"]
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
 
 
 def test_a_404_at_the_end_of_an_outage_is_not_believed() -> None:
@@ -383,6 +424,19 @@ def test_a_call_that_certainly_never_left_is_tried_again() -> None:
     assert world.outcomes() == {"crm/1": "DELETED"}
 
 
+@pytest.mark.parametrize("concurrency", [1, 10])
+def test_a_delete_that_was_committed_to_while_the_worker_stopped_is_sent_by_the_next(concurrency: int) -> None:
+    """It certainly never left: nobody has to look, and the target has not failed."""
+    world = World(simple(http(concurrency=concurrency)))
+    for customer in map(str, range(1, 10)):
+        world.systems["crm"].add(customer)
+        world.deleted("shop", customer)
+    world.systems["crm"].fault = once(*[Reply(None, error=STOPPING, sent=False)] * 8)
+    world.settle()
+    assert set(world.outcomes().values()) == {"DELETED"}
+    assert b"target/crm" not in world.harness.table(world.topics.status)
+
+
 @pytest.mark.parametrize("done", [True, False])
 def test_an_answer_that_never_comes_is_given_up_and_looked_up(*, done: bool) -> None:
     """Whether or not the DELETE was done, exactly the rest of the work is done."""
@@ -534,7 +588,7 @@ def test_two_requests_for_one_customer_are_carried_out_one_after_the_other() -> 
 
 
 def test_a_late_answer_to_a_call_that_was_given_up_changes_nothing() -> None:
-    """It belongs to an older call than the newest."""
+    """The deletion has ended since."""
     world = one()
     late: list[Call] = []
 
@@ -551,6 +605,31 @@ def test_a_late_answer_to_a_call_that_was_given_up_changes_nothing() -> None:
     before = dict(task.tx.data)
     task.handler.on_reply(task.tx, late[0], Reply(500), world.harness.now)
     assert task.tx.data == before
+
+
+def test_a_late_answer_while_a_newer_call_is_under_way_changes_nothing() -> None:
+    """It belongs to an older call than the newest: a 404 to the DELETE would be taken for the look-up's."""
+    world, late, unmoved = one(), list[Call](), list[bool]()
+
+    def silent(call: Call) -> bool:
+        if call.method == "DELETE":
+            late.append(call)
+        return call.method == "DELETE"
+
+    def answer_late(call: Call) -> Reply | None:
+        if late and call.method == "GET" and not unmoved:
+            tasks = [task for task in world.harness._tasks if task.handler.stage == "executor"]
+            (task,) = [task for task in tasks if b"t/crm" in task.tx.data]
+            before = dict(task.tx.data)
+            task.handler.on_reply(task.tx, late[0], Reply(404, body=b'{"errors":[{}]}'), world.harness.now)
+            unmoved.append(task.tx.data == before)
+        return None
+
+    world.systems["crm"].silent, world.systems["crm"].fault = silent, answer_late
+    world.settle(10)
+    assert unmoved == [True]
+    assert world.outcomes() == {"crm/1": "VERIFIED"}
+    assert world.systems["crm"].deletes() == ["1"]
 
 
 def test_calls_carry_no_query_with_a_delete() -> None:
@@ -633,6 +712,49 @@ def test_a_customer_that_is_back_before_a_slow_look_up_ends_is_not_deleted(seed:
     assert world.systems["crm"].deletes() == []
 
 
+def called_off(world: World, times: int) -> list[tuple[int, int]]:
+    """Have the rate limit hold up the first DELETEs until they are called off; return when each was, and its latest."""
+    seen: list[tuple[int, int]] = []
+
+    def hold_up(call: Call) -> Reply | None:
+        if call.method != "DELETE":
+            return None
+        assert call.latest is not None
+        seen.append((world.harness.now, call.latest))
+        return Reply(None, error=CALLED_OFF, sent=False) if len(seen) <= times else None
+
+    world.systems["crm"].fault = hold_up
+    return seen
+
+
+@pytest.mark.parametrize("target", [drivly(), http()], ids=["with a look-up", "blind"])
+def test_a_delete_that_the_rate_limit_holds_up_is_called_off_and_all_is_asked_anew(target: dict[str, Any]) -> None:
+    """The word that it is wanted is good for 5 s, look-up and DELETE together; for twice as long each time."""
+    world = World(simple(target))
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    seen = called_off(world, 7)
+    world.settle()
+    assert [latest - at for at, latest in seen] == [5000 << times for times in range(8)]
+    assert set(world.outcomes().values()) <= {"VERIFIED", "DELETED"}
+    assert statuses(world) == [200]
+    assert b"target/crm" not in world.harness.table(world.topics.status)  # the breaker has counted nothing
+
+
+def test_a_customer_that_is_back_while_the_rate_limit_holds_its_delete_up_is_not_deleted() -> None:
+    """It was too late to call the DELETE off; but it was not sent in time, and is not wanted any more after that."""
+    world = one()
+    seen = called_off(world, 1)
+    world.settle(0.9)
+    while not seen:
+        world.harness.advance(50)
+    assert world.states() == {"crm/1": "COOLING"}
+    world.live("shop", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "SUPERSEDED"}
+    assert len(seen) == 1
+
+
 def test_a_target_that_is_always_slow_is_not_asked_for_ever() -> None:
     """Its look-ups get twice as long each time."""
     world = one()
@@ -674,3 +796,74 @@ def test_retry_after_nothing_is_no_busy_loop() -> None:
     world.systems["crm"].fault = always(Reply(429, {"retry-after": "0"}), "DELETE")
     world.settle(3)
     assert 40 < len(world.systems["crm"].deletes()) < 130
+
+
+# One DELETE a customer, where nothing can be looked up
+
+
+def blind() -> World:
+    """Return a world in which two sources lead to one customer of a target without a look-up."""
+    routes = [route(), route("erp", classes={"gone": "approval"})]
+    world = World({"targets": {"crm": http()}, "routes": routes})
+    world.systems["crm"].add("1")
+    return world
+
+
+def test_a_second_request_for_a_customer_that_was_deleted_blindly_sends_no_second_delete() -> None:
+    """It is what the first has done; whoever has the id since is somebody else."""
+    world = blind()
+    world.deleted("shop", "1")
+    world.deleted("erp", "1")
+    world.settle(5)
+    assert sorted(receipt["outcome"] for receipt in world.receipts()) == ["ALREADY_ABSENT", "DELETED"]
+    first, second = sorted(world.receipts(), key=itemgetter("outcome"), reverse=True)
+    assert second["reason"] == f"{first['request']} has done it"
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+def test_a_plan_that_is_approved_late_does_not_delete_who_has_the_id_since() -> None:
+    """It waited for a person while another request was carried out."""
+    world = blind()
+    world.deleted("erp", "1", "gone")
+    world.settle()
+    world.deleted("shop", "1")
+    world.settle()
+    world.systems["crm"].add("1", name="somebody else")
+    world.approve(*world.plans())
+    world.settle(5)
+    assert sorted(receipt["outcome"] for receipt in world.receipts()) == ["ALREADY_ABSENT", "DELETED"]
+    assert world.systems["crm"].deletes() == ["1"]
+
+
+@pytest.mark.parametrize("authority", ["tombstone", "erasure"])
+def test_a_later_request_for_a_customer_that_was_deleted_blindly_is_held(authority: str) -> None:
+    """Nothing has shown since then that the customer is there again: a person decides."""
+    world = blind()
+    world.live("erp", "1")
+    world.settle()
+    world.deleted("shop", "1")
+    world.settle(5)
+    if authority == "erasure":
+        world.decide("erase", customer="crm/1")
+    else:
+        world.deleted("erp", "1")
+    world.settle(5)
+    assert world.states() == {"crm/1": "HELD"}
+    assert world.systems["crm"].deletes() == ["1"]
+    world.decide("approve", target="crm", request=world.ledger()["crm/1"]["request"]["id"])
+    world.settle(5)
+    assert world.systems["crm"].deletes() == ["1", "1"]
+
+
+def test_a_customer_that_is_back_after_a_blind_deletion_is_deleted_again() -> None:
+    """Its source has published it as live since."""
+    world = blind()
+    world.deleted("shop", "1")
+    world.settle()
+    world.systems["crm"].add("1")
+    world.live("shop", "1")
+    world.settle()
+    world.deleted("shop", "1")
+    world.settle()
+    assert [receipt["outcome"] for receipt in world.receipts()] == ["DELETED", "DELETED"]
+    assert world.systems["crm"].deletes() == ["1", "1"]

@@ -7,6 +7,7 @@ sees a deletion or a row dated back, the sweep sees both.
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -16,6 +17,7 @@ from worker.http import Lane
 from worker.simulator.drivly import Drivly as Simulator
 from worker.sources import Bad, Exists, Missing, Row, Stub, Tombstone, Unsure
 from worker.sources.drivly import Drivly, DrivlySettings
+from worker.sources.payload import check
 
 START = 1_750_000_000.0
 SECRETS = {"key": "users API-Key drivly-test-key"}
@@ -179,9 +181,14 @@ async def test_only_the_configured_customers_are_read() -> None:
         assert {page.total for page in pages} == {len(wanted)}
 
 
-async def test_the_longest_filter_fits_into_an_address() -> None:
+@pytest.mark.parametrize("letter", ["x", "\N{LATIN SMALL LETTER O WITH STROKE}"])
+@pytest.mark.parametrize("values", [1, 12, 80])
+async def test_the_longest_filter_fits_into_an_address(letter: str, values: int) -> None:
     """A filter as long as a configuration may have is still answered, with our own bounds around it."""
-    where = {"or": [{"companyName": {"equals": "x" * 990}} for _ in range(8)]}
+    length = (12 * 1024 // values - 70) // len(quote(letter))
+    where = {"or": [{"companyName": {"equals": letter * length}} for _ in range(values)]}
+    with pytest.raises(ValueError, match="too long"):
+        check({"or": [*where["or"], {"companyName": {"equals": letter * 300}}]})
     async with reading(customers=10, settings={"where": where}) as (_, upstream, _):
         assert await upstream.pages("head")
         assert await upstream.pages("sweep")
@@ -213,11 +220,12 @@ async def test_a_look_up_at_a_wrong_address_proves_nothing() -> None:
 
 
 async def test_a_refused_key_is_told() -> None:
-    """A wrong key gets 403."""
+    """A wrong key gets 403, which of a single customer may also mean that only he is not to be seen."""
     async with reading(customers=5, secrets={"key": "wrong"}) as (_, upstream, _):
-        for ask in (upstream.pages("head"), upstream.pages("sweep"), upstream.lookup("1")):
+        for ask in (upstream.pages("head"), upstream.pages("sweep")):
             with pytest.raises(CredentialError, match="credential"):
                 await ask
+        assert isinstance(await upstream.lookup("1"), Unsure)
 
 
 async def test_a_key_that_sees_nothing_shows_an_empty_source() -> None:

@@ -1,21 +1,24 @@
 """The poll loop against a real API: nothing is lost, nothing comes twice, and nobody is taken for deleted wrongly."""
 
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
-from tests.flow.poll_world import KEY, World, until, world
-from worker import breaker, poller, upstream
+from tests.flow.poll_world import KEY, TOPICS, World, until, world
+from worker import breaker, poller, telemetry, upstream
 from worker.events import CREATED, DELETED, UPDATED
 from worker.simulator.drivly import Drivly as Upstream
-from worker.sources import Cursor, Moment, Page, Response
+from worker.sources import Bad, Cursor, Moment, Page, Response
 from worker.sources.drivly import Drivly
 
 SWEEP = "select"
 SWEEP_LATER = "select.*greater_than"
+SWEEP_FIRST = "select(?!.*greater_than)"
+LAST_PAGE = r"select.*greater_than(\]|%5D)=9\b"  # of twelve customers
 CHANGES = "sort=updatedAt"
 LOOKUP = r"/customers/\d+"
 pytestmark = pytest.mark.usefixtures("hurry")
@@ -246,6 +249,23 @@ async def test_a_mass_deletion_that_was_approved_is_carried_out_once(here: World
         await here.settled()
 
 
+async def test_an_approval_lets_no_other_plan_pass(here: World) -> None:
+    """Others have gone missing since the plan was shown: nobody has approved of those."""
+    crm = await here.add(customers=12, absence_guard_count=3, absence_guard_fraction=0.1)
+    here.start()
+    await here.settled()
+    plans = []
+    for gone in (4, 8):
+        for number in range(gone - 3, gone + 1):
+            crm.delete(number)
+        await until(lambda gone=gone: (here.status().get("held") or {}).get("missing") == gone, "the plan")  # type: ignore[misc]
+        plans.append(here.status()["held"]["plan"])
+    here.detectors["crm"].checkpoint.approved = plans[0]
+    await here.swept(3)
+    assert here.deleted() == []
+    assert here.status()["held"]["plan"] == plans[1]
+
+
 async def test_look_ups_that_find_nobody_prove_nothing(here: World) -> None:
     """Where even a customer of the listing is not found, the look-up is what is broken."""
     crm = await here.add()
@@ -353,16 +373,46 @@ async def test_a_page_that_fails_in_the_middle_of_a_sweep_is_asked_for_again(her
 
 
 async def test_a_sweep_with_a_page_that_could_not_be_read_proves_nothing(here: World) -> None:
-    """It is read to its end, and the next two have to be whole."""
+    """It is read to its end, and whom it does not show is not missed; the next two have to be whole."""
     crm = await here.add(customers=12)
     here.start()
     await here.settled()
-    crm.fault("html", path=SWEEP_LATER, skip=1, times=1)
-    await until(lambda: crm.faults.hits.get("html"), "the page")
+    page = crm.fault("html", path=SWEEP_LATER, skip=1)
+    await until(lambda: page.hits, "the page")
     crm.delete(11)
+    crm.create()  # so that it shows as many as there were
+    crm.clear_faults()
     before = len(crm.requests)
+    following = crm.fault("status", status=503, path=SWEEP_FIRST)
+    await until(lambda: following.hits, "the sweep to be over and the next one to begin")
+    assert here.missed(11) == 0
+    crm.clear_faults()
     await here.settled()
     assert here.sweeps(since=before) >= 2
+
+
+async def test_a_sweep_that_shows_a_record_without_a_usable_id_proves_nothing(here: World) -> None:
+    """It may be anybody's: as many as there should be are shown, and yet one of them is missing by his id."""
+    odd = {"3"}
+
+    class Odd(Drivly):
+        def read(self, feed: str, cursor: Cursor | None, moment: Moment, response: Response) -> Page:
+            page = super().read(feed, cursor, moment, response)
+            items = [
+                Bad("3.5", "its id is no id", 0) if feed == "sweep" and one.id in odd else one for one in page.items
+            ]
+            return replace(page, items=items)
+
+    crm = await here.add(adapter=Odd)
+    here.start()
+    await here.settled()
+    crm.delete(5)
+    await here.swept(4)
+    assert here.deleted() == []
+    assert here.lookups(3) == here.lookups(5) == []
+    odd.clear()
+    await here.settled()
+    assert here.deleted() == ["5"]
 
 
 async def test_a_failing_sweep_does_not_hold_up_changes(here: World) -> None:
@@ -447,6 +497,17 @@ async def test_a_secret_that_is_not_there_pauses_the_source(here: World) -> None
     await here.settled()
 
 
+async def test_a_secret_that_no_header_can_carry_pauses_the_source(here: World) -> None:
+    """It is the secret that is named, and not the network."""
+    await here.add()
+    here.key_file().write_text(f"{KEY}\nX-Other: 1")
+    here.start()
+    await here.state("paused: credentials")
+    assert "has a line break" in here.status()["message"]
+    here.key_file().write_text(KEY)
+    await here.settled()
+
+
 async def test_after_a_credential_has_changed_nobody_is_missed_before_he_was_seen(here: World) -> None:
     """Who is not seen under the new one is unobserved; who was seen and goes is found as ever."""
     crm = await here.add(customers=9)
@@ -462,6 +523,25 @@ async def test_after_a_credential_has_changed_nobody_is_missed_before_he_was_see
     await here.swept(2)
     crm.delete(9)
     await until(lambda: here.deleted() == ["9"], "the deletion")
+
+
+async def test_a_page_that_was_answered_to_a_renewed_credential_ends_no_sweep_of_the_old_one(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new one may see others: everything is read from the start under it, and the mixed sweep proves nothing."""
+    monkeypatch.setattr(upstream, "_SECRETS_SECONDS", 3600)  # only a 401 has the secret read again
+    crm = await here.add(customers=12)
+    crm.authorization = None
+    here.start()
+    await here.settled()
+    await here.swept(1)
+    here.key_file().write_text("users API-Key two")
+    refused = crm.fault("status", status=401, path=LAST_PAGE, times=1)
+    blind = crm.fault("empty", path=LAST_PAGE, skip=1, times=1)
+    await until(lambda: refused.hits and blind.hits, "the page to be answered to the new one")
+    await here.swept(2)
+    assert here.alarms() == {None}
+    assert here.deleted() == []
 
 
 async def test_one_sources_trouble_is_its_own(here: World) -> None:
@@ -510,16 +590,21 @@ async def test_a_private_address_fails_its_source_alone(here: World) -> None:
 
 async def test_a_record_that_cannot_be_used_is_set_aside_and_the_others_go_on(here: World) -> None:
     """The source is degraded until the record is mended."""
+    before = telemetry.REGISTRY.get_sample_value("rollcall_dead_letters_total", {"stage": "poll"}) or 0
     crm = await here.add()
     crm.fault("deep", levels=300, path=CHANGES)
     here.start()
     await here.state("degraded")
+    letters = here.log.table(TOPICS.deadletters)
+    assert {(letter["path"], letter["status"]) for letter in letters.values()} == {("/api/customers", 200)}
     crm.clear_faults()
     for number in range(1, 8):
         crm.update(number)
     await here.settled()
     await here.state("running")
     assert here.status()["set_aside"] == 0
+    counted = telemetry.REGISTRY.get_sample_value("rollcall_dead_letters_total", {"stage": "poll"})
+    assert counted == before + len(here.log.topics[TOPICS.deadletters])
 
 
 async def test_a_record_that_was_set_aside_and_is_deleted_is_forgotten(here: World) -> None:
@@ -552,6 +637,43 @@ async def test_a_look_up_that_proves_nothing_sets_the_customer_aside(here: World
     await here.settled()
     await until(lambda: here.detectors["crm"].checkpoint.set_aside == 0, "it to be forgotten")
     assert here.alarms() == {None}
+
+
+async def test_a_look_up_that_is_forbidden_stops_nobody_else(here: World) -> None:
+    """The key has just read the listing: what is wrong is about this customer, and he is not taken for deleted."""
+    crm = await here.add()
+    here.start()
+    await here.settled()
+    await here.followed()
+    hidden = crm.create(at=crm.now() - 86_400)
+    crm.fault("status", status=403, path=rf"/customers/{hidden}\b")
+    await here.state("degraded")
+    crm.fault("status", status=403, path=r"/customers/3\b")
+    crm.delete(3)
+    await until(lambda: len(here.lookups(3)) > 2, "a customer who is missing to be looked up")
+    news = crm.create()
+    await until(lambda: f"crm/{news}" in here.latest(), "a change to be published")
+    assert here.deleted() == []
+    crm.clear_faults()
+    await here.settled()
+    assert here.deleted() == ["3"]
+
+
+async def test_a_record_that_is_too_large_for_a_look_up_stops_no_sweep(here: World) -> None:
+    """It is set aside, as one that is too large for Kafka, and the others' changes are found."""
+    crm = await here.add(max_response_bytes=30_000)
+    here.start()
+    await here.settled()
+    await here.followed()
+    large = crm.create({"companyServiceOrders": "x" * 40_000}, at=crm.now() - 86_400)
+    late = crm.create(at=crm.now() - 86_400)
+    await until(lambda: f"crm/{late}" in here.latest(), "the other one")
+    await here.state("degraded")
+    scans = here.detectors["crm"].checkpoint.scans["sweep"]
+    await until(lambda: here.detectors["crm"].checkpoint.scans["sweep"] > scans, "a sweep")
+    crm.delete(large)
+    await here.settled()
+    await here.state("running")
 
 
 # Restarts

@@ -3,18 +3,21 @@
 import os
 import time
 from collections.abc import AsyncGenerator, Generator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from tests.flow.local import TOPICS, World
+from tests.flow.local import TOPICS, World, dintero_settings
 from worker.simulator import Connect, Dintero, Drivly
+from worker.simulator.answers import Ask
+from worker.simulator.store import View
 from worker.sources.connect import Connect as Adapter
 
 KEY = "users API-Key x"
-os.environ |= {"T_KEY": KEY, "T_API": "connect-test-key", "T_CLIENT": "client", "T_SECRET": "secret"}
+os.environ |= {"T_KEY": KEY, "T_API": "connect-test-key"}
 
 pytestmark = pytest.mark.usefixtures("hurry")
 
@@ -197,6 +200,44 @@ async def test_an_expired_cursor_starts_the_scan_over(world: World, telco: Conne
         await world.until(lambda: set(world.reasons.values()) == {"gone"})
 
 
+async def test_a_cursor_that_always_expires_is_said_and_asked_for_less_and_less(
+    world: World, telco: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first page, which is read each time, is no end of the trouble: only one beyond where it expired is."""
+    pauses: list[int] = []
+    monkeypatch.setattr("worker.poller.backoff", lambda failures, _: pauses.append(failures) or 0.01)
+    telco.fault("expired_cursor", path="cursor=")
+    async with world.polling():
+        await world.until(lambda: len(pauses) >= 6)
+        telco.clear_faults()
+        await world.until(lambda: world.condition.state == "running")
+        await full(world)
+    told = [value for key, value, _ in world.records(TOPICS.status) if key == "source/it"]
+    failing = [value["message"] for value in told if value["state"] == "failing"]
+    assert set(failing) == {"it: reading a page of the scan: the cursor was answered 400"}
+    assert [state for state, _ in groupby(value["state"] for value in told)].count("failing") == 1
+    assert pauses == list(range(1, len(pauses) + 1))
+
+
+@pytest.mark.parametrize("status", [429, 401])
+async def test_no_order_cuts_a_pause_short(
+    world: World, telco: Connect, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the API asked for, or a refused credential, is kept to; that the source was paused shows all the same."""
+    monkeypatch.setattr("worker.poller._CREDENTIAL_PAUSE", 600)
+    telco.fault("status", status=status, headers={"Retry-After": "600"})
+    state = "backing off" if status == 429 else "paused: credentials"
+    async with world.polling():
+        checkpoint = world.source.detector.checkpoint
+        await world.until(lambda: world.topics.get(TOPICS.status) and world.status["state"] == state)
+        asked = len(telco.requests)
+        for paused in ({"who": "ann", "at": "now"}, None, {"who": "bob", "at": "now"}, None):
+            await world.source.commit(lambda _, paused=paused: setattr(checkpoint, "paused", paused))
+            told = "paused" if paused else state
+            await world.until(lambda told=told: world.status["state"] == told)  # type: ignore[misc]
+        assert len(telco.requests) == asked
+
+
 async def test_a_cursor_that_repeats_is_said_and_ends_nothing(world: World, telco: Connect) -> None:
     """The source is failing until the upstream is mended."""
     async with world.polling():
@@ -211,16 +252,7 @@ async def test_a_cursor_that_repeats_is_said_and_ends_nothing(world: World, telc
 async def test_tombstones_and_check_scans_agree(tmp_path: Path) -> None:
     """dintero: deletions are published by their tombstones, once, and the check scan raises no alarm."""
     async with Dintero(seed=1, customers=40, client_id="client", client_secret="secret") as loyalty:
-        raw = {
-            "url": loyalty.url,
-            "aid": loyalty.account,
-            "client_id": {"env": "T_CLIENT"},
-            "client_secret": {"env": "T_SECRET"},
-            "interval": "20ms",
-            "scan_interval": "50ms",
-            "lookback": "1s",
-        }
-        world = World(tmp_path, "dintero", raw)
+        world = World(tmp_path, "dintero", dintero_settings(loyalty, scan_interval="50ms", lookback="1s"))
         async with world.polling():
             await world.until(lambda: len(world.latest) == len(loyalty.customers()))
             for id_ in sorted(loyalty.customers())[:3]:
@@ -230,6 +262,121 @@ async def test_tombstones_and_check_scans_agree(tmp_path: Path) -> None:
             await world.scans("check", 3)
             assert world.condition.alarm is None
         assert set(world.reasons.values()) == {"tombstone"}
+        world.check()
+
+
+def loyalty_world(folder: Path, loyalty: Dintero, **filters: Any) -> World:
+    """Return a source of a simulated dintero, with filters."""
+    return World(folder, "dintero", dintero_settings(loyalty, scan_interval="30ms", lookback="0s", **filters))
+
+
+async def test_users_that_come_along_with_a_contact_are_no_customers_of_another_type(tmp_path: Path) -> None:
+    """dintero: they raise no alarm while they are linked, and are not published as deleted afterwards."""
+    async with Dintero(seed=1, customers=20, client_id="client", client_secret="secret") as loyalty:
+        linked = min(loyalty.customers())
+        contacts = {
+            loyalty.create({"type": "contact", "email": f"c{number}@example.com", "contact_for": [{"id": linked}]})
+            for number in range(4)
+        }
+        world = loyalty_world(tmp_path, loyalty, type="contact")
+        async with world.polling():
+            await world.until(lambda: set(world.latest) == contacts)
+            await world.scans("check", 3)
+            assert world.condition.alarm is None
+            for contact in contacts:
+                loyalty.update(contact, {"contact_for": []})
+            await world.scans("check", 4)
+            assert world.condition.alarm is None
+        assert set(world.latest) == contacts
+        assert world.reasons == {}
+        world.check()
+
+
+async def test_users_that_a_contact_brings_past_a_filter_raise_no_alarm(tmp_path: Path) -> None:
+    """dintero: the API's total leaves them out; once they come no more, they wait for a person."""
+    async with Dintero(seed=1, customers=20, client_id="client", client_secret="secret") as loyalty:
+        linked = min(loyalty.customers())
+        contact = loyalty.create({"type": "contact", "email": "shop@example.com", "contact_for": [{"id": linked}]})
+        world = loyalty_world(tmp_path, loyalty, email="shop@")
+        async with world.polling():
+            await world.until(lambda: set(world.latest) == {linked, contact})
+            await world.scans("check", 3)
+            assert world.condition.alarm is None
+            loyalty.update(contact, {"contact_for": []})
+            await world.until(lambda: world.source.detector.checkpoint.held)
+            assert world.reasons == {}
+
+
+@pytest.mark.parametrize("odd", ["x" * 256, "two\nlines", "x" * 600_000], ids=["long", "lines", "endless"])
+async def test_a_customer_whose_id_cannot_be_used_stops_nobody_else(world: World, telco: Connect, odd: str) -> None:
+    """It is set aside and the others are published; once it is gone, all is well."""
+    telco.create(id=odd)
+    async with world.polling():
+        await world.until(lambda: len(world.latest) == 40)
+        await world.until(lambda: world.condition.state == "degraded")
+        news = telco.create()
+        await world.until(lambda: news in world.latest)
+        telco.delete(odd)
+        await world.until(lambda: world.condition.state == "running")
+    assert world.reasons == {}
+    assert len(world.records(TOPICS.deadletters)) == 1
+
+
+class Losing(Dintero):
+    """A simulated dintero that can lose its customers at the second page of a listing, until they were counted."""
+
+    losing = lost = False
+    counted = 0
+
+    def view(self, ask: Ask) -> View:
+        """Return the customers that this request can see."""
+        if "since_datetime" in ask.query:
+            return self.store
+        self.lost = self.lost or (self.losing and "starting_after" in ask.query)
+        seen = self.store.first(0) if self.lost else self.store
+        self.lost = self.lost and "total=true" not in ask.query
+        self.counted += "total=true" in ask.query
+        return seen
+
+
+async def test_a_server_that_loses_its_customers_during_a_listing_deletes_nobody(tmp_path: Path) -> None:
+    """dintero: that it counts none any more afterwards does not make the listing that was cut a whole one."""
+    async with Losing(seed=1, customers=30, client_id="client", client_secret="secret") as loyalty:
+        world = loyalty_world(tmp_path, loyalty, page_size=20)
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == 30)
+            await world.scans("check")
+            loyalty.losing = True
+            said = "the listing showed 20 customers, though the upstream counts 30"
+            await world.until(lambda: world.condition.alarm == said)
+            loyalty.counted = 0
+            await world.until(lambda: loyalty.counted > 8)
+            assert world.reasons == {}
+            loyalty.losing = False
+            await world.until(lambda: world.condition.alarm is None)
+        assert len(world.latest) == 30
+
+
+async def test_who_leaves_a_filter_where_there_is_no_look_up_waits_for_a_person(tmp_path: Path) -> None:
+    """dintero: however few are missing, they may live on outside of the filter; a person may know that they do not."""
+    async with Dintero(seed=1, customers=0, client_id="client", client_secret="secret") as loyalty:
+        ids = [loyalty.create({"email": f"shop.c{number}@example.com"}) for number in range(30)]
+        world = loyalty_world(tmp_path, loyalty, email="shop.")
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == 30)
+            await world.scans("check")
+            loyalty.update(ids[0], {"email": "private@example.com"})
+            await world.until(lambda: world.source.detector.checkpoint.held)
+            await world.scans("check", 4)
+            held = world.source.detector.checkpoint.held
+            assert held is not None
+            assert held["missing"] == 1
+            said = "1 of 30 customers are missing, or have only left the filter: there is no look-up to tell: held as"
+            assert said in (world.condition.alarm or "")
+            assert world.reasons == {}
+            world.source.detector.checkpoint.approved = held["plan"]
+            await world.until(lambda: world.reasons == {ids[0]: "absent"})
+            await world.until(lambda: world.condition.alarm is None)
         world.check()
 
 

@@ -1,5 +1,6 @@
 """Watch lists, gone round over real HTTP: in turn, within the rate, and nobody is taken for deleted wrongly."""
 
+import gc
 import os
 from collections import Counter
 from collections.abc import AsyncGenerator, Generator, Sequence
@@ -9,7 +10,8 @@ from uuid import UUID
 
 import pytest
 
-from tests.flow.local import World
+from tests.flow.local import TOPICS, World
+from worker.errors import UpstreamUnavailableError
 from worker.simulator import MyKaarma
 from worker.simulator.mykaarma import PATH
 from worker.task import Transaction
@@ -228,6 +230,95 @@ async def test_one_look_up_that_always_fails_stops_nobody_else(world: World, dea
         dealer.update(ids[39], {"company": "Example 8"})
         await world.until(lambda: (world.latest[ids[39]]["company"] or {}).get("name") == "Example 8")
     assert world.reasons == {}
+
+
+@pytest.mark.parametrize("many", [1, 8])
+async def test_look_ups_that_fail_before_anybody_else_is_asked_stop_nobody_else(
+    world: World, dealer: MyKaarma, many: int
+) -> None:
+    """Who was just added is looked up first, and together: none of the others is answered meanwhile."""
+    ids = sorted(dealer.customers())
+    async with world.polling():
+        await watch(world, ids)
+        await world.until(lambda: len(world.latest) == 40)
+        for id_ in ids[:many]:
+            dealer.fault("status", status=500, path=id_)
+
+        def add_again(tx: Transaction) -> None:
+            world.source.watch.remove(tx, ids[:many])
+            world.source.watch.add(tx, ids[:many])
+
+        await world.source.commit(add_again)
+        await rounds(world, 2)
+        await world.until(lambda: len(world.records(TOPICS.deadletters)) == many)
+    assert world.reasons == {}
+
+
+async def test_who_is_met_by_429_is_not_given_up(world: World, dealer: MyKaarma) -> None:
+    """It says that we ask too often, and nothing about the customer."""
+    async with world.polling():
+        await watch(world, sorted(dealer.customers()))
+        await world.until(lambda: len(world.latest) == 40)
+        fault = dealer.fault("retry_later", status=429, seconds=0, probability=0.5)
+        await world.until(lambda: fault.hits > 100)
+    assert world.records(TOPICS.deadletters) == []
+
+
+async def test_a_look_up_that_proves_nothing_sets_the_customer_aside(world: World, dealer: MyKaarma) -> None:
+    """Once, however often it is made; the others go on, and he is taken back when he can be read or is not there."""
+    ids = sorted(dealer.customers())
+    reading = dealer.fault("status", status=400, body="{}", path=ids[20])
+    dealer.fault("errors", path=ids[21])
+    dealer.fault("status", status=400, body="{}", path=ids[22])
+    async with world.polling():
+        await watch(world, ids)
+        await world.until(lambda: len(world.latest) == 37)
+        await world.until(lambda: world.status["state"] == "degraded")
+        await rounds(world, 2)
+        assert world.status["set_aside"] == 3
+        letters = {key: value for key, value, _ in world.records(TOPICS.deadletters)}
+        assert set(letters) == {f"it/{id_}" for id_ in ids[20:23]}
+        assert len(world.records(TOPICS.deadletters)) == 3
+        letter = letters[f"it/{ids[20]}"]
+        assert letter["reason"] == "the look-up was answered 400 without a customer"
+        assert (letter["path"], letter["status"], letter["size"]) == (f"{PATH}{ids[20]}", 400, 2)
+        dealer.delete(ids[0])
+        await world.until(lambda: world.reasons == {ids[0]: "absent"})
+        dealer.clear_faults()
+        dealer.fault("status", status=204, body="", path=ids[20])
+        dealer.fault("status", status=400, body="{}", path=ids[22])
+        await world.until(lambda: world.status["set_aside"] == 1)
+
+        def remove(tx: Transaction) -> None:
+            for id_ in world.source.watch.remove(tx, [ids[22]]):
+                world.source.detector.unobserve(tx, id_)
+
+        await world.source.commit(remove)
+        await world.until(lambda: world.status["set_aside"] == 0 and world.status["state"] == "running")
+    assert reading.hits > 2
+    assert set(world.latest) == set(ids[1:]) - {ids[20], ids[22]}
+
+
+async def test_look_ups_that_fail_leave_nothing_behind(
+    world: World, dealer: MyKaarma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither errors nor views of the store, of which there may be few, although the collector seldom looks for any."""
+    monkeypatch.setattr("worker.breaker._PAUSE", (0.001, 0.002))
+    ids = sorted(dealer.customers())[:8]
+    async with world.polling():
+        await watch(world, ids)
+        await world.until(lambda: len(world.latest) == 8)
+        gc.collect()
+        gc.disable()
+        try:
+            fault = dealer.fault("status", status=500)
+            await world.until(lambda: fault.hits >= 40 * len(ids))
+            left = sum(isinstance(found, UpstreamUnavailableError) for found in gc.get_objects())
+        finally:
+            gc.enable()
+        dealer.clear_faults()
+        await rounds(world)
+    assert left < 2 * len(ids)
 
 
 async def test_a_round_of_two_owners_proves_nothing(world: World, dealer: MyKaarma) -> None:

@@ -17,10 +17,23 @@ from worker import inspect, service
 from worker.config import Config
 from worker.kafka import apply_topics
 from worker.settings import KafkaSettings
+from worker.simulator import Drivly
 
 PATIENCE = 60.0
 QUICK = {"allow_private_addresses": True, "rate": 5_000, "burst": 1_000, "interval": "100ms", "scan_interval": "300ms"}
 _numbers = itertools.count()
+
+
+@asynccontextmanager
+async def linked(customers: int, key: str) -> AsyncGenerator[dict[str, Drivly]]:
+    """Run two upstreams, `crm` and `shop`; every customer of the first names one of the second."""
+    async with (
+        Drivly(seed=2, customers=customers, authorization=key) as shop,
+        Drivly(seed=1, customers=0, authorization=key) as crm,
+    ):
+        for customer_id in shop.customers():
+            crm.create({"customerId": customer_id})
+        yield {"crm": crm, "shop": shop}
 
 
 class Poller:

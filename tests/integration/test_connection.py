@@ -1,14 +1,20 @@
 """What the clients of a connection live through, on a real broker."""
 
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
+import uvloop
 from aiokafka import TopicPartition
+from aiokafka.conn import create_conn
+from aiokafka.errors import KafkaConnectionError, KafkaError
+from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import BrokerMetadata
 
 from tests.integration.conftest import Deployment, owner
 from worker.embedded.layout import free_ports
-from worker.kafka import linger
+from worker.kafka import bounded_stop, linger
+from worker.wire import AskingConnection
 
 RECORDS, BYTES = 16, 1_000
 
@@ -55,3 +61,60 @@ async def test_an_empty_partition_holds_up_a_full_one_no_longer_than_it_may(
         reading.cancel()
     finally:
         await consumer.stop()
+
+
+async def test_a_broken_connection_is_an_error_that_aiokafka_expects(deployment: Deployment) -> None:
+    """On uvloop a write after a reset is a RuntimeError, over which a consumer's fetching ended without a word."""
+    host, _, port = deployment.connection.settings.bootstrap.partition(":")
+
+    async def write_after_reset() -> bool:
+        connection = await create_conn(host, int(port), client_id="test")
+        connection.__class__ = AskingConnection
+        connection._writer.transport.abort()
+        with pytest.raises(KafkaConnectionError):
+            await connection.send(MetadataRequest([]))
+        return bool(connection.connected())
+
+    assert await asyncio.to_thread(uvloop.run, write_after_reset()) is False
+
+
+async def test_a_reset_while_a_connection_is_made_leaves_the_client_without_it(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for again, as where nobody answers."""
+    consumer = await deployment.connection.consumer()
+    try:
+        node = next(iter(consumer._client.cluster.brokers())).nodeId
+        consumer._client._conns.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr("aiokafka.client.create_conn", AsyncMock(side_effect=RuntimeError("the handler is closed")))
+            assert await consumer._client.ready(node) is False
+        assert await consumer._client.ready(node) is True
+    finally:
+        await consumer.stop()
+
+
+@pytest.mark.parametrize("whose", ["fetching", "metadata"])
+async def test_a_consumer_says_that_it_can_hear_nothing_any_more(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, whose: str
+) -> None:
+    """What ends aiokafka's own tasks is raised where records are read, not waited out for ever."""
+    consumer = await deployment.connection.consumer()
+    try:
+        where = TopicPartition(deployment.topics.events, 0)
+        consumer.assign([where])
+        await consumer.seek_to_beginning(where)
+        name = "send" if whose == "fetching" else "_metadata_update"
+        monkeypatch.setattr(consumer._client, name, AsyncMock(side_effect=KeyError("not aiokafka's own error")))
+        consumer._client.force_metadata_update()
+
+        async def read() -> None:
+            while True:
+                await consumer.getmany(where, timeout_ms=200)
+
+        with pytest.raises(KafkaError, match="nothing is fetched any more"):
+            await asyncio.wait_for(read(), 30)
+    finally:
+        monkeypatch.undo()
+        await bounded_stop(consumer.stop(), "deaf consumer")
+    assert not any(connection.connected() for connection in consumer._client._conns.values())

@@ -7,6 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import RecordsToDelete
+from aiokafka.producer.message_accumulator import MessageBatch
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+from structlog.testing import capture_logs
 
 from tests.integration.conftest import Deployment, owner
 from worker.consumer import HandlerLoop
@@ -192,8 +197,8 @@ async def test_a_call_is_made_after_its_transaction_and_answered_in_another(depl
     assert seen == [[b"call"]]
 
 
-async def test_input_deleted_unread_stops_the_stage(deployment: Deployment) -> None:
-    """Where retention has passed the position, the stage says how much is lost and does not go on."""
+async def test_input_that_ends_before_the_position_stops_the_stage(deployment: Deployment) -> None:
+    """The topic was made anew or has lost records: the stage says so and does not go on."""
     await publish(deployment, deployment.topics.approvals, "a", "b")
 
     async def finished() -> bool:
@@ -207,3 +212,149 @@ async def test_input_deleted_unread_stops_the_stage(deployment: Deployment) -> N
     with pytest.raises(StateError, match="made anew, or lost records"):
         await HandlerLoop(Obedient(deployment), task, {}).run()
     await task.close()
+
+
+async def _emptied(deployment: Deployment, topic: str) -> int:
+    """Delete all that is on partition 0 of a topic, as retention does; return the offset where it starts and ends."""
+    where = TopicPartition(topic, 0)
+    end = (await deployment.connection.ends([where]))[where]
+    async with deployment.connection.admin() as admin:
+        await admin.client.delete_records({where: RecordsToDelete(end)})
+    return end
+
+
+def _kept(task: Task, topic: str) -> int:
+    with task.store.reading() as state:
+        return int(state.get(b"\x00p/" + topic.encode()) or b"-1")
+
+
+@pytest.mark.parametrize("name", ["approvals", "replays"])
+async def test_an_input_that_was_handled_and_then_emptied_stops_nobody(deployment: Deployment, name: str) -> None:
+    """The end of a transaction takes an offset, too: it is passed like the records, and deleted with them."""
+    topic = getattr(deployment.topics, name)
+    async with handling(deployment, Obedient(deployment)) as task:
+        await until(lambda: asyncio.sleep(0, task.working))
+        await publish(deployment, topic, "a", "b")
+        await until(lambda: asyncio.sleep(0, _kept(task, topic) >= 2))
+    end = await _emptied(deployment, topic)
+    assert end == 3
+    with capture_logs() as logs:
+        async with handling(deployment, Obedient(deployment)) as task:
+            await until(lambda: asyncio.sleep(0, task.working))
+            assert _kept(task, topic) == end
+    assert not [line for line in logs if line["event"] == "input_emptied"]
+
+
+async def test_a_position_before_the_end_of_a_transaction_is_mended(deployment: Deployment) -> None:
+    """One that earlier versions have kept: soon after the start, or where the input has been emptied since, with it."""
+    topic = deployment.topics.approvals
+    async with handling(deployment, Obedient(deployment)) as task:
+        await until(lambda: asyncio.sleep(0, task.working))
+    await publish(deployment, topic, "a", "b")
+
+    async def set_back() -> None:
+        before = deployment.task("keys")
+        await before.start(owner)
+        await before.transact(lambda tx: tx.put(b"\x00p/" + topic.encode(), b"2"))
+        await before.close()
+
+    await set_back()
+    async with handling(deployment, Obedient(deployment)) as task:
+        await until(lambda: asyncio.sleep(0, _kept(task, topic) == 3))
+    await set_back()
+    assert await _emptied(deployment, topic) == 3
+    with capture_logs() as logs:
+        async with handling(deployment, Obedient(deployment)) as task:
+            await until(lambda: asyncio.sleep(0, task.working))
+            assert _kept(task, topic) == 3
+    assert [line["position"] for line in logs if line["event"] == "input_emptied"] == [2]
+
+
+async def test_input_deleted_before_anything_was_handled_stops_the_stage(deployment: Deployment) -> None:
+    """A position at the very beginning is one like any other."""
+    topic = deployment.topics.approvals
+    async with handling(deployment, Obedient(deployment)) as task:
+        await until(lambda: asyncio.sleep(0, task.working))
+        assert _kept(task, topic) == 0
+    await publish(deployment, topic, "a", "b", "c")
+    async with deployment.connection.admin() as admin:
+        await admin.client.delete_records({TopicPartition(topic, 0): RecordsToDelete(2)})
+    task = deployment.task("keys")
+    await task.start(owner)
+    with pytest.raises(StateError, match="handled only up to 0: 2 offsets were deleted unread"):
+        await asyncio.wait_for(HandlerLoop(Obedient(deployment), task, {}).run(), DEADLINE)
+    await task.close()
+
+
+async def test_a_stage_that_is_new_begins_where_its_input_does(deployment: Deployment) -> None:
+    """What was deleted before it was there is none of its business, also after the next start."""
+    topic = deployment.topics.approvals
+    await publish(deployment, topic, "a", "b")
+    end = await _emptied(deployment, topic)
+    for _ in range(2):
+        async with handling(deployment, Obedient(deployment)) as task:
+            await until(lambda task=task: asyncio.sleep(0, task.working))  # type: ignore[misc]
+            assert _kept(task, topic) == end
+
+
+class _Raw:
+    """A header's name that comes out as other bytes than UTF-8, which aiokafka itself cannot write."""
+
+    def encode(self, *_: object) -> bytes:
+        """Return what no decoder takes."""
+        return b"\xff\xfe"
+
+
+async def test_a_header_whose_name_is_not_utf8_is_said_with_its_place(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another program can write one, and no consumer of aiokafka reads it."""
+    where = TopicPartition(deployment.topics.latest, 0)
+    await publish(deployment, where.topic, "fine", "fine, too")
+    batch = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 100_000)
+    batch.append(0, 1_700_000_000_000, b"key", b"value", [(_Raw(), b"1")])
+    written = bytes(batch.build())
+    producer = AIOKafkaProducer(bootstrap_servers=deployment.connection.settings.bootstrap)
+    await producer.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(MessageBatch, "get_data_buffer", lambda _: written)
+        await producer.send_and_wait(where.topic, b"value", b"key", where.partition)
+    await producer.stop()
+    await publish(deployment, where.topic, "after it")
+    task = deployment.task("keys")
+    await task.start(owner)
+    with pytest.raises(StateError, match=f"{where.topic}, partition 0, offset [23] or soon after, has a header"):
+        await asyncio.wait_for(HandlerLoop(Obedient(deployment), task, {}).run(), DEADLINE)
+    await task.close()
+
+
+async def test_records_for_others_that_were_deleted_unread_do_not_keep_a_stage_from_starting(
+    deployment: Deployment,
+) -> None:
+    """What is given once more is for one stage; the others say that something was lost, and go on."""
+    topics = deployment.topics
+
+    async def handled(wanted: int) -> bool:
+        return len(await values(deployment, topics.receipts)) == wanted
+
+    async with handling(deployment, Obedient(deployment)):
+        await publish(deployment, topics.replays, "a", "b")
+        await publish(deployment, topics.latest, "a")
+        await until(lambda: handled(1))
+    await publish(deployment, topics.replays, "c", "d")
+    where = TopicPartition(topics.replays, 0)
+    end = (await deployment.connection.ends([where]))[where]
+    async with deployment.connection.admin() as admin:
+        await admin.client.delete_records({where: RecordsToDelete(before_offset=end)})
+    for lost in (str(end - 3), str(end + 100)):
+        task = deployment.task("keys")
+        await task.start(owner)
+        await task.transact(lambda tx, at=lost: tx.put(b"\x00p/" + topics.replays.encode(), at.encode()))  # type: ignore[misc]
+        await task.close()
+        before = len(await values(deployment, topics.receipts))
+        with capture_logs() as logs:
+            async with handling(deployment, Obedient(deployment)):
+                await publish(deployment, topics.latest, "b")
+                await until(lambda wanted=before + 1: handled(wanted))  # type: ignore[misc]
+        said = [(line["topic"], line["position"]) for line in logs if line["event"] == "orders_lost"]
+        assert said == [(topics.replays, int(lost))]

@@ -1,14 +1,23 @@
 """What operators order of sources, on a real broker: given once, carried out once, answered."""
 
+import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from uuid import UUID
 
+import orjson
 import pytest
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import RecordsToDelete
+from structlog.testing import capture_logs
 
+from tests.integration.conftest import Deployment, owner
 from tests.integration.polling import Poller
-from worker import ordering
+from worker import inspect, ordering, orders
+from worker.control import Control
 from worker.errors import UnavailableError, UsageError
+from worker.kafka import Connection
 from worker.settings import KafkaSettings
 from worker.simulator import Connect, Drivly, MyKaarma
 
@@ -44,7 +53,8 @@ async def test_a_watch_list_is_filled_from_the_command_line(poller: Poller) -> N
     async with MyKaarma(seed=1, customers=20) as simulator:
         await poller.configure({"dealer": dealer(simulator)})
         ids = sorted(simulator.customers())
-        unknown = str(UUID(int=99))
+        unknown, odd = str(UUID(int=99)), ids[9]
+        simulator.fault("status", status=400, path=odd)
         file = poller.folder / "ids.txt"
         file.write_text("\n".join(["# some of them", *ids[:10], "", unknown]))
         async with poller.running():
@@ -53,16 +63,16 @@ async def test_a_watch_list_is_filled_from_the_command_line(poller: Poller) -> N
             assert output == "done: 12 added, 0 were watched already; 12 are watched\n"
 
             async def published() -> bool:
-                return sorted(await poller.latest("dealer")) == ids[:11]
+                return sorted(await poller.latest("dealer")) == [*ids[:9], ids[10]]
 
             await poller.until(published)
             code, output, _ = await poller.rollcall("watch", "remove", "dealer", ids[0], ids[19])
             assert output == "done: 1 removed, 1 were not watched; 11 are watched\n"
             code, output, _ = await poller.rollcall("watch", "list", "dealer")
             shown = dict(line.split("  ") for line in output.splitlines())
-            assert shown == dict.fromkeys(ids[1:11], "live") | {unknown: "not found"}
-            assert sorted(await poller.latest("dealer")) == ids[:11]
-        assert len(await poller.events("dealer")) == 11
+            assert shown == dict.fromkeys(ids[1:11], "live") | {unknown: "not found", odd: "set aside"}
+            assert sorted(await poller.latest("dealer")) == [*ids[:9], ids[10]]
+        assert len(await poller.events("dealer")) == 10
 
 
 async def test_bad_ids_are_refused_by_name_and_nothing_is_done(poller: Poller) -> None:
@@ -304,3 +314,82 @@ async def test_what_cannot_be_ordered_is_refused_at_the_terminal(poller: Poller)
             ordering.configured(poller.config, "shop")
         with pytest.raises(UsageError, match="nothing to watch"):
             ordering.watchable(poller.config, "crm", ["1"])
+
+
+async def test_a_worker_stops_amid_many_orders(poller: Poller) -> None:
+    """What was not carried out by then is left to a successor; nothing waits for a source that has ended."""
+    async with Drivly(seed=1, customers=5, authorization=KEY) as simulator:
+        await poller.configure({"crm": crm(simulator)}, grace="15s")
+        given = [orders.order(f"order-{number}", "resync", "crm", who="me", at=1) for number in range(200)]
+
+        async def answered() -> int:
+            rows = await inspect.statuses(poller.config)
+            return len({row["id"] for row in rows if row.get("kind") == "command"})
+
+        with capture_logs() as logs:
+            async with poller.running():
+                await poller.until(lambda: poller.latest("crm"))
+                rows = [(poller.config.topics.control, b"crm", orjson.dumps(order)) for order in given]
+                await Connection(poller.config.file.kafka).publish(poller.config.topics, rows)
+                await poller.until(answered)
+        assert not {"task_cut_short", "task_failed"} & {line["event"] for line in logs}
+        async with poller.running():
+            await poller.until(lambda: _all(answered, len(given)))
+
+
+async def _all(count: Callable[[], Awaitable[int]], expected: int) -> bool:
+    return await count() == expected
+
+
+async def _controlled(deployment: Deployment, position: int) -> list[str]:
+    """Read orders until so far, then stop; return what was logged meanwhile."""
+    task = deployment.task("poll")
+    await task.start(owner)
+    key = b"\x00p/" + deployment.topics.control.encode()
+
+    def reached() -> bool:
+        with task.store.reading() as state:
+            return state.get(key) == b"%d" % position
+
+    with capture_logs() as logs:
+        running = asyncio.ensure_future(Control(task, {}).run())
+        async with asyncio.timeout(20):
+            while not reached():
+                await asyncio.sleep(0.05)
+        task.stopping.set()
+        await running
+    await task.close()
+    return [line["event"] for line in logs]
+
+
+async def test_orders_that_were_read_and_then_deleted_are_not_lost(deployment: Deployment) -> None:
+    """The end of a transaction takes an offset behind the last order, and is passed with it."""
+    topic = deployment.topics.control
+    await _handed_over(deployment, topic)
+    assert "order_set_aside" in await _controlled(deployment, 3)
+    where = TopicPartition(topic, 0)
+    async with deployment.connection.admin() as admin:
+        await admin.client.delete_records({where: RecordsToDelete(3)})
+    assert "orders_lost" not in await _controlled(deployment, 3)
+
+
+async def _handed_over(deployment: Deployment, topic: str) -> None:
+    """Write two records that are no orders, in one transaction, as what a renamed source hands over is."""
+    writer = deployment.task("keys", folder="writer")
+    await writer.start(owner)
+    await writer.transact(lambda tx: [tx.send_to(topic, 0, b"crm", b"x", None) for _ in range(2)])
+    await writer.close()
+
+
+async def test_what_is_no_order_is_set_aside_whatever_its_size(deployment: Deployment) -> None:
+    """The headers of a dead letter come on top of a record that was as large as may be written."""
+    topic = deployment.topics.control
+    client = AIOKafkaProducer(
+        bootstrap_servers=deployment.connection.settings.bootstrap, max_request_size=2 * 1024 * 1024
+    )
+    await client.start()
+    await client.send_and_wait(topic, b"x" * 1_000_000, b"crm", 0)
+    await client.stop()
+    assert "order_set_aside" in await _controlled(deployment, 1)
+    (letter,) = await deployment.read(deployment.topics.deadletters)
+    assert (letter.key, len(letter.value)) == (b"crm", 1_000_000)

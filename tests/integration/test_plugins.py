@@ -12,7 +12,7 @@ from aiokafka import TopicPartition
 
 from handlers.plugins import Context, Event, Plugin, PluginSettings
 from tests.integration.conftest import Deployment, owner
-from worker import deadletters
+from worker import deadletters, rebuild
 from worker.config import Config, parse
 from worker.consumer import HandlerLoop
 from worker.errors import TopicError
@@ -143,6 +143,88 @@ async def test_state_and_outputs_survive_restarts_once(place: tuple[Deployment, 
         async with running(deployment, lambda task: PluginLoop(plugin, task), NAME):
             await until(finished)
     assert set(map(str, (await counts(deployment, output)).values())) == {"[[1, 1], [2, 2]]"}
+
+
+async def test_a_plugin_whose_state_was_taken_away_begins_anew(place: tuple[Deployment, Plugin, str]) -> None:
+    """Under the same name, on the events where it says."""
+    deployment, plugin, output = place
+    await publish(deployment, *(event(person("crm", str(number)), 1) for number in range(10)))
+
+    async def seen(times: int) -> bool:
+        found = await counts(deployment, output)
+        return len(found) == 10 and all(rows == [[1, 1]] * times for rows in found.values())
+
+    async with running(deployment, lambda task: PluginLoop(plugin, task), NAME):
+        await until(lambda: seen(1))
+    lines: list[str] = []
+    await rebuild.empty(config_of(deployment), NAME, lines.append)
+    assert lines == [f"{deployment.topics.state(NAME)} is empty"]
+    async with deployment.connection.admin() as admin:
+        _, ids = await admin.topic_ids([deployment.topics.state(NAME)])
+    anew = replace(deployment, ids=deployment.ids | ids)
+    assert anew.ids != deployment.ids
+    async with running(anew, lambda task: PluginLoop(plugin, task), NAME):
+        await until(lambda: seen(2))
+
+
+async def test_a_plugin_that_is_stopped_ends_soon_and_counts_nothing_twice(
+    place: tuple[Deployment, Plugin, str],
+) -> None:
+    """It does not work off what it has read: what it has not begun is its successor's."""
+    deployment, plugin, output = place
+    await publish(deployment, *(event(person("crm", str(number)), 1) for number in range(1_000)))
+    calls, running_loops = 0, list[PluginLoop]()
+
+    async def handle(event: Event, context: Context) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 20:
+            for loop in running_loops:
+                loop._task.stopping.set()
+        await plugin.target(event, context)
+
+    def make(task: Task) -> PluginLoop:
+        running_loops.append(PluginLoop(replace(plugin, target=handle), task))
+        return running_loops[-1]
+
+    async with running(deployment, make, NAME):
+        await until(lambda: asyncio.sleep(0, calls >= 20))
+    assert calls < 20 + deployment.topics.partitions * plugin.settings.concurrency
+
+    async def finished() -> bool:
+        return len(await counts(deployment, output)) == 1_000
+
+    async with running(deployment, lambda task: PluginLoop(plugin, task), NAME):
+        await until(finished)
+    assert set(map(str, (await counts(deployment, output)).values())) == {"[[1, 1]]"}
+
+
+async def test_what_a_plugin_has_read_but_not_begun_when_it_stops_is_its_successors(
+    place: tuple[Deployment, Plugin, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part of it is committed when SIGTERM comes; how far was read is kept then, and was further."""
+    deployment, plugin, output = place
+    await publish(deployment, *(event(person("crm", str(number)), 1) for number in range(1_000)))
+    monkeypatch.setattr("worker.plugins._CHUNK", 20)
+
+    def make(task: Task) -> PluginLoop:
+        loop = PluginLoop(plugin, task)
+        apply = loop._apply
+
+        def stopped_meanwhile(*given: Any, **more: Any) -> None:
+            task.stopping.set()
+            apply(*given, **more)
+
+        loop._apply = stopped_meanwhile  # type: ignore[method-assign]
+        return loop
+
+    async def counted(many: int) -> bool:
+        return len(await counts(deployment, output)) >= many
+
+    async with running(deployment, make, NAME):
+        await until(lambda: counted(20))
+    async with running(deployment, lambda task: PluginLoop(plugin, task), NAME):
+        await until(lambda: counted(1_000))
 
 
 async def test_a_dead_letter_is_retried_in_order_and_answered(place: tuple[Deployment, Plugin, str]) -> None:

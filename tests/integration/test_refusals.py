@@ -95,6 +95,33 @@ asyncio.run(Connection(KafkaSettings(bootstrap="127.0.0.1:1")).producer("one"))
     assert "Python runs with -O" in output
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["status"],
+        ["deadletters", "list"],
+        ["deletions", "list"],
+        ["deletions", "approve", "plan-1@1"],
+        ["duplicates", "list"],
+        ["sequences", "export", "versions.jsonl"],
+        ["pause", "crm", "--timeout", "3"],
+        ["watch", "list", "crm"],
+    ],
+    ids=" ".join,
+)
+async def test_a_command_says_that_a_topic_is_not_there(
+    command: list[str], kafka: KafkaSettings, tmp_path: Path
+) -> None:
+    """Under a wrong prefix, or before the topics are made, nobody waits for what will not come."""
+    source = {"kind": "drivly", "url": "http://crm.example.com", "key": {"env": "T_KEY"}}
+    where = {"bootstrap": kafka.bootstrap, "partitions": kafka.partitions}
+    path = written(tmp_path, prefix="nothing", kafka=where, sources={"crm": source})
+    code, output = await ended(await started(path, *command, folder=tmp_path))
+    assert code == 2, output
+    assert "there is no topic " in output
+    assert "`rollcall topics plan`" in output
+
+
 async def test_a_changed_partition_count_is_refused(kafka: KafkaSettings, tmp_path: Path) -> None:
     """Somebody added a partition to a topic: keys would be looked for where their state is not."""
     poller = Poller(kafka, tmp_path)

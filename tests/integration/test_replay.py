@@ -7,6 +7,9 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import RecordsToDelete
+from aiokafka.errors import TopicAuthorizationFailedError
 
 import handlers
 from tests.integration.conftest import Deployment
@@ -14,8 +17,9 @@ from tests.integration.test_plugins import config_of, publish, running, until
 from worker import inspect, replay
 from worker.config import Config, parse
 from worker.consumer import HandlerLoop
-from worker.errors import UsageError
+from worker.errors import KafkaUnavailableError, UsageError
 from worker.events import header
+from worker.overview import overview
 from worker.plugin_testkit import deletion, event
 from worker.privacy import Hasher
 from worker.reading import Moment, Span, Wanted
@@ -118,7 +122,7 @@ async def test_a_replay_that_was_stopped_goes_on_and_copies_nothing_twice(past: 
 
 
 async def test_who_goes_on_with_old_news_copies_nothing_twice(past: tuple[Deployment, str]) -> None:
-    """How far it has come is read again once everybody else is fenced."""
+    """How far it has come is read again once everybody else is fenced; `status` shows it until it is done."""
     deployment, topic = past
     config = config_of(deployment)
     plan = await planned(config, topic)
@@ -134,11 +138,47 @@ async def test_who_goes_on_with_old_news_copies_nothing_twice(past: tuple[Deploy
     with pytest.raises(Stopped):
         await replay.run(config, plan, 7, stop)
     assert 0 < plan.copied < CUSTOMERS * VERSIONS
+    assert [row["name"] for row in await overview(config) if row["kind"] == "replay"] == [plan.id]
     await replay.run(config, old, 1e9, lambda _: None)
     assert old.copied == CUSTOMERS * VERSIONS + 1
+    assert not [row for row in await overview(config) if row["kind"] == "replay"]
     found = await versions(deployment, topic)
     assert found.pop("shop/1") == [1]
     assert found == {f"crm/{n}": list(range(1, VERSIONS + 1)) for n in range(CUSTOMERS)}
+
+
+async def test_what_was_deleted_before_it_was_read_is_named(past: tuple[Deployment, str]) -> None:
+    """A replay that is gone on with too late says which offsets are gone and what to do; nothing is left out."""
+    deployment, topic = past
+    config = config_of(deployment)
+    plan = await planned(config, topic)
+    events = deployment.topics.events
+    async with deployment.connection.admin() as admin:
+        await admin.client.delete_records({TopicPartition(events, 0): RecordsToDelete(before_offset=3)})
+    for replaying in (replay.run(config, plan, 1e9, lambda _: None), replay.count(config, plan)):
+        with pytest.raises(UsageError) as raised:
+            await replaying
+        assert f"{events} has not kept 0-0 to 0-2" in raised.value.message
+        assert "--from beginning" in (raised.value.hint or "")
+    left = await planned(config, topic)
+    await replay.run(config, left, 1e9, lambda _: None)
+    assert left.passed == left.total == plan.total - 3
+
+
+async def test_a_topic_that_cannot_be_read_is_said(
+    past: tuple[Deployment, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an error of ours, not by aiokafka's."""
+    deployment, topic = past
+    config = config_of(deployment)
+    plan = await planned(config, topic)
+
+    async def refuse(*_: Any, **__: Any) -> None:  # ruff: ignore[unused-async] - in the other's place
+        raise TopicAuthorizationFailedError
+
+    monkeypatch.setattr(AIOKafkaConsumer, "getmany", refuse)
+    with pytest.raises(KafkaUnavailableError, match="cannot be read"):
+        await replay.count(config, plan)
 
 
 async def test_a_group_of_another_service_is_set_back(past: tuple[Deployment, str]) -> None:

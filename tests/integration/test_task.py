@@ -1,5 +1,6 @@
 """What a task guarantees, on a real broker."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from worker import telemetry
 from worker.errors import FencedError, RecordTooLargeError, StateError, TransactionError
 from worker.kafka import apply_topics, plan_topics
 from worker.settings import KafkaSettings
-from worker.task import Progress, Transaction
+from worker.task import VERSION_KEY, Progress, Transaction
 from worker.topics import Topics
 
 
@@ -255,3 +256,57 @@ def test_what_is_left_follows_from_the_rate() -> None:
     """A quarter in ten seconds leaves thirty; before anything was read nothing is claimed."""
     assert Progress.of(1_000, 2_000, 5_000, 10.0) == Progress(percent=25, per_second=100, seconds_left=30)
     assert Progress.of(1_000, 1_000, 5_000, 10.0) == Progress(percent=0, per_second=0, seconds_left=0)
+
+
+async def test_a_state_says_its_format_also_where_its_first_transaction_was_cut(deployment: Deployment) -> None:
+    """What a worker killed in its very first transaction leaves takes offsets, but says nothing of the format."""
+    killed = deployment.task("poll", folder="killed")
+    await killed.start(owner)
+    producer = await deployment.connection.producer(deployment.topics.transactional_id("poll", 0))
+    client = producer._client
+    await client.begin_transaction()
+    await (await client.send(deployment.topics.state("poll"), b"1", b"cut", partition=0))
+    successor = deployment.task("poll", version=2)
+    await successor.start(owner)
+    assert successor.store.offset > 0
+    await successor.transact(lambda tx: tx.put(b"a", b"of format 2"))
+    for one in (producer, killed, successor):
+        await one.close()
+    earlier = deployment.task("poll", folder="earlier", version=1)
+    with pytest.raises(StateError, match="has format 2"):
+        await earlier.start(owner)
+    await earlier.close()
+
+
+async def test_a_state_that_does_not_say_its_format_is_taken_for_one_of_today(deployment: Deployment) -> None:
+    """It is used, and says it from its next transaction on."""
+    before = deployment.task("poll")
+    await before.start(owner)
+    await before.transact(lambda tx: tx.put(b"a", b"1"))
+    await before.transact(lambda tx: tx.delete(VERSION_KEY))
+    await before.close()
+    task = deployment.task("poll")
+    await task.start(owner)
+    await task.transact(lambda tx: tx.put(b"a", b"2"))
+    with task.store.reading() as state:
+        assert state.get(VERSION_KEY) == b"1"
+    await task.close()
+
+
+async def test_a_state_topic_that_was_made_anew_under_a_task_ends_it(deployment: Deployment) -> None:
+    """Its store would go on as if what the topic held were still there to restore it from."""
+    name = deployment.topics.state("poll")
+    task = deployment.task("poll")
+    await task.start(owner)
+    for number in range(5):
+        await task.transact(lambda tx, key=b"%d" % number: tx.put(key, b"1"))  # type: ignore[misc]
+    before = task.store.offset
+    async with deployment.connection.admin() as admin:
+        await admin.client.delete_topics([name])
+        while name in await admin.found([name]):
+            await asyncio.sleep(0.1)
+        await admin.create([spec for spec in deployment.topics.declared() if spec.name == name])
+    with pytest.raises(StateError, match="made anew under the running task"):
+        await task.transact(lambda tx: tx.put(b"later", b"1"))
+    assert task.store.offset == before
+    await task.close()

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from handlers.dedupe.pairs import Pairs
-from tests.integration.polling import QUICK, Poller
+from tests.integration.polling import QUICK, Poller, linked
 from worker import comparing, inspect, service
 from worker import config as configuration
 from worker.settings import KafkaSettings
@@ -49,13 +49,8 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def systems() -> AsyncIterator[dict[str, Drivly]]:
     """Return two upstreams; every customer of the first names one of the second."""
-    shop = await Drivly(seed=2, customers=8, authorization=KEY).start()
-    crm = await Drivly(seed=1, customers=0, authorization=KEY).start()
-    for customer_id in shop.customers():
-        crm.create({"customerId": customer_id})
-    yield {"crm": crm, "shop": shop}
-    for system in (crm, shop):
-        await system.stop()
+    async with linked(8, KEY) as found:
+        yield found
 
 
 def sources(systems: dict[str, Drivly], key: Path) -> dict[str, Any]:

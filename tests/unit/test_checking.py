@@ -79,6 +79,15 @@ async def test_a_role_needs_its_own_secrets_only(nowhere: str, tmp_path: Path, m
     }
 
 
+async def test_a_secret_of_two_lines_is_named(nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, and the API is not asked with it."""
+    monkeypatch.setenv("CRM_KEY", "one\ntwo")
+    source = {"kind": "drivly", "url": "https://crm.example.com/api", "key": {"env": "CRM_KEY"}}
+    key, kafka = (await found(tmp_path, nowhere, {"sources": {"crm": source}}, "poll")).problems
+    assert key.startswith("sources.crm.key: the environment variable CRM_KEY has a line break")
+    assert kafka.startswith("kafka: ")
+
+
 async def test_a_short_pepper_can_be_guessed(nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever guesses it can find out whose social security number a hash is."""
     monkeypatch.setenv("ROLLCALL_PEPPER", "pepper")

@@ -3,13 +3,19 @@
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import orjson
 import pytest
 from click.testing import CliRunner, Result
+from rich.console import Console
 
 from worker.cli import main
+from worker.commands.common import out
+from worker.commands.common import written as written_whole
+from worker.commands.deletions import held_table
+from worker.errors import UsageError
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
 
@@ -151,3 +157,74 @@ def test_the_exit_code_is_that_of_the_process() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert result.returncode == 2
     assert result.stderr.startswith("rollcall: ")
+
+
+UNKNOWN = 2**31 - 7
+ORDERS = (
+    ["deletions", "approve", "x"],
+    ["deletions", "retry", "x"],
+    ["deadletters", "retry", "3-17"],
+    ["erase", "--customer", "crm/1"],
+    ["pause", "crm"],
+)
+
+
+@pytest.mark.parametrize("command", ORDERS, ids=" ".join)
+def test_an_order_is_given_by_somebody_without_a_name(
+    command: list[str], nowhere: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a container, where the user has a number and no name: it fails over Kafka, not over him."""
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: UNKNOWN)
+    monkeypatch.setenv("KEY", "key")
+    source = "{kind: drivly, url: 'https://crm.example.com/api', key: {env: KEY}}"
+    target = "{targets: {x: {kind: drivly, url: 'https://x.example.com', key: {env: KEY}}}, routes: []}"
+    written(f"kafka: {{bootstrap: '{nowhere}'}}\nsources: {{crm: {source}}}\nhandlers: {{deletes: {target}}}\n")
+    result = rollcall(*command)
+    assert result.exit_code == 3, result.output
+    assert "Is it running" in result.stderr
+
+
+def test_names_in_a_table_are_shown_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    """They are there to be copied: in a pipe, however wide, and on a narrow terminal over several lines."""
+    plan = {"plan": f"plan-{'7e29aa08' * 3}", "hash": "228a9f4a9f0a", "target": "t", "count": 1, "reason": "r"}
+    table = held_table([plan])
+    out().print(table)
+    assert f"{plan['plan']}@{plan['hash']}" in capsys.readouterr().out
+    narrow = Console(width=50)
+    with narrow.capture() as shown:
+        narrow.print(table)
+    cells = [line.split("│")[1].strip() for line in shown.get().splitlines() if line.startswith("│")]
+    assert "".join(cells) == f"{plan['plan']}@{plan['hash']}"
+
+
+@pytest.mark.parametrize("place", ["nowhere/out.jsonl", "file/out.jsonl"])
+def test_a_file_that_cannot_be_written_is_named(elsewhere: Path, place: str) -> None:
+    """Not by a traceback, and nothing is left beside it."""
+    (elsewhere / "file").touch()
+    with pytest.raises(UsageError, match=f"{place} cannot be written"), written_whole(elsewhere / place):
+        pass
+    result = rollcall("schema", "--write", "file/schemas")
+    assert (result.exit_code, "cannot be written: Not a directory" in result.stderr) == (2, True)
+
+
+def test_a_file_is_replaced_when_it_is_whole(elsewhere: Path) -> None:
+    """What was there stays where writing fails."""
+    file = elsewhere / "out"
+    file.write_bytes(b"before")
+    with suppress(ZeroDivisionError), written_whole(file) as part:
+        part.write(b"%d" % (1 // 0))
+    assert [path.name for path in elsewhere.iterdir()] == ["out"]
+    assert file.read_bytes() == b"before"
+    with written_whole(file) as part:
+        part.write(b"after")
+    assert file.read_bytes() == b"after"
+
+
+def test_a_data_folder_that_is_a_file_is_refused(elsewhere: Path) -> None:
+    """By name, and not by a traceback."""
+    (elsewhere / "file").touch()
+    result = rollcall("kafka", "status", "--data", "file")
+    assert isinstance(result.exception, SystemExit)
+    assert "reading file/cluster.json of an embedded Kafka: NotADirectoryError" in result.stderr

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from worker import telemetry
 from worker.checkpoint import Checkpoint
@@ -49,6 +50,25 @@ def test_one_feeds_trouble_does_not_end_with_anothers() -> None:
     assert (condition.state, condition.message) == ("failing", "b")
     condition.end("failing", about="sweep")
     assert condition.state == "running"
+    condition.hide()
+
+
+def test_a_note_is_shown_until_it_is_taken_back_and_logged_once() -> None:
+    """Of each feed its own; trouble is said before it."""
+    condition = Condition("five", "dintero", polled=5)
+    with capture_logs() as lines:
+        for _ in range(2):
+            condition.say("everybody is read", about="since")
+        condition.say("two stood there twice", about="check")
+    assert [(line["event"], line["feed"]) for line in lines] == [("source_note", "since"), ("source_note", "check")]
+    assert (condition.state, condition.message) == ("running", "everybody is read")
+    condition.begin("failing", RollcallError("no answer"), about="check")
+    assert condition.message == "no answer"
+    condition.end("failing", about="check")
+    condition.say(None, about="since")
+    assert condition.message == "two stood there twice"
+    condition.say(None, about="check")
+    assert condition.message is None
     condition.hide()
 
 

@@ -182,6 +182,9 @@ def test_a_key_that_is_written_twice_is_named_with_its_line(tmp_path: Path) -> N
         ("a: !!python/object:os.system x", "line 1: could not determine a constructor for the tag"),
         ("a: *b", "line 1: found undefined alias"),
         ("a: \x07", "it is not YAML"),
+        ("a: !!bool x", "it is not YAML"),
+        ('a: !!int ""', "it is not YAML"),
+        ("a: !!timestamp x", "it is not YAML"),
     ],
 )
 def test_what_is_no_yaml_is_named_with_its_line(tmp_path: Path, text: str, problem: str) -> None:
@@ -214,6 +217,53 @@ def test_a_private_address_is_named_when_the_file_is_read() -> None:
     raw["sources"]["crm"]["allow_private_addresses"] = True
     target["allow_private_addresses"] = True
     assert problems(raw) == []
+
+
+def test_what_is_wrong_in_one_section_hides_nothing_in_another() -> None:
+    """What rests on what is right is looked at all the same."""
+    found = problems({
+        "kafka": {"partitions": 0, "heartbeat_interval": "9s", "cert_file": "client.crt"},
+        "sources": {"crm": SOURCE | {"url": "http://10.0.0.1/api"}},
+        "handlers": {"plugins": {"approver": {"target": "a:b"}}},
+    })
+    assert found == [
+        "kafka.partitions: Input should be greater than or equal to 1",
+        "sources.crm.url: 10.0.0.1 is a private address; set allow_private_addresses: true if that is meant",
+        "handlers.plugins.approver: this is the name of a built-in handler or role",
+    ]
+    (found,) = problems({"kafka": {"heartbeat_interval": "9s", "cert_file": "client.crt"}})
+    assert "cert_file and key_file go together" in found
+    assert "heartbeat_interval must be below session_timeout" in found
+
+
+@pytest.mark.parametrize(
+    "bootstrap", ["kafka", "kafka:9092", "a:1, b:2", "[::1]:9092", "127.0.0.1:9092,kafka_1.x:65535"]
+)
+def test_brokers_are_hosts_with_ports(bootstrap: str) -> None:
+    """Several have commas between them; a port may be left out."""
+    assert problems({"kafka": {"bootstrap": bootstrap}}) == []
+
+
+@pytest.mark.parametrize(
+    "bootstrap", ["k:abc", "k:", "a:1,,b:2", "::1:1", "PLAINTEXT://k:1", "a:1;b:2", "k:0", "k:65536"]
+)
+def test_what_is_no_broker_s_address_is_refused(bootstrap: str) -> None:
+    """Here, and not by Kafka's client, which does not say what is wrong."""
+    (found,) = problems({"kafka": {"bootstrap": bootstrap}})
+    assert found.startswith("kafka.bootstrap: ")
+    assert "is no host:port" in found
+
+
+@pytest.mark.parametrize("region", ["UK", "ZZ"])
+def test_a_region_that_has_no_phones_is_refused(region: str) -> None:
+    """No national phone number would ever normalize."""
+    (found,) = problems({"sources": {"crm": SOURCE | {"region": region}}})
+    assert found == f"sources.crm: region: {region} is no country with phone numbers (ISO 3166-1); the UK is GB"
+
+
+def test_a_section_without_anything_in_it_says_what_to_write() -> None:
+    """In the words of a user."""
+    assert problems({"kafka": None}) == ["kafka: write its settings below it, as name: value"]
 
 
 def test_a_route_from_a_source_that_has_a_problem_is_not_blamed() -> None:

@@ -15,7 +15,7 @@ from worker.errors import StateError
 from worker.events import CREATED, DELETED, UPDATED, header
 from worker.normalize import Normalizer
 from worker.privacy import Hasher
-from worker.sources import Bad, Row, Stub, Tombstone
+from worker.sources import Bad, Origin, Response, Row, Stub, Tombstone, Unsure
 from worker.sources.drivly import Drivly, DrivlySettings
 from worker.testkit import MemoryPollTx
 from worker.topics import Topics
@@ -24,6 +24,7 @@ NOW = 1_700_000_000_000
 TOPICS = Topics()
 HASHER = Hasher(b"pepper")
 EVENTS, LATEST, DEAD = TOPICS.events, TOPICS.latest, TOPICS.deadletters
+PAGE = Origin("/api/customers", 200)
 
 
 def settings(**changed: Any) -> DrivlySettings:
@@ -204,6 +205,17 @@ def test_a_changed_policy_publishes_everything_anew() -> None:
         assert not again.load(tx.get(again.position))
 
 
+def test_nobody_is_taken_for_another_customer_while_everything_is_published_anew() -> None:
+    """Another version may write a time of creation differently; outside of that it is another customer."""
+    tx, one = MemoryPollTx(), detector()
+    one.row(tx, row(7, createdAt="2024-01-01T00:00:00.000Z"), NOW, None)
+    one.checkpoint.republishing = True
+    one.row(tx, row(7, createdAt="2024-01-01T00:00:01.000Z"), NOW, None)
+    one.checkpoint.republishing = False
+    one.row(tx, row(7, createdAt="2024-01-02T00:00:00.000Z"), NOW, None)
+    assert [headers["ce_type"] for _, _, headers in sent(tx, EVENTS)] == [CREATED, UPDATED, DELETED, CREATED]
+
+
 def test_the_same_rules_publish_nothing_anew() -> None:
     """A restart goes on where it was."""
     tx, one = MemoryPollTx(), detector()
@@ -254,10 +266,11 @@ def test_another_credential_reads_everything_anew() -> None:
     """Whoever is not seen under the new one would stay unobserved until he changes; a restart under it goes on."""
     tx, one = MemoryPollTx(), detector()
     one.checkpoint.cursors["head"] = {"id": 7}
+    one.checkpoint.read.append("head")
     assert not one.set_scope("", {"key": "secret"})
-    assert one.checkpoint.cursors == {"head": {"id": 7}}
+    assert (one.checkpoint.cursors, one.checkpoint.read) == ({"head": {"id": 7}}, ["head"])
     assert one.set_scope("", {"key": "another secret"})
-    assert one.checkpoint.cursors == {}
+    assert (one.checkpoint.cursors, one.checkpoint.read) == ({}, [])
     one.save(tx)
     again = detector()
     again.load(tx.get(again.position))
@@ -307,7 +320,7 @@ def test_a_record_that_is_too_large_is_set_aside_once() -> None:
     assert [key for key, _, _ in sent(tx, EVENTS)] == [key for key, _, _ in sent(tx, LATEST)] == ["crm/8"]
     ((key, detail, headers),) = sent(tx, DEAD)
     assert key == "crm/7"
-    assert detail == {"source": "crm", "id": "7", "reason": "too_large", "size": detail["size"]}
+    assert detail == {"source": "crm", "id": "7", "reason": "too_large", "size": detail["size"], "hash": detail["hash"]}
     assert detail["size"] > 6_000
     assert (headers["rollcall-dead-stage"], headers["rollcall-dead-reason"]) == ("poll", "too_large")
     assert (one.checkpoint.set_aside, one.checkpoint.live) == (1, 1)
@@ -354,6 +367,53 @@ def test_a_bad_record_that_changes_is_another_dead_letter_of_the_same_customer()
     one.bad(tx, Bad("7", "updatedAt is missing or is no time", 300), None)
     one.bad(tx, Bad("7", "updatedAt is missing or is no time", 301), None)
     assert (one.checkpoint.set_aside, len(sent(tx, DEAD))) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda one, tx, record: one.bad(tx, Bad("7", "a reason", 300, record), None, PAGE),
+        lambda one, tx, record: one.row(tx, Row("7", record), NOW, None, PAGE),
+        lambda one, tx, record: one.row(tx, Row("7" * 401, record), NOW, None, PAGE),
+    ],
+    ids=["unreadable", "too large", "id too long"],
+)
+def test_a_dead_letter_says_where_its_record_came_from_and_its_hash(
+    take: Callable[[Detector, MemoryPollTx, dict[str, Any]], None],
+) -> None:
+    """Never its content. The hash is the same for the same record, in whatever order, under the same pepper only."""
+    record = {"id": 7, "consumerFirstName": "Ann" * 2_000, "tags": {"a": 1, "b": 2}}
+    same = {"tags": {"b": 2, "a": 1}, "consumerFirstName": "Ann" * 2_000, "id": 7}
+    letters = []
+    for hasher, given_ in ((HASHER, record), (HASHER, same), (HASHER, record | {"id": 8}), (Hasher(b"other"), record)):
+        tx, one = MemoryPollTx(max_bytes=5_000), detector(hasher=hasher)
+        take(one, tx, given_)
+        ((_, letter, _),) = sent(tx, DEAD)
+        assert "AnnAnn" not in str(letter)
+        assert (letter["path"], letter["status"], len(letter["hash"])) == ("/api/customers", 200, 32)
+        letters.append(letter["hash"])
+    assert letters[0] == letters[1]
+    assert len(set(letters)) == 3
+
+
+def test_an_answer_that_proves_nothing_is_one_dead_letter_however_its_words_change() -> None:
+    """An error often carries a time, or a number of its own: its size and its hash are no news."""
+    tx, one = MemoryPollTx(), detector()
+    for body in (b'{"errors":[],"at":1}', b'{"errors":[],"at":12}'):
+        answer = Response(400, {}, body, "POST /api/customers/7")
+        one.unsure(tx, "7", Unsure("the look-up was answered 400", answer))
+    ((key, letter, headers),) = sent(tx, DEAD)
+    digest = letter.pop("hash")
+    assert letter == {
+        "source": "crm",
+        "id": "7",
+        "reason": "the look-up was answered 400",
+        "size": 20,
+        "path": "/api/customers/7",
+        "status": 400,
+    }
+    assert (key, len(digest), one.checkpoint.set_aside) == ("crm/7", 32, 1)
+    assert headers["rollcall-dead-reason"] == "the look-up was answered 400"
 
 
 def test_what_was_set_aside_and_is_listed_no_more_is_forgotten() -> None:

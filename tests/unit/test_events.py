@@ -49,7 +49,6 @@ def test_headers_are_cloudevents_in_binary_mode() -> None:
         sequence=3,
         time="2025-01-31T12:00:00.000Z",
         reason="gone",
-        traceparent="00-1-1-01",
     )
     assert dict(headers) == {
         "ce_specversion": b"1.0",
@@ -62,7 +61,6 @@ def test_headers_are_cloudevents_in_binary_mode() -> None:
         "ce_dataschema": b"urn:rollcall:customer-event:1",
         "content-type": b"application/json",
         "ce_reason": b"gone",
-        "traceparent": b"00-1-1-01",
     }
 
 

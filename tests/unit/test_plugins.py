@@ -1,16 +1,19 @@
 """Handlers that others write: what they may do, what becomes of their failures, and in which order events come."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handlers.plugins import Context, Event, PluginSettings, load, problems
+from handlers.parking import Runner
+from handlers.plugins import Caller, Context, Event, Plugin, PluginSettings, load, problems
 from worker.errors import ConfigError
 from worker.handling import Dead, Done, Outcome, Record, Retry, Skip
 from worker.plugin_testkit import Trial, deletion, event
+from worker.redelivery import Redelivery
 from worker.testkit import person
 from worker.topics import Topics
 
@@ -89,6 +92,18 @@ async def test_the_last_failure_is_a_dead_letter_and_later_events_wait_behind_it
     await trial.give(event(person("crm", "1"), 4))
     assert trial.instance.handled[-1] == ("crm/1", 4)
     assert not [key for key in trial.data if key[:1] in b"kqd"]
+
+
+async def test_a_header_without_a_value_waits_like_any_other() -> None:
+    """Another program may write one; the event stays as it came."""
+    trial = Trial(Flaky, settings={"failures": {"crm/1": 1}}, attempts=1)
+    odd = [
+        replace(one, headers=[*one.headers, ("odd", None)]) for one in (event(person("crm", "1"), n) for n in (1, 2))
+    ]
+    await trial.give(*odd)
+    assert trial.letters["crm/1"].headers[-1] == ("odd", None)
+    assert await trial.retry("crm/1") == "done"
+    assert trial.instance.handled == [("crm/1", 1), ("crm/1", 2)]
 
 
 async def test_a_retry_that_fails_leaves_everything_as_it_is() -> None:
@@ -264,9 +279,50 @@ def test_a_target_is_found_by_module_and_name() -> None:
 
 
 def test_names_and_topics_of_rollcall_are_not_for_plugins() -> None:
-    """Neither a built-in handler's name nor one of our topics."""
+    """Neither the name of a built-in handler or of a role, whose rights it would get, nor one of our topics."""
     own = PluginSettings(target="a:b", outputs=["customers.events", "orders.out"])
-    assert problems({"dedupe": PluginSettings(target="a:b"), "mine": own}, Topics()) == [
-        "plugins.dedupe: this is the name of a built-in handler",
+    other = PluginSettings(target="a:b")
+    assert problems({"dedupe": other, "approver": other, "mine": own}, Topics()) == [
+        "plugins.dedupe: this is the name of a built-in handler or role",
+        "plugins.approver: this is the name of a built-in handler or role",
         "plugins.mine.outputs: customers.events is Rollcall's own",
     ]
+
+
+def ending(called: list[str], most: int) -> Runner:
+    """Return what runs a plug-in that notes its calls, and has to end after so many of them."""
+
+    async def handle(event: Event, context: Context) -> None:
+        await asyncio.sleep(0)
+        called.append(event.key)
+
+    async def wait(seconds: float) -> bool:  # ruff: ignore[unused-async] - a contract
+        return True
+
+    plugin = Plugin("trial", PluginSettings(), handle)
+    return Runner(Caller(plugin, handle, lambda *_: None, wait), "trial", 2, lambda: len(called) >= most)
+
+
+async def test_where_work_has_to_end_no_further_event_is_begun() -> None:
+    """What was begun is finished and counts; the rest is given again."""
+    called: list[str] = []
+    runner = ending(called, 3)
+    batch = await runner.handle([event(person("crm", str(n)), 1) for n in range(50)], lambda _: None, replays=False)
+    assert (batch.count, called) == (4, ["crm/0", "crm/1", "crm/2", "crm/3"])
+    again = await runner.handle([event(person("crm", "9"), n) for n in (1, 2, 3)], lambda _: None, replays=False)
+    assert (again.count, len(called)) == (0, 4)
+
+
+async def test_where_work_has_to_end_what_waits_behind_a_letter_waits_on() -> None:
+    """It follows when the plug-in runs again."""
+    trial = Trial(Flaky, settings={"failures": {"crm/1": 1}}, attempts=1)
+    await trial.give(*(event(person("crm", "1"), n) for n in range(1, 5)))
+    letter = trial.letters["crm/1"]
+    given = Redelivery("trial", "discard", letter, "command", "letter").headers()
+    called: list[str] = []
+    runner = ending(called, 2)
+    settled = await runner.handle([Record("replays", 0, 0, 0, letter.key, None, given)], trial.data.get, replays=True)
+    kept = {key: value for key, value in (trial.data | settled.writes).items() if value is not None}
+    drained = await runner.drain(kept.get, lambda start: iter(sorted(one for one in kept.items() if start in one[0])))
+    assert drained is not None
+    assert (drained.outcomes, called) == ([Done(), Done()], ["crm/1"] * 2)

@@ -58,6 +58,23 @@ def test_a_secret_that_is_not_there_is_said_without_its_value(tmp_path: Path, co
     assert "0xff" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["one\ntwo\n", "one\r\ntwo", "one\x00two", "one\ttwo", "\none"])
+def test_a_secret_that_no_header_can_carry_is_said_without_its_value(
+    tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two lines in a file, most often; what no header is made of, such as the pepper, may be anything."""
+    (tmp_path / "key").write_bytes(content.encode())
+    by_file = Secret(file=tmp_path / "key")
+    assert "one" in by_file.read()
+    with pytest.raises(ValueError, match="one line of text") as caught:
+        by_file.read_line()
+    assert str(tmp_path / "key") in str(caught.value)
+    assert "two" not in str(caught.value)
+    monkeypatch.setenv("TEST_KEY", "one\ntwo")
+    with pytest.raises(ValueError, match="environment variable TEST_KEY has a line break"):
+        Secret(env="TEST_KEY").read_line()
+
+
 def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """Likewise one that is empty."""
     monkeypatch.setenv("TEST_KEY", "")
@@ -92,6 +109,29 @@ def test_settings_of_kafka_that_cannot_work_together_are_refused(settings: dict[
     """When the file is read, not in the middle of a night."""
     with pytest.raises(ValidationError, match=text):
         KafkaSettings.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://crm.example.com/api?tenant=7",
+        "https://crm.example.com/api?",
+        "https://crm.example.com?x",
+        "https://crm.example.com/api#people",
+        "https://crm.example.com/#",
+    ],
+)
+def test_a_base_url_has_no_query_and_no_fragment(url: str) -> None:
+    """Paths are put behind it: a DELETE would lose the id out of its path, and go to everybody."""
+    with pytest.raises(ValidationError, match="no query and no fragment"):
+        HttpSettings.model_validate({"url": url})
+
+
+@pytest.mark.parametrize("url", ["https://user:pw@crm.example.com/api", "https://user@crm.example.com/api"])
+def test_a_base_url_has_no_password(url: str) -> None:
+    """A secret never stands in the file; and every request would fail, in words that speak of the network."""
+    with pytest.raises(ValidationError, match="no user and no password"):
+        HttpSettings(url=url)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

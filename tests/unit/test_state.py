@@ -312,6 +312,18 @@ def test_one_transaction_at_a_time(tmp_path: Path) -> None:
             one.commit(1, NEW)
 
 
+def test_a_view_that_somebody_still_refers_to_is_over(tmp_path: Path) -> None:
+    """It takes none of the few places of readers: a coroutine's frame may keep it for as long as a source is ours."""
+    with store(tmp_path / "s") as one:
+        kept = []
+        for _ in range(40):
+            with one.reading() as view:
+                assert view.get(b"a") is None
+                kept.append(view)
+        with pytest.raises(AttributeError):
+            kept[0].get(b"a")
+
+
 def test_closing_drops_an_open_transaction(tmp_path: Path) -> None:
     """Kafka's commit has not succeeded then."""
     one = opened(tmp_path / "s")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from prometheus_client import Counter, Gauge, Histogram
@@ -12,7 +13,11 @@ from prometheus_client import Counter, Gauge, Histogram
 from worker import logevents, telemetry
 from worker.checkpoint import Checkpoint
 from worker.condition import Condition
-from worker.errors import RollcallError
+from worker.errors import RollcallError, TransactionError
+from worker.kafka import Connection
+from worker.membership import Membership, _Owned
+from worker.settings import KafkaSettings
+from worker.task import Task
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [path for folder in ("worker", "handlers") for path in sorted((ROOT / folder).rglob("*.py"))]
@@ -102,6 +107,38 @@ def test_a_source_is_shown_while_it_is_ours() -> None:
     assert of("mine")["rollcall_checkpoint_timestamp_seconds"] == 2_000
     condition.hide()
     assert of("mine") == {}
+
+
+async def test_the_counters_that_alerts_watch_are_there_before_they_count() -> None:
+    """From a task's start on, also where that fails: Prometheus takes the first value that it sees for no increase."""
+
+    class Failing:
+        stage = "shown"
+
+        async def start(self, _: object) -> None:
+            message = "it cannot be started"
+            raise TransactionError(message)
+
+        async def close(self) -> None:
+            pass
+
+    member = Membership(Connection(KafkaSettings()), "group", "topic", make=Any, run=Any, grace=1)  # type: ignore[arg-type]
+    with pytest.raises(TransactionError):
+        await member._work(0, _Owned(), cast("Task", Failing()))
+    samples = [sample for metric in telemetry.REGISTRY.collect() for sample in metric.samples]
+    shown = {
+        (sample.name, *list(sample.labels.values())[1:]): sample.value
+        for sample in samples
+        if sample.labels.get("stage") == "shown" and sample.name.endswith("_total")
+    }
+    assert shown == {
+        ("rollcall_dead_letters_total",): 0,
+        ("rollcall_task_starts_total", "failed"): 0,
+        ("rollcall_task_starts_total", "fenced"): 0,
+        ("rollcall_transactions_total", "committed"): 0,
+        ("rollcall_transactions_total", "failed"): 0,
+        ("rollcall_transactions_total", "fenced"): 0,
+    }
 
 
 def test_a_line_is_written_at_once() -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -172,3 +173,24 @@ def test_a_process_in_the_background_holds_the_lock_and_names_itself(tmp_path: P
     assert until(lambda: Path(f"/proc/{user.pid}/cmdline").read_bytes().startswith(b"/bin/sleep"))
     os.kill(user.pid, signal.SIGKILL)
     assert until(lambda: layout.holder(tmp_path) is None)
+
+
+def test_a_process_in_the_background_keeps_nothing_of_its_starter_open(tmp_path: Path) -> None:
+    """Whoever reads what the starter printed reads its end, though the broker runs on."""
+    reader, writer = os.pipe()
+    with (tmp_path / "lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command = guard_command("detached", str(lock.fileno()), "/bin/sleep", "60")
+        inherited = [lock.fileno(), writer]
+        subprocess.run(command, cwd=tmp_path, pass_fds=inherited, check=True, timeout=DEADLINE_SECONDS)
+    os.close(writer)
+    assert until(lambda: (tmp_path / "lock").stat().st_size == guard.RECORD_BYTES)
+    user = layout.holder(tmp_path)
+    assert user is not None
+    try:
+        ended, _, _ = select.select([reader], [], [], DEADLINE_SECONDS)
+        assert ended
+        assert os.read(reader, 1) == b""
+    finally:
+        os.kill(user.pid, signal.SIGKILL)
+        os.close(reader)

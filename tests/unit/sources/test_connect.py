@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tests.unit.sources.documented import HASHER, answer, customer_of, normalizing, silent, undocumented
 from worker.errors import CursorExpiredError, MalformedPageError, RefusedError
-from worker.sources import Cursor, Exists, Missing, Moment, Row, Unsure
+from worker.sources import Bad, Cursor, Exists, Missing, Moment, Row, Unsure
 from worker.sources.connect import Connect, ConnectSettings
 
 MOMENT = Moment(0)
@@ -231,6 +231,16 @@ def test_the_older_edition_is_told_from_its_answer(place: str) -> None:
     assert (last.more, last.total) == (False, 3)
 
 
+@pytest.mark.parametrize("total", ["57", 57.0, -1])
+def test_a_total_that_is_no_count_matters_only_where_no_cursor_leads_on(total: object) -> None:
+    """With a cursor it is not needed; without one nobody would know whether there is more."""
+    counts = {"items": [{"customerId": "1"}], "pagination": {"total": total, "nextCursor": "c1"}}
+    page = source().read("scan", None, MOMENT, answer(counts))
+    assert (page.more, page.total) == (True, None)
+    with pytest.raises(MalformedPageError, match="total is no count"):
+        source().read("scan", None, MOMENT, answer({"items": [{"customerId": "1"}], "total": total}))
+
+
 def test_an_empty_page_ends_the_older_edition_s_listing() -> None:
     """Where fewer come than the total says, the reading ends, and the total tells that it was not all."""
     page = source().read("scan", {"offset": 2}, MOMENT, answer({"items": [], "total": 9}))
@@ -273,11 +283,11 @@ def test_cursors_that_differ_are_no_circle(pages: int) -> None:
         {"items": [{}]},
         {"items": [None]},
         {"items": [{"customerId": ""}]},
-        {"items": [{"customerId": " "}]},
-        {"items": [{"customerId": 7}]},
-        {"items": [{"customerId": "x" * 256}]},
-        {"items": [{"customerId": "a\nb"}]},
-        {"items": [], "pagination": "none"},
+        {"items": [{"customerId": True}]},
+        {"items": [{"customerId": 1.5}]},
+        *({"items": [], "pagination": odd} for odd in ("none", "", [], 0, False)),
+        *({"items": [{"customerId": "1"}], "pagination": {"total": odd}} for odd in ("25", 25.0, -1, True, [])),
+        {"items": [{"customerId": "1"}], "total": "25"},
         {"items": [], "pagination": {"nextCursor": 7}},
     ],
 )
@@ -285,6 +295,16 @@ def test_an_answer_that_is_not_as_documented_is_refused(body: object) -> None:
     """A page that cannot be read fails the scan, without saying what was in it."""
     with pytest.raises(MalformedPageError):
         source().read("scan", None, MOMENT, answer(body))
+
+
+@pytest.mark.parametrize("id_", [7, "x" * 256, "a\nb", "a\u200bb", " "])
+def test_a_customer_whose_id_cannot_be_used_is_set_aside(id_: object) -> None:
+    """It stops nobody else; a look-up that is answered with it proves nothing."""
+    odd = {"customerId": id_}
+    page = source().read("scan", None, MOMENT, answer({"items": [{"customerId": "1"}, odd]}))
+    bad = Bad(str(id_), "its id cannot be used", len(orjson.dumps(odd)))
+    assert page.items == [Row("1", {"customerId": "1"}), bad]
+    assert isinstance(source().read_lookup(str(id_), answer(odd)), Unsure)
 
 
 def test_a_customer_that_stands_twice_on_a_page_is_told_once() -> None:
@@ -322,7 +342,14 @@ def test_only_404_says_that_a_customer_is_gone() -> None:
     connect = source()
     assert connect.read_lookup("1", answer({"customerId": "1"})) == Exists(Row("1", {"customerId": "1"}))
     assert connect.read_lookup("1", answer({}, 404)) == Missing()
-    for odd in (answer({"customerId": "2"}), answer({}), answer(b"<html>"), answer({}, 302), answer({}, 204)):
+    for odd in (
+        answer({"customerId": "2"}),
+        answer({}),
+        answer(b"<html>"),
+        answer({}, 302),
+        answer({}, 204),
+        answer({}, 403),
+    ):
         assert isinstance(connect.read_lookup("1", odd), Unsure)
 
 

@@ -320,7 +320,7 @@ def test_a_page_leads_on_by_its_newest_time_whatever_its_order() -> None:
     """The next bound is a millisecond below the newest time, so that it may be inclusive or not."""
     users = [user(1, NOW - 5 * SECOND), user(2, NOW - SECOND), tombstone(3, NOW - 3 * SECOND)]
     page = read({"since": NOW - 9 * SECOND}, users)
-    assert page.cursor == {"since": NOW - SECOND - 1, "floor": NOW - 9 * SECOND}
+    assert page.cursor == {"since": NOW - SECOND - 1, "floor": NOW - 30 * SECOND}
     assert page.more
 
 
@@ -341,9 +341,15 @@ def test_a_reading_ends_where_nothing_is_newer_and_begins_again_before_it_began(
 
 
 def test_a_quiet_source_is_asked_from_lookback_on() -> None:
-    """An empty answer moves the bound on with the server's clock, and never back."""
+    """An empty answer moves the bound on with the server's clock."""
     assert read({"since": 0}, []).cursor == {"since": NOW - 30 * SECOND}
-    assert read({"since": NOW}, []).cursor == {"since": NOW}
+
+
+def test_a_clock_that_was_wrong_once_puts_nothing_to_sleep() -> None:
+    """By the server's next right word of its time the bound goes back, from wherever it was."""
+    wrong = read({"since": NOW - 60 * SECOND}, [], Moment(NOW, NOW + 86_400 * SECOND)).cursor
+    assert wrong["since"] > NOW
+    assert read(wrong, []).cursor == {"since": NOW - 30 * SECOND}
 
 
 def test_without_the_server_s_clock_its_own_stamps_are_the_clock() -> None:
@@ -398,6 +404,28 @@ def test_users_linked_from_a_contact_do_not_say_where_a_page_ends(link: object) 
     assert read(None, users).cursor["after"] == "u1"
 
 
+def test_of_a_type_only_users_of_it_are_customers() -> None:
+    """Users of another type, which a contact brings along, are none of the source; tombstones have no type."""
+    users = [
+        user(1, NOW - 9 * SECOND, type="contact", contact_for=["u9"]),
+        user(9, NOW - SECOND, type="customer"),
+        user(2, NOW - 8 * SECOND),
+        tombstone(3, NOW - 8 * SECOND),
+    ]
+    for cursor in (None, {"since": 0}):
+        assert [item.id for item in read(cursor, users, type="contact").items] == ["u1", "u2", "u3"]
+        assert [item.id for item in read(cursor, users).items] == ["u1", "u9", "u2", "u3"]
+
+
+@pytest.mark.parametrize(("filters", "uncounted"), [({}, False), ({"type": "contact"}, False), ({"email": "a"}, True)])
+def test_users_linked_from_a_contact_are_in_no_count_of_a_filter(filters: dict[str, Any], *, uncounted: bool) -> None:
+    """Whom a contact brings past a filter the total leaves out; the page says so."""
+    users = [user(1, NOW, type="contact", contact_for=["u9"]), user(9, NOW, type="contact")]
+    for served, expected in ((users, uncounted), (users[1:], False)):
+        page = source(**filters).read("check", {"total": 1}, MOMENT, answer(served))
+        assert page.uncounted == expected
+
+
 def test_contacts_that_link_each_other_still_lead_on() -> None:
     """Where everybody on a page is linked, all of them count."""
     users = [user(1, NOW - 9 * SECOND, contact_for=["u2"]), user(2, NOW - SECOND, contact_for=["u1"])]
@@ -421,7 +449,10 @@ def test_of_two_entries_of_one_customer_the_later_counts() -> None:
 def test_a_deletion_at_no_time_is_set_aside(deleted_at: object) -> None:
     """Whether such a customer was deleted cannot be told, so nothing is concluded."""
     users = [{"id": "1", "deleted_at": deleted_at}]
-    assert read(None, users).items == [Bad("1", "deleted_at is no time", len(orjson.dumps(users[0])))]
+    (bad,) = read(None, users).items
+    assert bad == Bad("1", "deleted_at is no time", len(orjson.dumps(users[0])))
+    assert isinstance(bad, Bad)
+    assert bad.record == users[0]
 
 
 @pytest.mark.parametrize("updated_at", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "x", None, 5, {}])
@@ -431,11 +462,24 @@ def test_a_change_at_no_time_is_a_change(updated_at: object) -> None:
     assert read(None, [record]).items == [Row("1", record, milliseconds("2025-01-01T00:00:00Z"))]
 
 
-@pytest.mark.parametrize("body", [b"<html>", {}, [None], [{}], [{"id": ""}], [{"id": 7}], [{"id": "x" * 256}], [[]]])
+@pytest.mark.parametrize("body", [b"<html>", {}, [None], [{}], [{"id": ""}], [{"id": True}], [{"id": 1.5}], [[]]])
 def test_an_answer_that_is_not_as_documented_is_refused(body: object) -> None:
     """A page that cannot be read fails the reading, without saying what was in it."""
     with pytest.raises(MalformedPageError):
         source().read("since", None, MOMENT, answer(body))
+
+
+@pytest.mark.parametrize("id_", [7, "x" * 256, "a\nb", "a\u200bb", " "])
+def test_a_customer_whose_id_cannot_be_used_is_set_aside(id_: object) -> None:
+    """It stops nobody else, and leads a listing on as any other."""
+    users = [user(1, NOW), {"id": id_}]
+    for feed, cursor in (("since", None), ("since", {"since": 0}), ("check", {"total": 2})):
+        page = source().read(feed, cursor, MOMENT, answer(users))
+        assert page.items == [
+            Row("u1", users[0], NOW),
+            Bad(str(id_), "its id cannot be used", len(orjson.dumps(users[1]))),
+        ]
+    assert page.cursor["after"] == str(id_)
 
 
 @pytest.mark.parametrize("status", [400, 404, 410])
@@ -553,6 +597,13 @@ def test_a_token_that_is_none_is_refused(body: object, status: int, error: type[
 
 
 # The settings
+
+
+@pytest.mark.parametrize("filters", [{"type": "customer"}, {"search": "a"}, {"attributes_keys": ["k"]}])
+def test_the_settings_say_whether_there_is_a_filter(filters: dict[str, Any]) -> None:
+    """Without one the API shows everybody."""
+    assert settings_of(**filters).filtered()
+    assert not settings_of(page_size=5).filtered()
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.errors import CredentialError, MalformedPageError, RefusedError, UpstreamError
-from worker.sources import Response
-from worker.sources.reading import parse, refuse, size_of
+from worker.sources import Bad, Response
+from worker.sources.reading import named, parse, refuse, size_of, unusable
 
 JSON = st.recursive(
     st.none()
@@ -45,6 +45,11 @@ def test_json_is_read(value: Any) -> None:
             ["\N{REPLACEMENT CHARACTER}", 123456789012345678901234567890.0, 7],
         ),
         (b'["\\ud800", 1' + b"0" * 400 + b"]", ["\N{REPLACEMENT CHARACTER}", "1" + "0" * 400]),
+        (b"[-1" + b"0" * 5_000 + b", 7]", ["-1" + "0" * 5_000, 7]),
+        (
+            b'["\\ud800", 9223372036854775807, -9223372036854775808]',
+            ["\N{REPLACEMENT CHARACTER}", 2**63 - 1, -(2.0**63)],
+        ),
     ],
 )
 def test_what_is_slightly_wrong_is_read(body: bytes, value: Any) -> None:
@@ -62,7 +67,6 @@ def test_what_is_slightly_wrong_is_read(body: bytes, value: Any) -> None:
         b'{"docs":[{"email":"customer@example.com"',
         b'[NaN, "customer@example.com"]',
         b'["\xff\xfe customer@example.com"]',
-        b'["\\ud800", 1' + b"0" * 5000 + b', "customer@example.com"]',
         b"[" * 100_000,
         b"[" * 5_000 + b"]" * 5_000,
     ],
@@ -100,6 +104,13 @@ def test_a_status_says_whose_fault_it_is(status: int, error: type[UpstreamError]
         refuse(answer(b"customer@example.com", status), "reading", "because")
     assert str(raised.value).startswith(f"reading: GET /api/customers answered {status} (because)")
     assert "example" not in str(raised.value)
+
+
+def test_an_id_that_cannot_be_used_still_names_its_record() -> None:
+    """A text or a number does; without end it is cut, so that its dead letter can be sent."""
+    assert [named(id_) for id_ in ("a\n", 7, "", None, True, 1.5, [])] == [True, True, *[False] * 5]
+    assert unusable("x" * 2_000_000, {}) == Bad("x" * 1_000, "its id cannot be used", 2)
+    assert unusable("a\n", {"id": "a\n"}).record == {"id": "a\n"}
 
 
 def test_the_size_of_a_record_is_that_of_its_json() -> None:

@@ -60,10 +60,13 @@ def test_a_mistyped_national_id_is_no_other_one() -> None:
     assert parted(nodes, {"ab": 12, "bc": 11}).clusters == (("a", "b", "c"),)
 
 
-@pytest.mark.parametrize(("caps", "reason"), [(Caps(customers=2), "cap_customers"), (Caps(emails=2), "cap_emails")])
+CAPS = [(Caps(customers=2), "cap_customers"), (Caps(emails=2), "cap_emails"), (Caps(phones=2), "cap_phones")]
+
+
+@pytest.mark.parametrize(("caps", "reason"), CAPS)
 def test_a_cap_refuses_what_goes_over(caps: Caps, reason: str) -> None:
     """The clusters stay as they were before that link."""
-    nodes = {name: node(emails=(f"{name}@example.org",)) for name in "abc"}
+    nodes = {name: {**node(emails=(f"{name}@example.org",)), "phones": [f"+1212555010{name}"]} for name in "abc"}
     found = parted(nodes, {"ab": 12, "bc": 11}, caps)
     assert found.clusters == (("a", "b"),)
     assert [why for _, why in found.refused] == [reason]

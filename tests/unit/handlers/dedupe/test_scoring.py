@@ -11,7 +11,7 @@ from handlers.dedupe import DedupeSettings, fields
 from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.fields import Alike
 from handlers.dedupe.profile import Refiner, extract
-from handlers.dedupe.scoring import FIELDS, Comparison, Judge, Scorer
+from handlers.dedupe.scoring import FIELDS, Comparison, Judge, Scorer, best_of
 from handlers.dedupe.settings import Vetoes
 from worker.events import Customer
 from worker.normalize import Normalizer
@@ -155,6 +155,18 @@ class TestFields:
         there = ("26 boulevard Saint-Michel", city, postcode)
         assert added(made(address=PARIS), made(address=there)).get("postcode", 0) == weight
 
+    @pytest.mark.parametrize("unique", SETTINGS.vetoes.unique)
+    @pytest.mark.parametrize("other", ["card", "drivers_licence", "passport", "tax_id", "vehicle", "employee"])
+    def test_a_near_identifier_hides_no_conflict(self, unique: str, other: str) -> None:
+        """Where two of one type are a typing error apart, two of another one may still be two people's."""
+        near = [NORMALIZER.identifier("ssn", number) for number in ("234567891", "234657891")]
+        one, two = profile(made(**ANNE)), profile(made(**ANNE))
+        for known, value, variants in ((one, "a", near[0]), (two, "b", near[1])):
+            assert variants is not None
+            known.identifiers.update({f"{unique}/": {value: ""}, f"{other}/NY": {value: variants["near"]}})
+        found = fields.identifiers(one, two, SETTINGS.weights, frozenset(SETTINGS.vetoes.unique))
+        assert found == (SETTINGS.weights.identifier_one_edit, True, True)
+
     @pytest.mark.parametrize(
         ("other", "weight"), [("234-56-7891", 0), ("234-65-7891", 6), ("234567899", -3), ("345678912", -3), (None, 0)]
     )
@@ -164,6 +176,12 @@ class TestFields:
         assert found.fields[0] == weight
         assert found.best().get("N", 0) == (12 if other == "234-56-7891" else 0)
         assert found.block == ("unique_id" if weight < 0 else None)
+
+    def test_values_in_common_add_up_the_same_in_any_order(self) -> None:
+        """Floats do not: a pair must not be linked in one process, and left apart in another."""
+        values = [("E", 0.1), ("P", 0.2), ("R", 0.3), ("P", -0.5)]
+        said = {tuple(best_of(order).items()) for order in itertools.permutations(values)}
+        assert said == {(("E", 0.1), ("P", 0.2), ("R", 0.3))}
 
 
 class TestVerdicts:

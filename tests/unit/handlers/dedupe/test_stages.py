@@ -1,5 +1,6 @@
 """Each stage by itself: what it drops, what it refuses, what it sends."""
 
+from itertools import combinations
 from typing import Any
 
 import orjson
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from handlers.dedupe import Clusters, Comparer, DedupeSettings, Keys, Pairs, Refiner, Rules
 from handlers.dedupe.store import Change, Node, Pair, Store, Variant
-from handlers.dedupe.wire import Leave, Member, NodeMessage, ack_key, read_head, version_of
+from handlers.dedupe.wire import Leave, Member, NodeMessage, ack_key, read_head, read_link_key, version_of
 from worker.events import Headers
 from worker.handling import Dead, Done, Outcome, Record, Skip
 from worker.privacy import Hasher
@@ -115,7 +116,7 @@ def test_a_bucket_drops_what_is_older_than_it_knows() -> None:
     (key, value), _ = members()
     assert isinstance(stage.on_record(tx, record(key, value), 0), Done)
     assert isinstance(stage.on_record(tx, record(key, value), 0), Skip)
-    leave = Leave(version_of(2, 0), True, "default")
+    leave = Leave(version_of(2), True, "default")
     assert isinstance(stage.on_record(tx, record(key, None, leave.headers()), 0), Done)
     (ack,) = tx.sent
     assert ack[1] == ack_key(0, key)
@@ -134,10 +135,31 @@ def test_a_bucket_that_is_too_large_only_counts() -> None:
     assert [gone for _, gone in linked] == [False, True]
     assert tx.get(b"m" + bucket) == (50).to_bytes(8, "big")
     for number in range(48):
-        leave = Leave(version_of(2, 0), False, "default")
+        leave = Leave(version_of(2), False, "default")
         stage.on_record(tx, record(b"crm/%02d" % number, None, leave.headers(), offset=50 + number), 0)
     assert tx.get(b"m" + bucket) is None
     assert [content is None for _, _, content, _, _ in tx.sent] == [False, True, False]
+
+
+@pytest.mark.parametrize(("customer", "version"), [(b"crm/3", 1), (b"crm/2", 2), (b"crm/1", None)])
+def test_a_bucket_that_may_be_larger_counts_with_who_enters_changes_or_leaves(
+    customer: bytes, version: int | None
+) -> None:
+    """With a limit that was raised, its members are compared with one another and with whom the record is about."""
+    tx, stage = MemoryTx(), Pairs(TOPICS, Comparer(RULES))
+    (_, value), _ = members()
+    for number in range(3):
+        stage.on_record(tx, record(b"crm/%d" % number, value, offset=number), 0)
+    tx.sent.clear()
+    stage = Pairs(TOPICS, Comparer(DedupeSettings()))
+    if version is None:
+        stage.on_record(tx, record(customer, None, Leave(version_of(2), False, "default").headers(), offset=3), 0)
+    else:
+        changed = Member.decode(value)._replace(version=version_of(version)).encode()
+        stage.on_record(tx, record(customer, changed, offset=3), 0)
+    linked = sorted((a, b) for _, a, b in (read_link_key(key) for _, key, content, _, _ in tx.sent if content))
+    left = [b"crm/%d" % number for number in range(4 if customer == b"crm/3" else 3)]
+    assert linked == list(combinations([name for name in left if version or name != customer], 2))
 
 
 def test_a_customer_has_one_record_in_each_partition_of_its_buckets() -> None:
@@ -195,7 +217,7 @@ def test_a_deletion_in_the_transaction_of_its_links_is_told_with_them() -> None:
     stage.open(tx, 0, {TOPICS.links: 0}, 0)
     for said in told:
         stage.on_record(tx, said, 0)
-    gone = NodeMessage(version_of(2, 0), version_of(1, 0), 0, None).record()
+    gone = NodeMessage(version_of(2), version_of(1), 0, None).record()
     stage.on_record(tx, record(b"ncrm/1", gone[0], gone[1], offset=len(told)), 0)
     tx.commit()
     (departure,) = [orjson.loads(value or b"") for topic, _, value, _, _ in tx.sent if topic == TOPICS.departures]
@@ -217,6 +239,27 @@ def test_no_key_that_is_sent_has_a_value_of_the_customer() -> None:
         assert not [key for key in sent if value in key.lower()]
 
 
+@pytest.mark.parametrize(
+    ("values", "count"),
+    [
+        ({"given": "a" * 66_000, "family": "b" * 66_000}, 1),
+        ({"family": "\N{LATIN SMALL LETTER SHARP S}" * 40_000}, 1),
+        ({"given": "Ada", "family": "Archer", "address": ("7" * 66_000 + " Mill Lane", "Springfield", "62701")}, 1),
+        ({"given": "Ada", "family": "Archer", "address": ("12 Mill Lane", "Springfield", "62701")}, 30_000),
+    ],
+)
+def test_values_that_nobody_has_are_cut(values: dict[str, Any], count: int) -> None:
+    """A name of a book's length, or a thousand addresses, neither stop a customer nor cost more than others do."""
+    customer, tx = person("crm", "1", emails=["ada@example.com"], **values), MemoryTx()
+    customer["addresses"] *= count
+    assert isinstance(keys_stage().on_record(tx, record(*latest(customer, 1)), 0), Done)
+    for topic, key, value, headers, _ in tx.sent:
+        if topic == TOPICS.keys:
+            assert len(value or b"") < 20_000
+            stage = Pairs(TOPICS, Comparer(RULES))
+            assert isinstance(stage.on_record(MemoryTx(), record(key, value, headers), 0), Done)
+
+
 def test_a_member_has_what_is_looked_at_first() -> None:
     """Names, birth date and house numbers as they are compared."""
     for _, value in members(**ADA):
@@ -231,7 +274,7 @@ texts = st.text("abc/é", max_size=8)
 @given(texts, st.lists(texts, max_size=3), st.booleans())
 def test_state_is_read_as_it_was_written(name: str, others: list[str], flag: object) -> None:
     """Customers with what waits on them, and pairs with what supports them."""
-    change = Change(3, 2, 1, None, list(others), list(others), "c", "w", bool(flag))
+    change = Change(3, 2, 1, None, list(others), list(others), "c", "w", bool(flag), 7)
     node = Node(name, 1, 3, {"source": "crm"}, [change], set(others), "c", "d", bool(flag))
     assert Node.decode(name, node.encode()) == node
     variant = Variant((1, 2), 4, "EP", [0.0, 7.0], {"E00": [1, 8.0, bool(flag)]})

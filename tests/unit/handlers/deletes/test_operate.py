@@ -102,6 +102,8 @@ def test_a_retry_names_a_target_or_a_request(world: World) -> None:
     blocked = operate.retry(deletions, world.settings, "crm/12abc", ME)
     assert (blocked["what"], blocked["target"]) == ("retry", "crm")
     assert blocked["request"] is not None
+    hidden = operate.retry([], world.settings, blocked["request"], ME, contents(world, world.topics.receipts))
+    assert hidden == blocked
     with pytest.raises(UsageError, match="no target"):
         operate.retry(deletions, world.settings, "erp", ME)
 

@@ -63,11 +63,14 @@ def test_what_cannot_be_meant(settings: Any, problem: str) -> None:
         {"link": "reference"},
         {"reference": "customerKey"},
         {"link": "cluster", "classes": {"duplicate": "auto"}},
+        {"target": "a", "link": "cluster", "classes": {"duplicate": "auto"}},
+        {"classes": {"duplicate": "auto"}},
+        {"classes": {"duplicate": "approval"}},
         {"classes": {"typo": "auto"}},
     ],
 )
 def test_routes_that_cannot_be_meant(route: Any) -> None:
-    """A link that lacks its type, a type without a link, a duplicate by cluster."""
+    """A link that lacks its type, a type without a link, a duplicate by cluster or of another system."""
     with pytest.raises(ValidationError):
         Route.model_validate({"source": "a", "target": "b", **route})
 

@@ -100,8 +100,12 @@ def check() -> bytes:
     return model.message(request, hops=[("origin", "shop/a")], serial=1)
 
 
-def test_a_first_stage_that_has_a_backlog_does_not_vouch_until_it_was_read() -> None:
-    """The return of the customer may be in it: as long as old records keep coming, the executor has to wait."""
+@pytest.mark.parametrize(("took", "waited"), [(0, 0), (300, 0), (900, 0), (100, 300), (0, 900)])
+def test_a_first_stage_that_has_a_backlog_does_not_vouch_until_it_was_read(took: int, waited: int) -> None:
+    """The return of the customer may be in it: as long as old records keep coming, the executor has to wait.
+
+    However long work and commit of each have taken (in milliseconds), and the broker to give the next one.
+    """
     handler, tx = opened(Requests(TOPICS, SETTINGS), ends=50)
     now = START
     handler.on_record(tx, record(TOPICS.requests, b"r:check", check(), offset=50, kind="check"), now)
@@ -111,10 +115,42 @@ def test_a_first_stage_that_has_a_backlog_does_not_vouch_until_it_was_read() -> 
             TOPICS.latest, b"shop/%d" % offset, b'{"references":[]}', offset=offset, at=START - 10**6, ce_sequence="1"
         )
         assert handler.on_record(tx, customer, now) == Done()
-        handler.on_timer(tx, now)
+        handler.on_timer(tx, now + took)
+        handler.on_timer(tx, now + took + waited)
         assert not vouched(tx)
     handler.on_timer(tx, now + 10_000)
     assert vouched(tx)
+
+
+def test_a_first_stage_that_lags_behind_what_is_published_reads_on_after_each_batch() -> None:
+    """Records that came after its start are old when they are read: the clock is read again after them."""
+    handler, tx = opened(Requests(TOPICS, SETTINGS))
+    handler.on_record(tx, record(TOPICS.requests, b"r:check", check(), kind="check"), START)
+    now = START
+    for offset in range(5):
+        now += 1000
+        old = record(
+            TOPICS.latest, b"shop/%d" % offset, b'{"references":[]}', offset=offset, at=now - 9000, ce_sequence="1"
+        )
+        handler.on_record(tx, old, now)
+        handler.on_timer(tx, now + 600)
+        handler.on_timer(tx, now + 600 + 249)
+        assert not vouched(tx)
+    handler.on_timer(tx, now + 600 + 250)
+    assert vouched(tx)
+
+
+def test_a_check_waits_until_its_inputs_were_read_on() -> None:
+    """Not only for a quarter of a second, all of which the batch that it came with may have taken."""
+    handler, tx = opened(Requests(TOPICS, SETTINGS))
+    handler.on_record(tx, record(TOPICS.requests, b"r:check", check(), kind="check"), START)
+    assert handler.on_timer(tx, START + 700) == START + 750
+    assert not vouched(tx)
+    returned = record(TOPICS.latest, b"shop/a", b'{"references":[]}', at=START - 100, ce_sequence="2")
+    handler.on_record(tx, returned, START + 700)
+    handler.on_timer(tx, START + 750)
+    assert not vouched(tx)
+    assert any(("kind", b"cancel") in headers for _, _, _, headers, _ in tx.sent)
 
 
 def test_a_first_stage_that_keeps_up_vouches_after_reading_on_for_a_moment() -> None:

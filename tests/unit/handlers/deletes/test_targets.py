@@ -207,7 +207,7 @@ def test_drivlys_canary_can_be_a_customer() -> None:
     """As configured."""
     target = target_of(DRIVLY.model_copy(update={"canary_id": "7"}))
     assert target.canary() == target.lookup("7")
-    assert isinstance(target.read_canary(body({"id": 7})), Found)
+    assert isinstance(target.read_canary(body({"id": 7, "updatedAt": "2023-11-14T22:13:20.000Z"})), Found)
     assert isinstance(target.read_canary(body({"docs": [{"id": 7}]})), Unread)
 
 
@@ -219,6 +219,58 @@ def test_a_configured_targets_look_up() -> None:
     row = {"id": "a-1", "changed": "2023-11-14T22:13:20Z", "orders": ["o-1"]}
     assert target_of(HTTP).read_lookup("a-1", body(row)) == Found(NOW, None, ("orders",), orjson.dumps(row))
     assert target_of(HTTP).canary() == Ask("GET", "/v1/people/canary")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("2023-11-14T22:13:20Z", NOW),
+        (NOW, NOW),
+        (NOW // 1000, NOW),
+        (NOW / 1000 + 0.5, NOW + 500),
+        (None, None),
+        ("", None),
+        ("yesterday", None),
+        (str(NOW), None),
+        (True, None),
+        (0, None),
+        (-1, None),
+        (NOW * 1000, None),
+        ("0001-01-01T00:00:00Z", None),
+        ({"at": NOW}, None),
+    ],
+)
+@pytest.mark.parametrize("field", ["changed", "created"])
+def test_a_time_that_is_configured_has_to_be_there(field: str, written: object, read: int | None) -> None:
+    """As ISO 8601 or as a number; without it nobody could tell whether the customer has changed."""
+    target = target_of(HTTP.model_copy(update={"created_field": "created"}))
+    times = {"changed": "2023-11-14T22:13:20Z", "created": "2023-11-14T22:13:20Z"}
+    sight = target.read_lookup("1", body({"id": "1", "orders": [], **times, field: written}))
+    if read is None:
+        assert isinstance(sight, Unread)
+        assert field in sight.reason
+    else:
+        assert isinstance(sight, Found)
+        assert getattr(sight, field) == read
+    del times[field]
+    assert isinstance(target.read_lookup("1", body({"id": "1", "orders": [], **times})), Unread)
+
+
+def test_a_drivly_customer_says_when_it_was_changed() -> None:
+    """As documented; without it nobody could tell whether it has changed since."""
+    for row in ({"id": 7}, {"id": 7, "updatedAt": None}, {"id": 7, "updatedAt": NOW}):
+        assert isinstance(target_of(DRIVLY).read_lookup("7", body(row)), Unread)
+
+
+def test_a_relation_that_the_look_up_does_not_show_is_not_taken_for_empty() -> None:
+    """Null or an empty list is; a missing one may have been renamed, or hidden from this credential."""
+    row = {"id": "a-1", "changed": "2023-11-14T22:13:20Z"}
+    seen = target_of(HTTP).read_lookup("a-1", body({**row, "orders": None}))
+    assert isinstance(seen, Found)
+    assert (seen.related, seen.unseen) == ((), ())
+    unseen = target_of(HTTP).read_lookup("a-1", body(row))
+    assert isinstance(unseen, Found)
+    assert (unseen.related, unseen.unseen) == ((), ("orders",))
 
 
 def test_a_target_without_look_up_has_none() -> None:

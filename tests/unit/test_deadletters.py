@@ -1,0 +1,38 @@
+"""What is shown of dead letters without Kafka: where they came from, and nothing of what is in them unasked."""
+
+import orjson
+
+from worker import deadletters
+from worker.handling import Record
+from worker.redelivery import Letter, letter_headers
+
+SAID = {"source": "crm", "id": "7", "reason": "too_large", "size": 9}
+MORE = {"path": "/api/customers", "status": 200, "hash": "0f" * 16}
+
+
+def of_upstream(value: bytes) -> Letter:
+    """Return the dead letter of a record of an upstream."""
+    headers = [("rollcall-dead-stage", b"poll"), ("rollcall-dead-reason", b"too_large")]
+    return Letter.read(Record("customers.deadletters", 0, 17, 0, b"crm/7", value, headers))
+
+
+def test_a_letter_of_an_upstream_is_shown_with_path_status_size_and_hash() -> None:
+    """They are its content; an earlier version wrote fewer of them."""
+    letter = of_upstream(orjson.dumps(SAID | MORE))
+    shown = deadletters.shown(letter, payload=False)
+    assert {name: shown[name] for name in ("path", "status", "size", "hash")} == {**MORE, "size": 9}
+    assert deadletters.place(letter) == "/api/customers 200"
+    earlier = of_upstream(orjson.dumps(SAID))
+    assert deadletters.shown(earlier, payload=False)["hash"] is None
+    assert not deadletters.place(earlier)
+    assert not deadletters.place(of_upstream(b"no JSON"))
+
+
+def test_a_letter_of_a_topics_record_is_shown_with_its_place() -> None:
+    """What is in the record may say anything, and is not read; also an order, which the stage `poll` sets aside."""
+    for stage in ("keys", "poll"):
+        record = Record("rollcall.control", 1, 5, 0, b"crm/7", orjson.dumps(MORE))
+        headers = letter_headers(record, stage, "Dead", "no order")
+        letter = Letter.read(Record("customers.deadletters", 0, 17, 0, b"crm/7", record.value, headers))
+        assert "hash" not in deadletters.shown(letter, payload=False)
+        assert deadletters.place(letter) == "rollcall.control 1-5"

@@ -1,0 +1,174 @@
+"""What a rebuild publishes: memberships and what is told of them stay together, wherever it is cut short."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import pytest
+
+from worker import inspect, rebuild
+from worker.config import Config, parse
+from worker.errors import TransactionError, UsageError
+from worker.events import Headers, header
+from worker.handling import Record
+from worker.kafka import Outputs
+from worker.topics import STAGES, Topics, remedy
+
+
+def membership(cluster: str, *names: str) -> dict[bytes, bytes]:
+    """Return the memberships of a cluster, whose winner is the first."""
+    path = [{"a": names[0], "b": name, "score": 1.0} for name in names[1:]]
+    value = orjson.dumps({"cluster": cluster, "winner": names[0], "size": len(names), "path": path})
+    return {name.encode(): value for name in names}
+
+
+OLD = (
+    membership("one", "crm/1", "shop/1", "crm/2", "shop/2")  # falls apart in two that are new
+    | membership("two", "crm/3", "shop/3")  # has a third one now, out of another
+    | membership("three", "crm/4", "shop/4", "web/4")
+    | membership("four", "crm/5", "shop/5")  # is gone: one was deleted
+    | membership("same", "crm/9", "shop/9")
+)
+NEW = (
+    membership("one-a", "crm/1", "shop/1")
+    | membership("one-b", "shop/2", "crm/2")
+    | membership("two", "shop/3", "crm/3", "web/4")
+    | membership("three", "crm/4", "shop/4")
+    | membership("five", "crm/6", "shop/6")
+    | membership("six", "crm/7", "shop/7")
+    | membership("same", "crm/9", "shop/9")
+)
+LIVE = {key: b"{}" for key in (OLD | NEW) if key != b"shop/5"}
+REVIEWED = {"a": "crm/10", "b": "crm/11", "reason": "score", "score": 9.0, "status": "open", "rebuilt": False}
+
+
+class World:
+    """What is on the topics, and a producer that may fail after so many transactions."""
+
+    def __init__(self, config: Config, made: Topics) -> None:
+        self.config, self.made = config, made
+        self.tables = {config.topics.clusters: dict(OLD), made.clusters: dict(NEW), config.topics.latest: LIVE}
+        self.told: list[tuple[Headers, dict[str, Any]]] = []
+        self.left: int | None = None
+        self.transactions = 0
+
+    async def table(self, config: Config, topic: str) -> Mapping[bytes, bytes]:
+        """Stand in for what is read of a table."""
+        return dict(self.tables[topic])
+
+    async def records(self, config: Config, topic: str) -> list[Record]:
+        """Stand in for what is read of the log."""
+        headers = [("ce_type", b"customer.review")]
+        if topic == self.made.identity:
+            return [Record(topic, 0, 0, 0, b"k", orjson.dumps(REVIEWED), headers)]
+        return [Record(topic, 0, 0, 0, b"k", orjson.dumps(event), given) for given, event in self.told]
+
+    async def producer(self, _: str) -> "World":
+        """Stand in for a connection's."""
+        return self
+
+    async def transact(self, outputs: Outputs, *_: object) -> None:
+        """Write all of it, or fail."""
+        if self.left is not None and self.transactions >= self.left:
+            message = "cut short"
+            raise TransactionError(message)
+        self.transactions += 1
+        for (topic, _partition), rows in outputs.items():
+            for key, value, headers in rows:
+                if topic != self.config.topics.clusters:
+                    self.told.append((headers, orjson.loads(value or b"")))
+                elif value is None:
+                    del self.tables[topic][key or b""]
+                else:
+                    self.tables[topic][key or b""] = value
+
+    async def close(self) -> None:
+        """Nothing is to be done."""
+
+    def events(self) -> list[str]:
+        """Return what was told, in an order of its own."""
+        return sorted(orjson.dumps(event).decode() for _, event in self.told)
+
+    def ids(self) -> list[str | None]:
+        """Return the events' ids, in an order of their own."""
+        return sorted(header(headers, "ce_id") or "" for headers, _ in self.told)
+
+
+@pytest.fixture
+def worlds(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what makes a world, in which every part is a transaction of its own."""
+    config = parse({"handlers": {}})
+    made = rebuild.Next(config.path, config.file, config.sources).topics
+    monkeypatch.setattr(rebuild, "_BATCH", 1)
+
+    def make() -> World:
+        world = World(config, made)
+        monkeypatch.setattr(rebuild, "_table", world.table)
+        monkeypatch.setattr(inspect, "records", world.records)
+        monkeypatch.setattr(rebuild, "Connection", lambda _: world)
+        return world
+
+    return make
+
+
+async def test_cut_short_anywhere_everything_is_told_once(worlds: Any) -> None:
+    """After any number of its transactions: the second run tells the rest, with the ids that it would have had."""
+    whole: World = worlds()
+    found = await rebuild.publish_difference(whole.config, whole.made)
+    assert (found.changed, found.removed, found.events, found.reviews) == (13, 2, 8, 1)
+    assert whole.tables[whole.config.topics.clusters] == NEW
+    assert len(set(whole.ids())) == len(whole.told) == 8
+    for number in range(whole.transactions):
+        cut: World = worlds()
+        cut.left = number
+        with pytest.raises(TransactionError):
+            await rebuild.publish_difference(cut.config, cut.made)
+        cut.left = None
+        await rebuild.publish_difference(cut.config, cut.made)
+        assert cut.tables[cut.config.topics.clusters] == NEW
+        assert (cut.events(), cut.ids()) == (whole.events(), whole.ids())
+    assert whole.transactions == 6  # "two" has its third one from "three"
+
+
+async def test_nothing_is_told_where_nothing_differs(worlds: Any) -> None:
+    """Done once, it is done."""
+    world: World = worlds()
+    await rebuild.publish_difference(world.config, world.made)
+    told = world.transactions
+    found = await rebuild.publish_difference(world.config, world.made)
+    assert (found.changed, found.removed, found.events, world.transactions) == (0, 0, 0, told)
+
+
+async def test_many_parts_share_a_transaction(worlds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit."""
+    monkeypatch.setattr(rebuild, "_BATCH", 1_000)
+    world: World = worlds()
+    await rebuild.publish_difference(world.config, world.made)
+    assert world.transactions == 1
+
+
+@pytest.mark.parametrize("stage", [*STAGES, "mine"])
+async def test_what_an_error_names_as_the_way_out_is_one(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No command that would be refused; for the poller none: its versions are nowhere else."""
+    config = parse({"handlers": {"plugins": {"mine": {"target": "a:b"}}}})
+    way = re.search(r"`rollcall rebuild (\w+)( --empty)?`", remedy(stage))
+    assert (way is None) == (stage == "poll")
+    monkeypatch.setattr(rebuild, "apply_topics", _reached)
+    monkeypatch.setattr(rebuild, "_alone", _reached)
+    for attempt, offered in (
+        (rebuild.rebuild, way and not way[2]),
+        (rebuild.empty, way and way[2]),
+    ):
+        with pytest.raises(Reached if offered else UsageError) as raised:
+            await attempt(config, stage, lambda _: None)  # type: ignore[operator]
+        if not offered and attempt is rebuild.rebuild:
+            assert remedy(stage) in str(raised.value)
+
+
+class Reached(Exception):  # ruff: ignore[error-suffix-on-exception-name] - not an error
+    """It was begun."""
+
+
+async def _reached(*_: Any) -> None:  # ruff: ignore[unused-async] - in others' place
+    raise Reached
