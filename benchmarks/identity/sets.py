@@ -225,11 +225,3 @@ def customer(
 def pairs_of(groups: Iterable[Iterable[Any]]) -> set[tuple[Any, Any]]:
     """Return all pairs within the groups, each pair in order."""
     return {pair for group in groups for pair in combinations(sorted(group), 2)}
-
-
-def truth_pairs(truth: Mapping[str, str]) -> set[tuple[str, str]]:
-    """Return the true pairs; `truth` has the person by customer."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name, person in truth.items():
-        groups[person].append(name)
-    return pairs_of(groups.values())
