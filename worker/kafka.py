@@ -22,6 +22,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     InvalidProducerEpoch,
+    InvalidTopicError,
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
@@ -50,6 +51,8 @@ Outputs = Mapping[tuple[str, int], Sequence[Encoded]]
 CLOSE_TIMEOUT: Final = 5.0
 _BATCH_BYTES: Final = 128 * 1024  # larger ones do not stay in the caches: aiokafka copies a request six times
 _FENCED: Final = (ProducerFenced, InvalidProducerEpoch)
+_NOT_ALLOWED: Final = TopicAuthorizationFailedError
+_NO_TOPIC: Final = (UnknownTopicOrPartitionError, InvalidTopicError)
 _LOOK_MS: Final = 1_000
 _LOOKED_AT: Final = 2_000
 _APPEAR_SECONDS: Final = 0.05
@@ -442,25 +445,35 @@ class Admin:
         self._settings = settings
 
     async def found(self, names: Iterable[str]) -> dict[str, Found]:
-        """Return, of the topics `names`, those that exist, with partition count and settings."""
-        wanted = list(names)
-        described = await self._client.describe_topics(wanted)
-        counts = {row["topic"]: len(row["partitions"]) for row in described if row["error_code"] == 0}
-        if not counts:
-            return {}
+        """Return, of the topics `names`, those that exist, with partition count and settings.
+
+        Raises TopicError for one that may not be looked at: nobody can tell whether it is there.
+        """
+        counts = {}
+        for row in await self._client.describe_topics(list(names)):
+            error = for_code(row["error_code"])
+            if row["error_code"] and error not in _NO_TOPIC:
+                hint = "Does this principal have DESCRIBE on the topic?" if error is _NOT_ALLOWED else None
+                raise TopicError(f"topic {row['topic']} cannot be looked at: {error.__name__}", hint=hint)
+            if not row["error_code"]:
+                counts[row["topic"]] = len(row["partitions"])
         return {name: Found(counts[name], config) for name, config in (await self._configs(list(counts))).items()}
 
     async def _configs(self, names: Sequence[str], *, own_only: bool = False) -> dict[str, dict[str, str]]:
+        """Return the settings of topics, `own_only` without the defaults; of those that are still there."""
+        if not names:
+            return {}
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         configs: dict[str, dict[str, str]] = {}
         for response in await self._client.describe_configs(resources):
             for code, message, _, name, entries in response.resources:
-                if code:
+                if not code:
+                    configs[name] = {
+                        entry[0]: entry[1] for entry in entries if not own_only or entry[3] == _TOPIC_CONFIG_SOURCE
+                    }
+                elif for_code(code) not in _NO_TOPIC:
                     what = f"the settings of topic {name} cannot be read: {message or for_code(code).__name__}"
                     raise TopicError(what)
-                configs[name] = {
-                    entry[0]: entry[1] for entry in entries if not own_only or entry[3] == _TOPIC_CONFIG_SOURCE
-                }
         return configs
 
     async def members(self, group: str) -> int:
@@ -515,7 +528,7 @@ class Admin:
             return
         own = await self._configs(list(changes), own_only=True)  # AlterConfigs replaces them all
         resources = [
-            ConfigResource(ConfigResourceType.TOPIC, name, configs={**own[name], **settings})
+            ConfigResource(ConfigResourceType.TOPIC, name, configs={**own.get(name, {}), **settings})
             for name, settings in changes.items()
         ]
         for response in await self._client.alter_configs(resources):
@@ -556,6 +569,3 @@ async def apply_topics(settings: KafkaSettings, topics: Topics) -> Plan:
             wanted = wanted.with_late(late, plan(late, await admin.found(there)))
         await admin.alter(wanted.alter)
     return wanted
-
-
-_NOT_ALLOWED: Final = TopicAuthorizationFailedError

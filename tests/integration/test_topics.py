@@ -109,3 +109,23 @@ async def test_what_somebody_else_has_made_meanwhile_is_said_and_mended(
         while (left := await plan_topics(eager, topics)).alter:  # brokers hear of it a moment later
             await asyncio.sleep(0.1)
     assert (left.create, left.wrong) == ((), done.wrong)
+
+
+async def test_a_topic_that_goes_away_while_it_is_looked_at_is_not_there(
+    eager: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its partitions and its settings are two questions: what was deleted in between answers only the first."""
+    specs = [TopicSpec(name, "", "compact", 1, True, {}) for name in ("stays", "goes")]
+    async with Connection(eager).admin() as admin:
+        await admin.create(specs)
+        describe = admin.client.describe_topics
+
+        async def deleted_meanwhile(names: list[str]) -> list[dict[str, Any]]:
+            rows = await describe(names)
+            await admin.client.delete_topics(["goes"])
+            while any(row["topic"] == "goes" and not row["error_code"] for row in await describe(names)):
+                await asyncio.sleep(0.05)
+            return rows
+
+        monkeypatch.setattr(admin.client, "describe_topics", deleted_meanwhile)
+        assert set(await admin.found(["stays", "goes"])) == {"stays"}

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.secure.conftest import Secured
-from worker.errors import KafkaUnavailableError
-from worker.kafka import Connection, apply_topics
+from worker.errors import KafkaUnavailableError, TopicError
+from worker.kafka import Connection, apply_topics, plan_topics
 from worker.settings import KafkaSettings
 from worker.topics import Topics
 
@@ -93,3 +93,14 @@ async def test_a_token(secured: Secured) -> None:
         async with connection.admin() as admin:
             assert (await admin.topic_ids([]))[0]
     assert secured.issuer.asked == [{"grant_type": "client_credentials", "scope": "kafka"}]
+
+
+async def test_topics_that_may_not_be_looked_at_are_not_taken_for_missing(
+    secured: Secured, admin: KafkaSettings, topics: Topics
+) -> None:
+    """Who may not ask for a topic would be told to make it; and those who read it, that there is none."""
+    await apply_topics(admin, topics)
+    stranger = secured.settings(**await secured.user("stranger"))
+    with pytest.raises(TopicError, match=r"topic \S+ cannot be looked at: .*[Aa]uthoriz") as refused:
+        await plan_topics(stranger, topics)
+    assert "DESCRIBE" in (refused.value.hint or "")
