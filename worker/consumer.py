@@ -379,8 +379,6 @@ class HandlerLoop:
 
     async def _take_replies(self, *, wait: bool) -> None:
         """Give the handler the replies that have come, many in one transaction."""
-        if self._replies.empty() and not wait:
-            return
         if wait and self._replies.empty():
             with suppress(TimeoutError):
                 async with asyncio.timeout(_IDLE_SECONDS):

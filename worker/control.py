@@ -14,7 +14,7 @@ from typing import Final
 import orjson
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from worker import orders, telemetry
@@ -74,7 +74,7 @@ class Control:
                     read = await consumer.getmany(self._where, timeout_ms=_READ_MS, max_records=100)
                 except UnicodeDecodeError:
                     raise await undecodable(consumer, [self._where]) from None
-                except (KafkaError, OffsetOutOfRangeError) as error:
+                except KafkaError as error:
                     message = f"the orders in {self._where.topic} cannot be read ({type(error).__name__})"
                     raise TransactionError(message) from error
                 for record in read.get(self._where, []):

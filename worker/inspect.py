@@ -1,4 +1,4 @@
-"""What the command line reads from Kafka: status, records, and the problems that `check` names.
+"""What the command line reads from Kafka: records, the newest status of everything, and the answers to commands.
 
 Reads only; needs Kafka and nothing else.
 """

@@ -208,8 +208,8 @@ class Connection:
     async def ends(self, where: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the ends of partitions as a `read_uncommitted` consumer sees them.
 
-        What was committed by now lies before them. A `read_committed` consumer's own ends may still lie before it: the
-        markers of a transaction are written a moment after its commit was answered.
+        What was committed by now lies before them. A `read_committed` consumer's own ends may still lie before that:
+        the markers of a transaction are written a moment after its commit was answered.
         """
         probe = await self.consumer(committed=False)
         try:
@@ -221,13 +221,10 @@ class Connection:
     async def publish(
         self, topics: Topics, records: Iterable[tuple[str, bytes, bytes | None, *tuple[Headers, ...]]]
     ) -> None:
-        """Publish (topic, key, value) of an operator's command, each once and durably, and wait until all are taken.
+        """Publish records, each once and durably, and wait until the brokers have taken all of them.
 
-        Headers may follow the value.
-
-        Every topic has one partition count, so the key leads to its addressee.
-
-        Raises KafkaUnavailableError, TopicError.
+        A record is (topic, key, value) or (topic, key, value, headers). All topics have the same number of partitions,
+        so the key alone leads to the addressee. Raises KafkaUnavailableError, TopicError.
         """
         client = AIOKafkaProducer(**self._common(), enable_idempotence=True)
         await self._start(client, "publisher")
@@ -441,7 +438,7 @@ class Admin:
     def __init__(self, client: AIOKafkaAdminClient, settings: KafkaSettings) -> None:
         """Wrap a started `client`."""
         self.client = client
-        self._client = client
+        self.network = client._client  # ruff: ignore[private-member-access] - sends what the admin client has no method for
         self._settings = settings
 
     async def found(self, names: Iterable[str]) -> dict[str, Found]:
@@ -450,7 +447,7 @@ class Admin:
         Raises TopicError for one that may not be looked at: nobody can tell whether it is there.
         """
         counts = {}
-        for row in await self._client.describe_topics(list(names)):
+        for row in await self.client.describe_topics(list(names)):
             error = for_code(row["error_code"])
             if row["error_code"] and error not in _NO_TOPIC:
                 hint = "Does this principal have DESCRIBE on the topic?" if error is _NOT_ALLOWED else None
@@ -465,7 +462,7 @@ class Admin:
             return {}
         resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
         configs: dict[str, dict[str, str]] = {}
-        for response in await self._client.describe_configs(resources):
+        for response in await self.client.describe_configs(resources):
             for code, message, _, name, entries in response.resources:
                 if not code:
                     configs[name] = {
@@ -478,17 +475,17 @@ class Admin:
 
     async def members(self, group: str) -> int:
         """Return how many members a consumer group has; none where there is no such group."""
-        described = await self._client.describe_consumer_groups([group])
+        described = await self.client.describe_consumer_groups([group])
         return sum(len(row[5]) for response in described for row in response.groups)
 
     async def create(self, specs: Sequence[TopicSpec]) -> frozenset[str]:
         """Create topics; return the names of those that were there already, which are left alone. Raises TopicError."""
         if not specs:
             return frozenset()
-        brokers = len((await self._client.describe_cluster())["brokers"])
+        brokers = len((await self.client.describe_cluster())["brokers"])
         replicas = self._settings.replication or min(3, brokers)
         new = [NewTopic(spec.name, spec.partitions, replicas, topic_configs=spec.settings) for spec in specs]
-        response = await self._client.create_topics(new)
+        response = await self.client.create_topics(new)
         there = set()
         for name, code, *more in response.topic_errors:
             if for_code(code) is TopicAlreadyExistsError:
@@ -503,7 +500,7 @@ class Admin:
 
     async def renew(self, spec: TopicSpec) -> None:
         """Delete a topic with all that is on it, and make it anew; one that is away is made. Raises TopicError."""
-        response = await self._client.delete_topics([spec.name])
+        response = await self.client.delete_topics([spec.name])
         for name, code in response.topic_error_codes:
             if code and for_code(code) is not UnknownTopicOrPartitionError:
                 hint = "Does this principal have DELETE on the topic?" if for_code(code) is _NOT_ALLOWED else None
@@ -517,7 +514,7 @@ class Admin:
         """Wait until topics that were just made are known to the brokers: they hear of it a moment later."""
         async with asyncio.timeout(self._settings.request_timeout):
             while True:
-                rows = await self._client.describe_topics(list(names))
+                rows = await self.client.describe_topics(list(names))
                 if names <= {row["topic"] for row in rows if not row["error_code"]}:
                     return
                 await asyncio.sleep(_APPEAR_SECONDS)
@@ -531,7 +528,7 @@ class Admin:
             ConfigResource(ConfigResourceType.TOPIC, name, configs={**own.get(name, {}), **settings})
             for name, settings in changes.items()
         ]
-        for response in await self._client.alter_configs(resources):
+        for response in await self.client.alter_configs(resources):
             for code, message, _, name in response.resources:
                 if code:
                     what = f"topic {name} cannot be changed: {message or for_code(code).__name__}"
@@ -539,7 +536,7 @@ class Admin:
 
     async def topic_ids(self, names: Sequence[str]) -> tuple[str, dict[str, str]]:
         """Return the cluster's id and, by name, the ids of topics; raises TopicError for one that does not exist."""
-        response = await self._client._send_request(TopicsRequest(names))  # ruff: ignore[private-member-access]
+        response = await self.client._send_request(TopicsRequest(names))  # ruff: ignore[private-member-access]
         ids = {}
         for code, name, topic_id, *_ in response.topics:
             if code:

@@ -31,14 +31,16 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
         "error", "Something did not end, and the process was ended over it.", ("after_seconds",), "Report it."
     ),
     "unexpected_error": LogEvent("error", "A mistake of the program's own.", ("what", "error"), "Report it."),
-    "left_open": LogEvent("info", "What a client left that did not stop in time is closed now.", ("what",)),
+    "left_open": LogEvent("info", "What a client that did not stop in time had left open is closed now.", ("what",)),
     "configuration_differs": LogEvent(
         "warning",
         "The last worker of these stages started with other sources or handlers.",
         ("paths", "since"),
         "Nothing during a rolling update; else see which workers have the old file.",
     ),
-    "configuration_not_compared": LogEvent("warning", "That could not be found out.", ("error",)),
+    "configuration_not_compared": LogEvent(
+        "warning", "Whether the configuration differs from the last worker's could not be found out.", ("error",)
+    ),
     # Partitions and tasks
     "partitions_assigned": LogEvent("info", "The group has handed partitions out anew.", ("partitions", "gone")),
     "group_not_joined": LogEvent("warning", "The group could not be joined; tried again.", ("reason",)),
@@ -72,7 +74,7 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     ),
     "source_alarm_over": LogEvent("info", "An alarm is over.", ("source", "about")),
     "source_republished": LogEvent("warning", "Everything of a source is published anew.", ("reason",)),
-    "source_republished_whole": LogEvent("info", "That is done."),
+    "source_republished_whole": LogEvent("info", "All customers of a source have been published anew."),
     "source_scope_changed": LogEvent("warning", "Filter or credential changed: it is read anew.", ("reason",)),
     "cursor_expired": LogEvent("warning", "The upstream forgot a cursor; the feed starts over.", ("feed", "reason")),
     "absence_not_concluded": LogEvent("info", "An enumeration proves no absence.", ("feed", "reason")),
@@ -99,7 +101,9 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     "call_failed": LogEvent("warning", "A call to a target was not made, or was refused.", ("lane", "reason")),
     "traces_not_exported": LogEvent("warning", "Spans do not reach the collector.", ("error",), "See the collector."),
     # Tools
-    "embedded_kafka.fetch": LogEvent("info", "Apache Kafka is fetched for tests.", ("version", "jars", "folder")),
+    "embedded_kafka.fetch": LogEvent(
+        "info", "The embedded broker's jars are being fetched.", ("version", "jars", "folder")
+    ),
 }
 
 

@@ -125,8 +125,8 @@ def read(key: bytes | None, value: bytes | None) -> Order | None:
     return given
 
 
-def answer(given: Order, outcome: Outcome, text: str, now: int, **more: Any) -> tuple[bytes, bytes]:
+def answer(given: Order, outcome: Outcome, text: str, now: int) -> tuple[bytes, bytes]:
     """Return key and value of what is said on the status topic; `text` is a sentence for the person."""
     said = {name: given[name] for name in ("id", "what", "source", "who", "at")}
-    value = {"kind": "command", **said, **more, "outcome": outcome, "message": text, "handled_at": now}
+    value = {"kind": "command", **said, "outcome": outcome, "message": text, "handled_at": now}
     return f"command/{given['id']}".encode(), orjson.dumps(value)

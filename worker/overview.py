@@ -105,7 +105,8 @@ async def _stage(stage: str, topics: Topics, admin: Admin, consumer: Any) -> Row
 async def _members(group: str, admin: Admin) -> tuple[str, list[list[int]]]:
     """Return the state of a group, and the partitions of each of its members."""
     coordinator = await admin.client.find_coordinator(group)
-    answer = await admin.client._client.send(coordinator, GroupsRequest([group]))  # ruff: ignore[private-member-access] - the admin client's own request lacks a version
+    # The admin client's own request lacks a version.
+    answer = await admin.network.send(coordinator, GroupsRequest([group]))
     code, _, state, _, _, members, *_ = answer.groups[0]
     if code:
         raise for_code(code)(group)

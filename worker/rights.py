@@ -8,9 +8,8 @@ one answer where we may write under that id and another where we may not.
 import asyncio
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final, cast
+from typing import Final
 
-from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, for_code
 from aiokafka.protocol.coordination import FindCoordinatorRequest
@@ -41,9 +40,9 @@ _PAUSE: Final = 0.2
 class Rights:
     """Asks one cluster; `client` is started and stays the caller's."""
 
-    def __init__(self, client: AIOKafkaAdminClient) -> None:
+    def __init__(self, client: AIOKafkaClient) -> None:
         """Ask by `client`."""
-        self._client = cast("AIOKafkaClient", client._client)  # ruff: ignore[private-member-access] - sends what the admin client has no method for
+        self._client = client
 
     async def missing(self, wanted: Iterable[Grant]) -> list[tuple[Grant, frozenset[Operation]]]:
         """Return which of the wanted operations are refused to us, by resource; raises KafkaError."""

@@ -58,7 +58,7 @@ _COLLECTOR: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_E
 
 @dataclass(frozen=True)
 class _Shared:
-    """What the stages of one worker share; without `traces` nothing of what makes them is there."""
+    """What the stages of one worker share; `traces` is None where no collector is configured."""
 
     connection: Connection
     hasher: Hasher

@@ -232,6 +232,11 @@ class HttpSettings(Model):
         default=False, description="Allow loopback, link-local and private address ranges"
     )
 
+    def secrets(self) -> dict[str, Secret]:
+        """Return the secrets that this API needs, by the name of the setting."""
+        values: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
+        return {name: value for name, value in values.items() if isinstance(value, Secret)}
+
 
 class SourceSettings(HttpSettings):
     """What every source has, whatever its kind."""
@@ -256,8 +261,3 @@ class SourceSettings(HttpSettings):
     def filtered(self) -> bool:
         """Return whether it shows only some of the upstream's customers, so that one may leave it and live on."""
         return False
-
-    def secrets(self) -> dict[str, Secret]:
-        """Return the secrets that this source needs, by the name of the setting."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: value for name, value in values.items() if isinstance(value, Secret)}

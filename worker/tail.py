@@ -107,14 +107,11 @@ def _pretty(record: ConsumerRecord, fields: Sequence[str]) -> str:
 def _summary(record: ConsumerRecord, fields: Sequence[str]) -> str:
     value = _json(record.value)
     if fields:
-        return ", ".join(f"{name}={orjson.dumps(found).decode()}" for name, found in _picked(record, value, fields))
+        picked = pick(value, record.headers, fields)
+        return ", ".join(f"{name}={orjson.dumps(found).decode()}" for name, found in picked.items())
     if isinstance(value, dict) and "changed" in value:
         return str(value.get("reason") or ", ".join(map(str, value["changed"])))
     return "" if value is None else (record.value or b"").decode(errors="replace")
-
-
-def _picked(record: ConsumerRecord, value: Any, fields: Sequence[str]) -> list[tuple[str, Any]]:
-    return list(pick(value, record.headers, fields).items())
 
 
 def _json(value: bytes | None) -> Any:

@@ -350,14 +350,10 @@ class Task:
         """Go on after `hold`: the group gave us the same partition again."""
         self._open.set()
 
-    def end(self, error: RollcallError) -> None:
-        """Finish the task: whoever waits for a transaction is given `error`."""
-        self._dead = self._dead or error
-        self._open.set()
-
     async def close(self) -> None:
         """Close the producer (an open transaction is left to the successor, who ends it) and the store."""
-        self.end(TransactionError("the task was closed"))
+        self._dead = self._dead or TransactionError("the task was closed")
+        self._open.set()  # whoever waits for a transaction is told
         try:
             if self._producer is not None:
                 await self._producer.close()

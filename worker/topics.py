@@ -202,9 +202,8 @@ class Topics:
         """Return the transactional id of the one producer that writes for this stage and partition."""
         return f"{self.group(stage)}.{partition}"
 
-    def declared(self, stages: Iterable[str] | None = None) -> tuple[TopicSpec, ...]:
-        """Return every topic, with the state topics of `stages`: by default of all, those of plug-ins included."""
-        stages = (*STAGES, *self.plugins) if stages is None else stages
+    def declared(self) -> tuple[TopicSpec, ...]:
+        """Return every topic, the state topics of all stages and plug-ins among them."""
         compact = {"delete.retention.ms": str(30 * DAY_MS)}
         table = compact | {"min.compaction.lag.ms": str(DAY_MS)}
         log = {"retention.ms": str(30 * DAY_MS), "message.timestamp.type": "LogAppendTime"}
@@ -226,7 +225,7 @@ class Topics:
             (self.approvals, "addressee", "delete", False, log),
             (self.replays, "key of the record", "delete", False, log),
             (self.status, "what it is the status of", "compact", False, compact),
-            *((self.state(stage), "state key", "compact", False, state) for stage in stages),
+            *((self.state(stage), "state key", "compact", False, state) for stage in (*STAGES, *self.plugins)),
         ]
         return tuple(
             TopicSpec(name, key, cleanup, self.partitions, public, config)

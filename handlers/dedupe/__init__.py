@@ -21,7 +21,7 @@ __all__ = ["Clusters", "Comparer", "DedupeSettings", "Keys", "Pairs", "Refiner",
 def stages(settings: DedupeSettings, topics: Topics, hasher: Hasher) -> Sequence[Callable[[], Handler]]:
     """Return what makes the handlers of the three stages, in the order in which the data flows.
 
-    Those of one stage share what they remember of values and comparisons: it takes memory once for all partitions.
+    The partitions of one stage share what is made of the settings, and what the clusters remember of comparisons.
     """
     refiner, comparer, rules = Refiner(settings, hasher), Comparer(settings), Rules(settings)
     return (

@@ -61,7 +61,7 @@ class Weights(Model):
 
 
 class Vetoes(Model):
-    """What keeps a pair apart whatever its score. Only a shared identifier lifts the first two."""
+    """What keeps a pair apart whatever its score. Much else in common outweighs any of them but `unique`."""
 
     given_below: float = Field(default=0.8, ge=0, le=1, description="Jaro-Winkler similarity of the given names")
     birth_date_edits: int = Field(default=3, ge=1, description="Edits between the birth dates, from this on")

@@ -14,6 +14,7 @@ import orjson
 
 from handlers.dedupe import wire
 from handlers.dedupe.comparand import Profile, parse
+from handlers.dedupe.graph import pair_of
 from handlers.dedupe.scoring import FIELDS, VALUE_TAGS, Judge, best_of
 from worker.handling import State
 
@@ -207,7 +208,7 @@ class Store:
 
     def pair(self, one: str, other: str) -> Pair:
         """Return a pair, an unknown one as empty."""
-        a, b = (one, other) if one.encode() < other.encode() else (other, one)
+        a, b = pair_of(one, other)
         found = self._pairs.get((a, b))
         if found is None:
             value = self._state.get(_pair_key(a, b))

@@ -16,6 +16,8 @@ the first key under a prefix, so that a hundred thousand waiting requests cost n
     n/<plan>, x/<command>                what became of plans and commands
     j/<customer>                         the undo copy of our last deletion there, of which request, until when
     u/<time><number>                     undo copies to drop then, and what is published without
+    z/<record key>                       what lies before the horizon, until all of that was read
+    echo/<source>                        how many echoes of our own deletions were recognised there
     h, c                                 horizon, and the counter of arrivals
 """
 

@@ -30,7 +30,7 @@ from worker.events import header
 from worker.handling import Call, Dead, Input, Outcome, Record, Reply, Skip, Tx
 from worker.topics import DAY_MS, Topics
 
-_EXPIRED: Final = 200
+_AT_ONCE: Final = 200  # keys of the state that are worked off in one transaction
 _FORGETFUL_MS: Final = DAY_MS  # how long an executor that lost its state takes any deletion of a target for an echo
 _PAST_MS: Final = 5_000  # without a record from before the horizon: all of them were read
 
@@ -157,7 +157,7 @@ class Executor:
         life = work.life
         if life.now < self._past_until:
             return False
-        rows = list(islice(life.tx.scan(b"z/"), _EXPIRED))
+        rows = list(islice(life.tx.scan(b"z/"), _AT_ONCE))
         for key, value in rows:
             life.tx.delete(key)
             kind, request = _set_apart(value)
@@ -166,14 +166,14 @@ class Executor:
                 send_request(life.tx, self._kit.topics.requests, request)
             else:
                 work.take(request, recovered=True)
-        return len(rows) == _EXPIRED
+        return len(rows) == _AT_ONCE
 
     # Undo copies
 
     def _expire(self, work: Work) -> None:
         """Publish deletions without their undo copies, once those have been kept long enough."""
         life, stop = work.life, b"u/" + number(work.life.now + 1)
-        for key, value in list(islice(life.tx.scan(b"u/"), _EXPIRED)):
+        for key, value in list(islice(life.tx.scan(b"u/"), _AT_ONCE)):
             if key >= stop:
                 return
             life.tx.delete(key)

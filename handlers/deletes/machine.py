@@ -123,7 +123,7 @@ TRANSITIONS: Final[dict[State, dict[Event, State]]] = {
     _S.REJECTED: {},
 }
 
-# Why the pairs that are not named cannot be: by event where it is the same for every state, else by state.
+# Why a pair that is not named cannot be: whatever the event, by the state.
 _BY_STATE: Final[dict[State, str]] = {
     _S.REQUESTED: "nothing has happened to it yet",
     _S.GATHERING: "it is still being gathered",

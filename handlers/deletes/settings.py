@@ -56,11 +56,6 @@ class TargetSettings(HttpSettings):
         default=None, min_length=1, description="A customer that is always there: tells 404 from a wrong base URL"
     )
 
-    def secrets(self) -> dict[str, Secret]:
-        """Return the secrets that this target needs, by the name of the setting (`headers.<name>` for a header)."""
-        values: dict[str, Any] = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: value for name, value in values.items() if isinstance(value, Secret)}
-
 
 class DrivlyTarget(TargetSettings):
     """The Drivly API's documented `DELETE /customers/{id}`."""
@@ -110,10 +105,9 @@ class HttpTarget(TargetSettings):
         if self.canary_id is not None and self.lookup is None:
             message = "canary_id needs a lookup to be looked up by"
             raise ValueError(message)
-        for name in (self.canary_id,):
-            if name is not None and re.fullmatch(self.id_pattern, name) is None:
-                message = "canary_id does not match id_pattern"
-                raise ValueError(message)
+        if self.canary_id is not None and re.fullmatch(self.id_pattern, self.canary_id) is None:
+            message = "canary_id does not match id_pattern"
+            raise ValueError(message)
         return self
 
 

@@ -10,11 +10,13 @@ from typing import IO, Any, Final, NoReturn
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from worker import config as configuration
 from worker import telemetry
 from worker.config import Config
 from worker.errors import UsageError
+from worker.inspect import plain
 
 _PIPE_WIDTH: Final = 1_000
 
@@ -48,6 +50,11 @@ def table(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
+
+
+def cell(text: str) -> Text:
+    """Return a text that neither the terminal nor rich takes for anything but text: ids may have [brackets]."""
+    return Text(plain(text))
 
 
 @contextmanager

@@ -12,15 +12,14 @@ from typing import Any, Literal
 import click
 import orjson
 from rich.table import Table
-from rich.text import Text
 
 from handlers.deletes import operate
 from handlers.deletes.decisions import Decision, record_of
 from handlers.deletes.operate import Command
 from handlers.deletes.undo import Undo
 from worker import inspect, ordering
+from worker.commands.common import cell, finish, out, run, written
 from worker.commands.common import config as configured
-from worker.commands.common import finish, out, run, written
 from worker.commands.common import table as new_table
 from worker.config import Config
 from worker.errors import ConfigError
@@ -86,7 +85,7 @@ def held_table(plans: Sequence[dict[str, Any]]) -> Table:
     """Return the plans as a table for people; what comes from outside is shown as it is, and commands nothing."""
     table = new_table("plan that waits for you", "target", "deletions", "reason", title="Held")
     for plan in plans:
-        table.add_row(*map(_cell, (operate.handle(plan), plan["target"], str(plan["count"]), plan["reason"])))
+        table.add_row(*map(cell, (operate.handle(plan), plan["target"], str(plan["count"]), plan["reason"])))
     return table
 
 
@@ -96,7 +95,7 @@ def deletions_table(rows: Sequence[operate.Row]) -> Table:
     for row in rows:
         what = f"{row['target']}/{row['customer']}"
         cells = (row["request"], what, row["state"], row["since"], row["authority"], row["origin"])
-        table.add_row(*map(_cell, (*cells, row["plan_or_reason"] or "")))
+        table.add_row(*map(cell, (*cells, row["plan_or_reason"] or "")))
     return table
 
 
@@ -104,13 +103,8 @@ def erasure_table(plan: operate.Erasure) -> Table:
     """Return whom an erasure is about, and where each is deleted, as a table for people."""
     table = new_table("customer", "deleted at")
     for key in plan.customers:
-        table.add_row(_cell(key), _cell(", ".join(plan.targets.get(key, ())) or "no target is configured for it"))
+        table.add_row(cell(key), cell(", ".join(plan.targets.get(key, ())) or "no target is configured for it"))
     return table
-
-
-def _cell(text: str) -> Text:
-    """Return a text that neither the terminal nor rich takes for anything but text: ids may have [brackets]."""
-    return Text(inspect.plain(text))
 
 
 @deletions.command()

@@ -13,14 +13,13 @@ from typing import Any, Literal, TextIO
 
 import click
 import orjson
-from rich.text import Text
 
 from handlers.dedupe import explain
 from handlers.dedupe.events import Review
 from handlers.dedupe.explain import Census, Group, Published, Reviews, Why
 from worker import inspect
+from worker.commands.common import cell, out, run, written
 from worker.commands.common import config as configured
-from worker.commands.common import out, run, written
 from worker.commands.common import table as new_table
 from worker.config import Config
 from worker.errors import UsageError
@@ -156,12 +155,12 @@ def _show(groups: Sequence[Group], pairs: Sequence[Review]) -> None:
         table = new_table("cluster", "sources", "stays", "is one with", title="One person")
         for group in groups:
             rest = ", ".join(name for name in group["members"] if name != group["winner"])
-            table.add_row(group["cluster"], group["sources"], _text(group["winner"]), _text(rest))
+            table.add_row(group["cluster"], group["sources"], cell(group["winner"]), cell(rest))
         out().print(table)
     if pairs:
         table = new_table("a", "b", "score", "sources", "because", title="To be looked at")
         for pair in pairs:
-            table.add_row(_text(pair["a"]), _text(pair["b"]), f"{pair['score']:g}", pair["sources"], pair["reason"])
+            table.add_row(cell(pair["a"]), cell(pair["b"]), f"{pair['score']:g}", pair["sources"], pair["reason"])
         out().print(table)
     clashes = sum(pair["reason"] == "email_clash" for pair in pairs)
     click.echo(f"{len(groups)} clusters, {len(pairs)} pairs to be looked at, {clashes} of them e-mail clashes")
@@ -204,10 +203,6 @@ def _tell_published(published: Published) -> None:
         click.echo(f"published: {one or 'alone'} and {other or 'alone'}")
     if published["review"]:
         click.echo(f"to be looked at: {published['review'].replace('_', ' ')}")
-
-
-def _text(text: str) -> Text:
-    return Text(inspect.plain(text))
 
 
 COMMANDS = (duplicates,)

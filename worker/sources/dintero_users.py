@@ -12,7 +12,7 @@ from worker.normalize import Normalizer, text
 from worker.privacy import Policy
 from worker.sources import Bad, Item, Row, Tombstone
 from worker.sources.lists import in_order
-from worker.sources.reading import size_of, unusable
+from worker.sources.reading import objects, size_of, unusable
 from worker.times import milliseconds
 
 User = dict[str, Any]
@@ -157,7 +157,7 @@ def normalize(source: str, row: Row, normalizer: Normalizer) -> Customer:
     get = user.get
     email = normalizer.email(get("email"), preferred=True)
     phone = normalizer.phone(get("phone_number"), preferred=True)
-    addresses = [_address(normalizer, entry) for entry in _objects(get("addresses"))]
+    addresses = [_address(normalizer, entry) for entry in objects(get("addresses"))]
     identifiers = list(starmap(normalizer.identifier, secret))
     consents, consented = _consents(get("marketing_consent"))
     return {
@@ -196,10 +196,6 @@ def _company(value: object) -> Company | None:
     name = next((found for field in _COMPANY_NAMES if (found := text(value.get(field)))), None)
     number = text(value.get("organization_number"))
     return {"name": name, "organization_number": number} if name or number else None
-
-
-def _objects(value: object) -> list[User]:
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def _address(normalizer: Normalizer, entry: User) -> Address | None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from worker.sources import Bad, Response
-from worker.sources.reading import malformed, named, parse, refuse, unusable
+from worker.sources.reading import malformed, named, objects, parse, refuse, unusable
 
 Document = dict[str, Any]
 Place = tuple[int, int | str]
@@ -142,13 +142,9 @@ def listing(doing: str, response: Response) -> Document:
 def _unknown_fields(body: object) -> str:
     # Payload names the fields that cannot be queried; whatever else it says may repeat a value of the filter.
     errors = body.get("errors") if isinstance(body, dict) else None
-    entries = [entry for error in _objects(errors) for entry in _objects(error.get("data"))]
+    entries = [entry for error in objects(errors) for entry in objects(error.get("data"))]
     paths = [entry["path"] for entry in entries if isinstance(entry.get("path"), str) and _PATH(entry["path"])]
     return f"fields that cannot be queried: {', '.join(paths)}" if paths else ""
-
-
-def _objects(value: object) -> list[Document]:
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
 def documents(doing: str, body: Document) -> list[tuple[str | Bad, Document]]:

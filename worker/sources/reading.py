@@ -69,6 +69,11 @@ def named(id_: object) -> TypeGuard[str | int]:
     return type(id_) is int or (type(id_) is str and bool(id_))
 
 
+def objects(value: object) -> list[dict[str, Any]]:
+    """Return the objects of a list, leaving out whatever else is in it; none where `value` is no list."""
+    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
+
+
 def unusable(id_: str | int, record: Mapping[str, Any]) -> Bad:
     """Return a record as one that is set aside, because its id cannot be used.
 

@@ -11,6 +11,8 @@ from enum import Enum, auto
 from typing import Any, Protocol
 from urllib.parse import quote
 
+import orjson
+
 from worker.handling import Reply
 
 
@@ -167,6 +169,15 @@ def _date(value: str) -> int | None:
         return int(parsedate_to_datetime(value).timestamp() * 1000)
     except (ValueError, TypeError, OverflowError):
         return None
+
+
+def json_object(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in the body of an answer, None where it holds anything else."""
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def filled(value: Any) -> bool:

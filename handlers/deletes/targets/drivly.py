@@ -8,9 +8,7 @@ listing that has to show somebody, or the look-up of the customer that is config
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
-
-import orjson
+from typing import Final
 
 from handlers.deletes.settings import DrivlyTarget
 from handlers.deletes.targets.contract import (
@@ -24,6 +22,7 @@ from handlers.deletes.targets.contract import (
     fault,
     filled,
     general,
+    json_object,
 )
 from worker.handling import Reply
 from worker.times import milliseconds
@@ -64,7 +63,7 @@ class Drivly:
             return Missing()
         if reply.status != 200:  # ruff: ignore[magic-value-comparison] - only a plain 200 shows a customer
             return fault(reply)
-        body = _object(reply.body)
+        body = json_object(reply.body)
         if body is None or str(body.get("id")) != customer:
             return Unread("the look-up's answer is not that customer")
         changed = milliseconds(body.get("updatedAt"))
@@ -91,7 +90,7 @@ class Drivly:
             return Missing()
         if reply.status != 200:  # ruff: ignore[magic-value-comparison] - only a plain 200 shows a customer
             return fault(reply)
-        docs = (_object(reply.body) or {}).get("docs")
+        docs = (json_object(reply.body) or {}).get("docs")
         if isinstance(docs, list) and docs and isinstance(docs[0], dict) and filled(docs[0].get("id")):
             return Found(None, None, (), reply.body)
         return Missing()
@@ -105,11 +104,3 @@ class Drivly:
             message = "the id is none that this API gives out"
             raise ValueError(message)
         return f"/customers/{encoded(customer)}"
-
-
-def _object(body: bytes) -> dict[str, Any] | None:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) else None

@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-import orjson
-
 from handlers.deletes.settings import HttpTarget
 from handlers.deletes.targets.contract import (
     Answer,
@@ -18,6 +16,7 @@ from handlers.deletes.targets.contract import (
     fault,
     filled,
     general,
+    json_object,
 )
 from worker.handling import Reply
 from worker.times import milliseconds
@@ -65,7 +64,7 @@ class Http:
             return Missing()
         if reply.status != 200:  # ruff: ignore[magic-value-comparison] - only a plain 200 shows a customer
             return fault(reply)
-        body = _object(reply.body)
+        body = json_object(reply.body)
         if body is None:
             if settings.id_field or settings.changed_field or settings.created_field or settings.relations:
                 return Unread("the look-up's answer is not a JSON object")
@@ -119,11 +118,3 @@ def _moment(value: object) -> int | None:
     elif isinstance(value, str) and not value.isdigit():  # digits may look like a date of the basic format
         found = milliseconds(value)
     return found if found is not None and found > 0 else None
-
-
-def _object(body: bytes) -> dict[str, Any] | None:
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, dict) else None
