@@ -12,8 +12,6 @@ import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Final, Self
 from urllib.request import getproxies, proxy_bypass
 
@@ -26,6 +24,7 @@ from yarl import URL
 from worker import security, telemetry
 from worker.errors import ConfigError, CredentialError, TooManyRequestsError, UpstreamError, UpstreamUnavailableError
 from worker.settings import HttpSettings
+from worker.times import http_date
 
 _CHUNK: Final = 64 * 1024
 _LONGEST_WAIT: Final = 86_400.0
@@ -69,17 +68,6 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         return min(float(value), _LONGEST_WAIT)
     moment = http_date(value)
     return None if moment is None else min(max(0.0, moment / 1000 - now), _LONGEST_WAIT)
-
-
-def http_date(value: str) -> int | None:
-    """Return an HTTP date in milliseconds since the epoch, None if it is none."""
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):  # the latter over a zone that no integer holds
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int((moment - datetime.fromtimestamp(0, UTC)).total_seconds() * 1000)
 
 
 class RateLimit:

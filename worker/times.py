@@ -1,7 +1,8 @@
-"""Times between systems: RFC 3339 in UTC outside, milliseconds since the epoch inside."""
+"""Times between systems: RFC 3339 in UTC or HTTP dates outside, milliseconds since the epoch inside."""
 
 import time
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Final
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,6 +27,15 @@ def milliseconds(value: object) -> int | None:
         return None
     found = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
     return found if _FIRST <= found <= _LAST else None
+
+
+def http_date(value: str) -> int | None:
+    """Return an HTTP date (RFC 9110, section 5.6.7) as milliseconds since the epoch, None if it is none."""
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):  # the latter over a zone that no integer holds
+        return None
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
 
 
 def rfc3339(moment: int) -> str:

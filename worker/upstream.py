@@ -13,10 +13,10 @@ from http import HTTPStatus
 from typing import Final
 
 from worker.errors import CredentialError, TooManyRequestsError, UpstreamUnavailableError
-from worker.http import Answer, Lane, TooLargeError, http_date
+from worker.http import Answer, Lane, TooLargeError
 from worker.settings import SourceSettings
 from worker.sources import Adapter, Exists, Missing, Moment, Request, Response, Unsure, Verdict
-from worker.times import now_ms
+from worker.times import http_date, now_ms
 
 _SECRETS_SECONDS: Final = 5.0
 _TOKEN_SHARE: Final = 0.8  # of an access token's life, after which it is renewed

@@ -9,8 +9,9 @@ from typing import Any
 
 import orjson
 
-from worker.http import Lane, http_date
+from worker.http import Lane
 from worker.sources import Adapter, Bad, Cursor, Moment, Page, Request, Response, Row, Stub, Tombstone, Verdict
+from worker.times import http_date
 
 SORTED = orjson.OPT_SORT_KEYS
 MOST_PAGES = 2_000

@@ -1,11 +1,14 @@
 """Times read and written."""
 
+import time
 from datetime import UTC, datetime
+from email.utils import formatdate
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.times import milliseconds, rfc3339
+from worker.times import http_date, milliseconds, rfc3339
 
 
 @given(st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31)))  # ruff: ignore[call-datetime-without-tzinfo]  # Hypothesis wants them so
@@ -28,3 +31,23 @@ def test_a_time_that_no_date_has_is_written_as_the_nearest_one() -> None:
 def test_reading_and_writing_are_inverse(moment: int) -> None:
     """A time written and read again is the same, to the millisecond."""
     assert milliseconds(rfc3339(moment)) == moment
+
+
+@given(st.integers(-(2**33), 2**37), st.sampled_from(["GMT", "-0000", "+0000", ""]))
+def test_an_http_date_is_utc_wherever_it_is_read(second: int, zone: str) -> None:
+    """A zone that says nothing of where it was written, or none, is not that of this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        try:
+            assert http_date(formatdate(second, usegmt=True).replace("GMT", zone)) == second * 1000
+        finally:
+            patch.undo()
+            time.tzset()
+
+
+@given(st.text() | st.from_regex(r"[A-Za-z]{3}, [0-9]{1,3} [A-Za-z]{3} [0-9]{1,6} [0-9:]{1,9} ?[+-]?[0-9]{0,30}"))
+def test_what_is_no_http_date_is_none(value: str) -> None:
+    """Whatever stands where a date should."""
+    moment = http_date(value)
+    assert moment is None or isinstance(moment, int)

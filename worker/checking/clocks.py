@@ -2,8 +2,7 @@
 
 from typing import Final
 
-from worker.http import http_date
-from worker.times import now_ms
+from worker.times import http_date, now_ms
 
 # An HTTP date has whole seconds, and an answer takes its time.
 _TOLERATED_MS: Final = 10_000

@@ -6,7 +6,6 @@ one customer's id in the path, encoded, and only for an id that is exactly what 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -14,6 +13,7 @@ from urllib.parse import quote
 import orjson
 
 from worker.handling import Reply
+from worker.times import http_date
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,18 +157,11 @@ def retry_after(headers: Mapping[str, str], now: int) -> int | None:
     value = headers.get("retry-after", "").strip()
     if value.isascii() and value.isdigit():
         return min(int(value), 86_400) * 1000
-    until = _date(value)
+    until = http_date(value)
     if until is None:
         return None
-    since = _date(headers.get("date", ""))
+    since = http_date(headers.get("date", ""))
     return max(0, min(until - (now if since is None else since), 86_400_000))
-
-
-def _date(value: str) -> int | None:
-    try:
-        return int(parsedate_to_datetime(value).timestamp() * 1000)
-    except (ValueError, TypeError, OverflowError):
-        return None
 
 
 def json_object(body: bytes) -> dict[str, Any] | None:
