@@ -145,7 +145,9 @@ class Dispatch:
         for queue in ("a", "e"):
             for deletion in self._book.queued(queue, name, _EVER, _MANY):
                 self._outcomes.interrupted(deletion, "interrupted")
-        for deletion in self._book.queued("k", name, _EVER, _MANY):
+        asked = self._book.queued("k", name, _EVER, _MANY)
+        # Also what was vouched for: the configuration may stop its route now.
+        for deletion in (*asked, *self._book.queued("y", name, _EVER, _MANY)):
             self._life.must(deletion, Event.POSTPONE)
             self._book.put(deletion, "q", self._now)
 

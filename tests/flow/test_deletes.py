@@ -6,10 +6,12 @@ import orjson
 import pytest
 
 from handlers.deletes import operate
+from handlers.deletes.model import KIND
 from handlers.deletes.settings import DeletesSettings
 from handlers.deletes.undo import Undo
 from tests.flow.deletes_world import MINUTE, START, System, World, drivly, http, route, simple, with_lookup
-from worker.handling import Call, Reply, Skip
+from worker.events import header
+from worker.handling import Call, Record, Reply, Skip
 
 KEY = "0123456789abcdef" * 4
 
@@ -411,6 +413,37 @@ def test_what_a_route_let_pass_is_held_when_it_asks_for_approval_now() -> None:
     world.decide("retry", target="crm", request=world.receipt("2")["request"])
     world.settle()
     assert world.states() == {"crm/1": "VERIFIED", "crm/2": "VERIFIED"}
+
+
+@pytest.mark.parametrize("later", [0, 10_000], ids=["at once", "later"])
+@pytest.mark.parametrize("changed", [None, {"tombstone": "approval"}, {"tombstone": "off"}, "dry run"])
+def test_what_was_vouched_for_already_stops_with_its_route(changed: Any, later: int) -> None:
+    """The word that it is still wanted is from before the change: a restart with another route asks anew."""
+    world = World(simple(drivly(concurrency=1)))
+    for customer in map(str, range(8)):
+        world.systems["crm"].add(customer)
+        world.deleted("shop", customer)
+    world.systems["crm"].silent = lambda _: True  # the first look-up takes the only slot
+    while not any(record.value and header(record.headers, KIND) == "vouch" for record in requests_topic(world)):
+        world.harness.advance(50)
+    world.harness.advance(200)
+    assert world.systems["crm"].deletes() == []
+    new = route(dry_run=True) if changed == "dry run" else route(classes=changed or {})
+    settings = {**simple(drivly(concurrency=1)), "routes": [] if changed is None else [new]}
+    world.settings = DeletesSettings.model_validate(settings)
+    world.systems["crm"].silent = lambda _: False
+    world.harness.now += later
+    world.harness.crash("requests")
+    world.harness.crash("executor")
+    world.settle(20)
+    assert world.systems["crm"].deletes() == []
+    asks = changed == {"tombstone": "approval"}
+    assert set(world.states().values()) == {"HELD" if asks else "COOLING"}
+
+
+def requests_topic(world: World) -> list[Record]:
+    """Return everything on the requests topic."""
+    return world.harness.records(world.topics.requests)
 
 
 # Replays
