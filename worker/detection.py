@@ -29,6 +29,7 @@ from worker.roll import Notes, Roll, clear
 from worker.settings import SourceSettings
 from worker.sources import Adapter, Bad, Origin, Row, Stub, Tombstone, Unsure
 from worker.sources.reading import size_of
+from worker.times import milliseconds
 from worker.topics import Topics
 
 _SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
@@ -217,7 +218,7 @@ class Detector:
         now: int,
     ) -> None:
         """Take in a record that is not as it was; `raw` is what is known of its customer."""
-        if raw is not None and self._another(raw, hashes):
+        if raw is not None and self._another(raw, parts, hashes):
             self.gone(tx, row.id, "absent", now)
             raw = tx.get(self._prefix + row.id.encode())
         decision = changes.seen(
@@ -231,16 +232,20 @@ class Detector:
         )
         self._settle(tx, row.id, decision, parts, row.updated, now, row.body)
 
-    def _another(self, raw: bytes, hashes: bytes) -> bool:
-        """Return whether an id has been given to another customer: he was created at another time.
+    def _another(self, raw: bytes, parts: Mapping[str, bytes], hashes: bytes) -> bool:
+        """Return whether an id has been given to another customer: he was created after all that is known of it.
 
-        Only where the adapter says that its upstream uses ids again, and not while everything is published anew.
+        Only where the adapter says that its upstream uses ids again, and not while everything is published anew. A time
+        of creation that is otherwise another one was corrected.
         """
         if not getattr(self.adapter, "recycles_ids", False) or self.checkpoint.republishing:
             return False
         entry = Entry.unpack(raw)
         before, after = (changes.hash_of("created_at", known) for known in (entry.hashes, hashes))
-        return entry.live and before != after and self._hasher.field(b"null") not in {before, after}
+        if not entry.live or before == after or self._hasher.field(b"null") in {before, after}:
+            return False
+        created = milliseconds(orjson.loads(parts["created_at"]))
+        return created is not None and created > (entry.first_seen if entry.updated is None else entry.updated)
 
     def stub(self, tx: PollTx, stub: Stub, mark: bytes | None, origin: Origin | None = None) -> bool:
         """Take in word that a customer exists; return whether its record has to be read."""

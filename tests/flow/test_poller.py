@@ -1,5 +1,6 @@
 """The poll loop against a real API: nothing is lost, nothing comes twice, and nobody is taken for deleted wrongly."""
 
+from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,29 @@ async def test_a_re_created_customer_goes_on_with_its_sequence(here: World) -> N
     await here.settled()
     mine = [(type_, sequence) for key, type_, sequence in here.log.events() if key == "crm/3"]
     assert mine == [(CREATED, 1), (DELETED, 2), (CREATED, 3)]
+
+
+async def test_an_id_that_was_given_to_another_customer_ends_the_first_ones_life(here: World) -> None:
+    """On SQLite the highest id is used again: whoever has it now was created later than all that is known of it."""
+    crm = await here.add()
+    crm.reuse_ids = True
+    here.start()
+    await here.settled()
+    crm.delete(7)
+    assert crm.create() == 7
+    await here.settled()
+    mine = [(type_, sequence) for key, type_, sequence in here.log.events() if key == "crm/7"]
+    assert mine == [(CREATED, 1), (DELETED, 2), (CREATED, 3)]
+
+
+async def test_a_time_of_creation_that_is_corrected_deletes_nobody(here: World) -> None:
+    """Whether of one or, as after an import that was mended, of all."""
+    crm = await here.add(customers=40)
+    here.start()
+    await here.settled()
+    crm.bulk_update(range(1, 41), {"createdAt": "2020-01-01T00:00:00.000Z"})
+    await here.settled()
+    assert Counter(type_ for _, type_, _ in here.log.events()) == {CREATED: 40, UPDATED: 40}
 
 
 # Who is gone

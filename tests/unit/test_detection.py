@@ -216,6 +216,27 @@ def test_nobody_is_taken_for_another_customer_while_everything_is_published_anew
     assert [headers["ce_type"] for _, _, headers in sent(tx, EVENTS)] == [CREATED, UPDATED, DELETED, CREATED]
 
 
+@pytest.mark.parametrize("updated", [NOW, None])
+@pytest.mark.parametrize(
+    ("created", "types"),
+    [
+        ("2023-11-14T22:13:20.000Z", [CREATED, UPDATED]),
+        ("2020-01-01T00:00:00.000Z", [CREATED, UPDATED]),
+        ("soon", [CREATED, UPDATED]),
+        (None, [CREATED, UPDATED]),
+        ("2023-11-14T22:13:20.001Z", [CREATED, DELETED, CREATED]),
+    ],
+)
+def test_another_customer_is_one_who_was_created_after_all_that_is_known(
+    created: str | None, types: list[str], updated: int | None
+) -> None:
+    """NOW is when the one known was changed, or first seen where his record has no such time."""
+    tx, one = MemoryPollTx(), detector()
+    for time in ("2023-01-01T00:00:00.000Z", created):
+        one.row(tx, Row("7", {"id": 7, "createdAt": time}, updated), NOW, None)
+    assert [headers["ce_type"] for _, _, headers in sent(tx, EVENTS)] == types
+
+
 def test_the_same_rules_publish_nothing_anew() -> None:
     """A restart goes on where it was."""
     tx, one = MemoryPollTx(), detector()

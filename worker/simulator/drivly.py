@@ -133,6 +133,11 @@ class Drivly(Simulator):
             changed |= {"consumerPreviousAddressLine1": moved.street_line, "consumerPreviousAddressCity": moved.city}
         return changed
 
+    def _changed(self, row: Row, fields: Mapping[str, Any] | None, stamp: int) -> Row:
+        """Take another time of creation too, as Payload's newer releases do."""
+        created = milliseconds(str((fields or {}).get("createdAt")))
+        return super()._changed(row if created is None else row._replace(created=created), fields, stamp)
+
     def touch_related(self, field: str, number: int) -> None:
         """Change a related document: it shows in embedded copies, and moves no customer's `updatedAt`."""
         self._moved[field, number] = self._moved.get((field, number), 0) + 1

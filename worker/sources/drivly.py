@@ -115,7 +115,7 @@ class Drivly:
 
     kind: ClassVar[str] = "drivly"
     version: ClassVar[int] = 1
-    # Payload on SQLite gives the highest id out again after its deletion.
+    # Payload on SQLite gives the highest id out again after its deletion. A PATCH may change `createdAt`, too.
     recycles_ids: ClassVar[bool] = True
     Settings: ClassVar[type[SourceSettings]] = DrivlySettings
     fields: ClassVar[frozenset[str]] = DRIVLY

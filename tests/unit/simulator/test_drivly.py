@@ -317,6 +317,18 @@ async def test_a_patch_changes_and_stamps(ask: Asker) -> None:
         assert (await walked(ask, sim, 10))[-1] == 1
 
 
+async def test_a_patch_may_correct_the_time_of_creation(ask: Asker) -> None:
+    """Only that of creation: that of the change is the server's own."""
+    async with open_drivly(customers=3) as sim:
+        body = dict.fromkeys(("createdAt", "updatedAt"), "2001-02-03T04:05:06.000Z")
+        doc = (await ask(sim, f"{LIST}/1?depth=0", method="PATCH", body=body)).json["doc"]
+        assert doc["createdAt"] == "2001-02-03T04:05:06.000Z"
+        assert doc["updatedAt"] > "2001-02-04"
+        sim.update(1)
+        assert sim.customers()["1"]["createdAt"] == "2001-02-03T04:05:06.000Z"
+        assert (await ask(sim, f"{LIST}?where[createdAt][equals]={body['createdAt']}")).json["totalDocs"] == 1
+
+
 # The server
 
 
