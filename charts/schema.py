@@ -249,6 +249,17 @@ def by_kind(choices: list[Schema], known: Schema) -> Schema:
     }
 
 
+def opened(choice: Schema) -> Schema:
+    """Return a choice between kinds that takes others too: an image may have adapters that are not known here.
+
+    Of theirs the chart wants the `url`, for the network policy; the rest is looked at by the worker.
+    """
+    url = {"required": ["url"], "properties": {"url": TEXT}}
+    others = {"if": {"properties": {"kind": choice["properties"]["kind"]}}, "else": url}
+    kind = {"type": "string", "pattern": NAME_PATTERN}
+    return choice | {"properties": {"kind": kind}, "allOf": [*choice["allOf"], others]}
+
+
 def tidied(node: Any, known: Schema) -> Any:
     """Return a part of the application's schema as Helm's validator understands it, without what only editors need."""
     if isinstance(node, list):
@@ -277,6 +288,8 @@ def application() -> tuple[Schema, Schema]:
     config["properties"] |= {name: {"const": reason} for name, reason in CHARTS_OWN.items()}
     config["required"] = ["kafka", "pepper", "prefix", "sources"]
     config["properties"]["kafka"] |= {"required": ["bootstrap", "partitions", "sasl_mechanism", "security_protocol"]}
+    sources = config["properties"]["sources"]["patternProperties"]
+    sources |= {name: opened(choice) for name, choice in sources.items()}
     found["DeletesSettings"]["properties"]["targets"]["additionalProperties"] = False
     found["Secret"] = closed(
         {"file": {"type": "string", "pattern": "^/"}, "env": {"const": FILES_ONLY}}, required=["file"]

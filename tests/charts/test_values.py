@@ -87,9 +87,29 @@ def test_every_kind_is_closed(kind: str) -> None:
     names = written["properties"]["config"]["properties"] if kind == "sources" else deletes
     (choice,) = names[kind]["patternProperties"].values()
     assert names[kind]["additionalProperties"] is False
-    kinds = [condition["then"]["$ref"].rpartition("/")[2] for condition in choice["allOf"]]
-    assert len(kinds) == len(choice["properties"]["kind"]["enum"])
-    assert all(written["$defs"][name]["additionalProperties"] is False for name in kinds)
+    known = {
+        condition["if"]["properties"]["kind"]["const"]: condition["then"]["$ref"].rpartition("/")[2]
+        for condition in choice["allOf"]
+        if "then" in condition
+    }
+    *_, last = choice["allOf"]
+    listed = choice["properties"]["kind"].get("enum") or last["if"]["properties"]["kind"]["enum"]  # of the chart's own
+    assert sorted(known) == listed
+    assert all(written["$defs"][name]["additionalProperties"] is False for name in known.values())
+
+
+def test_a_source_of_an_adapter_of_ones_own_is_taken_as_it_is() -> None:
+    """The image may have more kinds than the chart knows: their settings are the adapter's business, but for the url."""
+    ledger = {
+        "kind": "ledger",
+        "url": "https://ledger.example.com:8443",
+        "key": {"file": "/secrets/rollcall/ledger"},
+        "books": ["main"],
+    }
+    rendered = render(merged(value_set("minimal"), {"config": {"sources": {"books": ledger}}}))
+    assert yaml.safe_load(rendered.config())["sources"]["books"] == ledger
+    (policy,) = [one for one in rendered.all("NetworkPolicy") if one["metadata"]["name"].endswith("-poll")]
+    assert 8443 in [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]]
 
 
 def test_the_applications_defaults_are_the_charts() -> None:
@@ -138,7 +158,13 @@ def test_numbers_reach_the_application_as_they_were_written(production: Rendered
         ({"config": {"kafka": {"partitions": "many"}}}, "at '/config/kafka/partitions': got string, want integer"),
         ({"config": {"sources": {"a": SOURCE | {"rat": 1}}}}, "additional properties 'rat' not allowed"),
         ({"config": {"sources": {"a": {"kind": "drivly"}}}}, "missing properties 'url', 'key'"),
-        ({"config": {"sources": {"a": {"kind": "drively"}}}}, "at '/config/sources/a/kind': value must be"),
+        ({"config": {"sources": {"a": {"kind": "ledger"}}}}, "at '/config/sources/a': missing property 'url'"),
+        ({"config": {"sources": {"a": {"kind": "ledger", "url": 1}}}}, "at '/config/sources/a/url': got number"),
+        ({"config": {"sources": {"a": {"kind": "No Kind", "url": "x"}}}}, "at '/config/sources/a/kind'"),
+        (
+            {"config": {"handlers": {"deletes": {"targets": {"a": {"kind": "htp"}}}}}},
+            "at '/config/handlers/deletes/targets/a/kind': value must be",
+        ),
         ({"config": {"sources": {"A": SOURCE}}}, "additional properties 'A' not allowed"),
         ({"drainSeconds": 5}, "at '/drainSeconds': minimum: got 5, want 10"),
         ({"image": {"digest": "sha256:abc"}}, "at '/image/digest'"),
