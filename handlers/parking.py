@@ -19,11 +19,15 @@ from handlers.plugins import Caller, Effect, Outcome, customer_hash
 from worker.events import Headers
 from worker.handling import Dead, Done, Record, Skip
 from worker.redelivery import Redelivery
+from worker.topics import DAY_MS
 
 _QUEUE: Final = b"k"
 _PLACE: Final = b"q"
 _DRAINING: Final = b"d"
 _PART: Final = 200
+# Half of what the dead letters' topic keeps: what nobody has settled by then is written there once more.
+_RENEWED_MS: Final = 15 * DAY_MS
+_STILL: Final = "it still waits, and whatever has come of its customer since waits behind it"
 
 Read = Callable[[bytes], bytes | None]
 Scan = Callable[[bytes], Iterator[tuple[bytes, bytes]]]
@@ -138,6 +142,10 @@ class Runner:
         queue = view.queue()
         if queue is not None:
             parked = Batch(outcomes=[Skip("parked")])
+            if queue.letter is not None:
+                head, last = (_unpack(view.get(view.place(one)) or b"") for one in (queue.first, queue.next - 1))
+                if _periods(head, record) > _periods(head, last):
+                    parked.buried.append((head, _STILL))
             self._append(parked, view, queue, record)
             return parked
         effect = await self._caller.call(record, view.get)
@@ -217,6 +225,11 @@ def _written(effect: Effect) -> Batch | None:
     if effect.outcome is None:
         return None
     return Batch(writes=dict(effect.changes), sent=list(effect.sent), outcomes=[effect.outcome])
+
+
+def _periods(head: Record, record: Record) -> int:
+    """Return how many times a dead letter was due to be written once more when a record came."""
+    return (record.timestamp - head.timestamp) // _RENEWED_MS
 
 
 def _coordinates(record: Record) -> list[Any]:

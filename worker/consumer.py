@@ -146,7 +146,7 @@ class HandlerLoop:
         if raw is None:
             return start if given.start == "earliest" else end
         position = int(raw)
-        if emptied(position, start, end) or 0 == position < start == end:  # 0: kept of old before anything was handled
+        if emptied(position, start, end):
             self.log.warning("input_emptied", topic=where.topic, position=position)
             return start
         if given.topic == self._task.topics.replays and not start <= position <= end:

@@ -16,7 +16,7 @@ from worker.config import Config
 from worker.errors import UsageError
 from worker.kafka import Connection
 from worker.redelivery import Letter, Redelivery, letter_key, open_letters, resolved_headers
-from worker.topics import STAGES
+from worker.topics import STAGES, partition_of
 
 POLL: Final = "poll"
 _SAID: Final = ("path", "status", "size", "hash")
@@ -100,7 +100,10 @@ async def settle(
     records = [_record(config, command, letter, verb, who, value) for command, letter in given.items()]
     others = [letter for letter in letters if letter not in through]
     records += [_resolved(config, letter) for letter in others]
-    await Connection(config.file.kafka).publish(config.topics, records)
+    # To the task that had it: what a record's key leads to is not where each topic has it (`partition_key`).
+    where = [letter.record.partition for letter in through]
+    where += [partition_of(letter_key(letter.record), config.topics.partitions) for letter in others]
+    await Connection(config.file.kafka).publish(config.topics, records, where)
     answers = await inspect.answers(config, list(given)) if given else {}
     told: dict[str, Mapping[str, Any]] = {letter.name: answers[command] for command, letter in given.items()}
     return told | {letter.name: {"outcome": "discarded", "message": "it is let be"} for letter in others}

@@ -219,24 +219,27 @@ class Connection:
         return found
 
     async def publish(
-        self, topics: Topics, records: Iterable[tuple[str, bytes, bytes | None, *tuple[Headers, ...]]]
+        self,
+        topics: Topics,
+        records: Iterable[tuple[str, bytes, bytes | None, *tuple[Headers, ...]]],
+        partitions: Sequence[int] | None = None,
     ) -> None:
         """Publish records, each once and durably, and wait until the brokers have taken all of them.
 
         A record is (topic, key, value) or (topic, key, value, headers). All topics have the same number of partitions,
-        so the key alone leads to the addressee. Raises KafkaUnavailableError, TopicError.
+        so the key alone leads to the addressee; where it does not, `partitions` has the partition of each record.
+        Raises KafkaUnavailableError, TopicError.
         """
         client = AIOKafkaProducer(**self._common(), enable_idempotence=True)
         await self._start(client, "publisher")
         sending = list(records)
+        where = [partition_of(key, topics.partitions) for _, key, *_ in sending] if partitions is None else partitions
         try:
             await self.demand(client, *(topic for topic, *_ in sending))
             async with asyncio.timeout(self.settings.request_timeout):
                 sent = [
-                    await client.send(
-                        topic, value, key, partition_of(key, topics.partitions), headers=list(chain(*more))
-                    )
-                    for topic, key, value, *more in sending
+                    await client.send(topic, value, key, partition, headers=list(chain(*more)))
+                    for (topic, key, value, *more), partition in zip(sending, where, strict=True)
                 ]
                 await asyncio.gather(*sent)
         except (KafkaError, TimeoutError) as error:

@@ -356,7 +356,9 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
 
         Its task may finish until the moment `drained` what it has begun, and close until the moment `closed`.
         """
-        owned = self._owned.pop(partition)
+        owned = self._owned.pop(partition, None)
+        if owned is None:  # a rebalance took it away in the same turn of the loop: `_closing` has its end
+            return
         owned.stopping.set()
         owned.granted.set()
         if owned.work is None or owned.work.done():

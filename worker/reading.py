@@ -5,7 +5,8 @@ one partition only. What cannot be is refused before anything is read.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
@@ -73,6 +74,14 @@ class Span:
         if start.partition is not None and until.partition not in {None, start.partition}:
             raise UsageError("--from and --until are in different partitions")
 
+    def within(self, where: Sequence[TopicPartition]) -> list[TopicPartition]:
+        """Return those partitions that it is in; raises UsageError where it is in another one only."""
+        named = {at.partition for at in (self.start, self.until) if at.partition is not None}
+        found = [one for one in where if not named or one.partition in named]
+        if not found:
+            raise UsageError(f"there is no partition {min(named)} to read from", hint=HINT)
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
@@ -115,21 +124,17 @@ async def partitions_of(connection: Connection, topic: str) -> int:
 
 
 async def places(consumer: AIOKafkaConsumer, where: Sequence[TopicPartition], at: Moment) -> dict[TopicPartition, int]:
-    """Return the offset of a place in each partition, within what is there now. Raises UsageError, Kafka's errors.
+    """Return the offset of a place in each partition, within what is there now; raises KafkaUnavailableError.
 
     A time that is past a partition's last record is its end.
     """
     starts, ends = await edges(consumer, where)
-    if at.partition is not None and at.partition not in {one.partition for one in where}:
-        raise UsageError(f"there is no partition {at.partition} to read from", hint=HINT)
     if at.time is not None:
-        found = await consumer.offsets_for_times(dict.fromkeys(where, at.time))
+        with _asking(where):
+            found = await consumer.offsets_for_times(dict.fromkeys(where, at.time))
         return {one: ends[one] if found.get(one) is None else found[one].offset for one in where}
     if at.offset is not None:
-        return {
-            one: min(max(at.offset, starts[one]), ends[one]) if at.partition in {None, one.partition} else ends[one]
-            for one in where
-        }
+        return {one: min(max(at.offset, starts[one]), ends[one]) for one in where}
     return starts if at.edge == "beginning" else ends
 
 
@@ -137,8 +142,14 @@ async def edges(
     consumer: AIOKafkaConsumer, where: Sequence[TopicPartition]
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
     """Return where each partition begins and ends now; raises KafkaUnavailableError."""
-    try:
+    with _asking(where):
         return await consumer.beginning_offsets(where), await consumer.end_offsets(where)
+
+
+@contextmanager
+def _asking(where: Sequence[TopicPartition]) -> Generator[None]:
+    try:
+        yield
     except KafkaError as error:
         message = f"{where[0].topic} cannot be read ({type(error).__name__})"
         raise KafkaUnavailableError(message, hint="Is the topic there, and may this principal read it?") from error

@@ -1,9 +1,9 @@
 """Records that are given to a stage once more: a dead letter that is retried or discarded, a copy that is replayed.
 
-They travel on the internal topic `replays`, under the record's own key and so in its own partition, with headers that
-say to which stage they go, what for, and where the record first stood. Every stage reads that topic beside its inputs
-and passes over what is not its own. A retry keeps the record's bytes and headers, which are under the privacy policy
-already; a replayed copy has the header `rollcall-replay` besides, which stays on it.
+They travel on the internal topic `replays`: a dead letter in the partition in which its record stood, a copy in the one
+that its key leads to. Headers say to which stage they go, what for, and where the record first stood. Every stage reads
+that topic beside its inputs and passes over what is not its own. A retry keeps the record's bytes and headers, which
+are under the privacy policy already; a replayed copy has the header `rollcall-replay` besides, which stays on it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -148,15 +148,23 @@ class Letter:
 
 
 def open_letters(rows: Iterable[Record]) -> list[Letter]:
-    """Return the dead letters of which nothing has become yet, in the order in which they came by partition."""
+    """Return the dead letters of which nothing has become yet, in the order in which they came by partition.
+
+    Of one that was written again, since nobody had settled it for so long, it is the newest.
+    """
     found: dict[str, Letter] = {}
+    names: dict[tuple[str, str, int, int], str] = {}
     for row in rows:
         resolved = header(row.headers, RESOLVED)
         if resolved is not None:
             found.pop(resolved, None)
-        else:
-            letter = Letter.read(row)
-            found[letter.name] = letter
+            continue
+        letter = Letter.read(row)
+        found[letter.name] = letter
+        if letter.record.topic:
+            place = (letter.stage, letter.record.topic, letter.record.partition, letter.record.offset)
+            found.pop(names.get(place, ""), None)
+            names[place] = letter.name
     return list(found.values())
 
 

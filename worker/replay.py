@@ -164,7 +164,8 @@ async def plan(config: Config, target: Target, wanted: Wanted, span: Span) -> Pl
     """Return the replay of a part of `customers.events`; raises UsageError where nothing is in it."""
     connection = Connection(config.file.kafka)
     topic = config.topics.events
-    where = [TopicPartition(topic, one) for one in wanted.partitions(await partitions_of(connection, topic))]
+    count_ = await partitions_of(connection, topic)
+    where = span.within([TopicPartition(topic, one) for one in wanted.partitions(count_)])
     consumer = await connection.consumer()
     try:
         starts = await places(consumer, where, span.start)
@@ -173,6 +174,9 @@ async def plan(config: Config, target: Target, wanted: Wanted, span: Span) -> Pl
         await bounded_stop(consumer.stop(), "replay plan")
     start = {one.partition: starts[one] for one in where}
     until = {one.partition: max(ends[one], starts[one]) for one in where}
+    if target.kind == "group":  # it is set back, never forward: nothing is skipped that it has not read yet
+        before = await _positions(config, target.name)
+        start = {one: min(offset, before.get(one, offset)) for one, offset in start.items()}
     if start == until:
         raise UsageError(f"{topic} has no records between --from and --until", hint="It keeps 30 days by default.")
     return Plan(secrets.token_hex(4), target, wanted, start, until, dict(start))

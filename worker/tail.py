@@ -9,14 +9,15 @@ from typing import Any, Final
 
 import orjson
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from worker.config import Config
-from worker.errors import UsageError
+from worker.errors import KafkaUnavailableError, UsageError
 from worker.events import header
 from worker.inspect import plain
 from worker.kafka import Connection, bounded_stop
-from worker.reading import Moment, Wanted, partitions_of, pick, places
+from worker.reading import Moment, Span, Wanted, partitions_of, pick, places
 
 PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts", "deadletters")
 _KEYED_OTHERWISE: Final = {"identity": "the id of a cluster", "receipts": "the id of a request"}
@@ -36,7 +37,10 @@ class View:
 
 
 async def tail(config: Config, topic: str, view: View) -> None:
-    """Print records of a public topic; raises UsageError where there is no such topic, and Kafka's errors."""
+    """Print records of a public topic.
+
+    Raises UsageError where there is no such topic or what was to be read next has been deleted, KafkaUnavailableError.
+    """
     if topic not in PUBLIC:
         raise UsageError(f"there is no topic {topic!r} to show; there are {', '.join(PUBLIC)}")
     if topic in _KEYED_OTHERWISE and (view.wanted.source or view.wanted.customer):
@@ -45,16 +49,21 @@ async def tail(config: Config, topic: str, view: View) -> None:
     name = getattr(config.topics, topic)
     connection = Connection(config.file.kafka)
     count = await partitions_of(connection, name)
-    where = [TopicPartition(name, one) for one in view.wanted.partitions(count)]
+    span = Span(view.start, Moment(edge="end") if view.until is None else view.until)
+    where = span.within([TopicPartition(name, one) for one in view.wanted.partitions(count)])
     consumer = await connection.consumer()
     try:
         starts = await places(consumer, where, view.start)
-        last = Moment(edge="end") if view.until is None else view.until
-        ends = None if view.follow else await places(consumer, where, last)
+        ends = None if view.follow else await places(consumer, where, span.until)
         consumer.assign(where)
         for one in where:
             consumer.seek(one, starts[one])
         await _show(consumer, where, ends, view)
+    except OffsetOutOfRangeError as error:
+        message = f"{name} has not kept what was to be read next: it was deleted meanwhile"
+        raise UsageError(message, hint="Begin anew: --from beginning, or a later time.") from error
+    except KafkaError as error:
+        raise KafkaUnavailableError(f"{name} cannot be read ({type(error).__name__})") from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
     finally:

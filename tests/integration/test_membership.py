@@ -205,6 +205,18 @@ async def test_a_rebalance_in_progress_does_not_keep_a_task_from_draining(deploy
     assert len(await deployment.read(deployment.topics.state("poll"))) == 2 * PARTITIONS  # with the format's version
 
 
+async def test_what_a_rebalance_takes_as_the_worker_stops_is_ended_once(deployment: Deployment) -> None:
+    """Both in one turn of the loop: the worker leaves as it should."""
+    worker = Worker(deployment, "only")
+    worker.start()
+    await until(lambda: worker.partitions == set(range(PARTITIONS)))
+    worker.release.set()
+    await worker.member.on_partitions_assigned([])
+    await worker.member._wind_up(asyncio.ensure_future(asyncio.sleep(SECONDS)))
+    assert worker.member.tasks == {}
+    await worker.end()
+
+
 async def test_a_task_that_does_not_end_is_cut_and_named(deployment: Deployment) -> None:
     """After the grace period it is cancelled, and the log says which partition that was."""
     worker = Worker(deployment, "only", grace=0.3)

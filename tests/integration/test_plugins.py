@@ -23,7 +23,7 @@ from worker.plugins import PluginLoop
 from worker.redelivery import Redelivery
 from worker.task import Task
 from worker.testkit import person
-from worker.topics import TopicSpec
+from worker.topics import TopicSpec, partition_of
 
 DEADLINE = 30.0
 NAME = "mine"
@@ -366,3 +366,44 @@ async def test_what_is_not_addressed_to_a_stage_is_passed_over(deployment: Deplo
             return [row.key for row in await deployment.read(deployment.topics.status) if row.value]
 
         assert await until(answered) == [b"command/2"]
+
+
+class Owner(Picky):
+    """A stage whose records are in the partition of somebody else's key; it notes in which task it handled what."""
+
+    stage = "executor"
+
+    def __init__(self, deployment: Deployment, task: Task, handled: list[tuple[int, bytes]]) -> None:
+        """Read what is asked of targets."""
+        self.inputs = (Input(deployment.topics.requests),)
+        self._partition, self._handled = task.partition, handled
+
+    def on_record(self, tx: Any, record: Record, now: int) -> Outcome:
+        """Note it, if it is not refused."""
+        outcome = super().on_record(tx, record, now)
+        if isinstance(outcome, Done):
+            self._handled.append((self._partition, record.key or b""))
+        return outcome
+
+
+async def test_a_dead_letter_goes_back_to_the_task_that_had_it(deployment: Deployment) -> None:
+    """Not to where the record's own key leads: requests are in the partition of their target."""
+    config = config_of(deployment)
+    handled: list[tuple[int, bytes]] = []
+    keys = [b"request-%d" % number for number in range(4)]
+    homes = [number % 2 for number in range(4)]
+    rows = [(deployment.topics.requests, key, b"1") for key in keys]
+    Picky.refusing = True
+    async with running(deployment, lambda task: HandlerLoop(Owner(deployment, task, handled), task, {}), "executor"):
+        await deployment.connection.publish(deployment.topics, rows, homes)
+
+        async def all_four() -> Any:
+            found = await deadletters.waiting(config)
+            return found if len(found) == 4 else None
+
+        letters = await until(all_four)
+        Picky.refusing = False
+        told = await deadletters.settle(config, letters, "retry", "tester")
+    assert {answer["outcome"] for answer in told.values()} == {"done"}
+    assert sorted(handled) == sorted(zip(homes, keys, strict=True))
+    assert {partition_of(key, 2) == home for key, home in zip(keys, homes, strict=True)} == {True, False}

@@ -14,7 +14,7 @@ from aiokafka.errors import TopicAuthorizationFailedError
 import handlers
 from tests.integration.conftest import Deployment
 from tests.integration.test_plugins import config_of, publish, running, until
-from worker import inspect, replay
+from worker import inspect, replay, tail
 from worker.config import Config, parse
 from worker.consumer import HandlerLoop
 from worker.errors import KafkaUnavailableError, UsageError
@@ -22,9 +22,10 @@ from worker.events import header
 from worker.overview import overview
 from worker.plugin_testkit import deletion, event
 from worker.privacy import Hasher
-from worker.reading import Moment, Span, Wanted
+from worker.reading import Moment, Span, Wanted, moment
 from worker.redelivery import REPLAY
 from worker.testkit import deleted, latest, person
+from worker.times import now_ms, rfc3339
 from worker.topics import TopicSpec
 
 ALL = Span(Moment(edge="beginning"), Moment(edge="end"))
@@ -189,6 +190,58 @@ async def test_a_group_of_another_service_is_set_back(past: tuple[Deployment, st
     assert await replay.set_back(config, plan) == dict.fromkeys(plan.start, None)
     assert (await replay.target_of(config, "billing", with_deletes=False)).kind == "group"
     assert await replay.set_back(config, plan) == plan.start
+
+
+@pytest.mark.parametrize("start", ["1-1", "4", "now"])
+async def test_no_position_of_a_group_is_moved_forward(past: tuple[Deployment, str], start: str) -> None:
+    """Neither that of a partition the replay is not about, nor where the group has not read as far as it begins."""
+    deployment, _ = past
+    config = config_of(deployment)
+    events = deployment.topics.events
+    where = [TopicPartition(events, one) for one in range(deployment.topics.partitions)]
+    consumer = await deployment.connection.consumer(group="lagging")
+    consumer.assign(where)
+    await consumer.commit(dict.fromkeys(where, 2))
+    await consumer.stop()
+    if start == "now":  # one partition has had nothing since
+        start = rfc3339(max(row.timestamp for row in await deployment.read(events)) + 1)
+        await publish(deployment, event(person("late", "1"), 1))
+    span = Span(moment(start, now_ms()), Moment(edge="end"))
+    plan = await planned(config, "group:lagging", span=span)
+    before = await replay.set_back(config, plan)
+    after = await replay.set_back(config, plan)
+    assert before == dict.fromkeys(plan.start, 2)
+    assert all(stands is not None and stands <= 2 for stands in after.values())
+    assert start != "1-1" or after == {1: 1}
+
+
+async def test_a_part_of_one_partition_is_nothing_of_another(past: tuple[Deployment, str]) -> None:
+    """Whichever end of it names the partition."""
+    config = config_of(past[0])
+    for start, until_ in (("beginning", "1-3"), ("1-0", "end")):
+        span = Span(moment(start, now_ms()), moment(until_, now_ms()))
+        assert (await planned(config, "group:other", span=span)).start == {1: 0}
+    with pytest.raises(UsageError, match="there is no partition 7"):
+        await planned(config, "group:other", span=Span(moment("7-0", now_ms()), Moment(edge="end")))
+
+
+async def test_tail_says_that_retention_has_overtaken_it(
+    past: tuple[Deployment, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By an error of ours: what was there when it began is not there any more."""
+    deployment, _ = past
+    events = deployment.topics.events
+    show = tail._show
+
+    async def deleted_meanwhile(consumer: AIOKafkaConsumer, *args: Any) -> None:
+        async with deployment.connection.admin() as admin:
+            await admin.client.delete_records({TopicPartition(events, 0): RecordsToDelete(before_offset=3)})
+        consumer.seek(TopicPartition(events, 0), 0)  # what was fetched already is not shown
+        await show(consumer, *args)
+
+    monkeypatch.setattr(tail, "_show", deleted_meanwhile)
+    with pytest.raises(UsageError, match=f"{events} has not kept"):
+        await tail.tail(config_of(deployment), "events", tail.View(Wanted(), Moment(edge="beginning"), None, False))
 
 
 async def test_deletions_are_requested_once_more_only_with_the_flag(past: tuple[Deployment, str]) -> None:

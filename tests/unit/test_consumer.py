@@ -65,12 +65,13 @@ async def test_a_task_that_has_failed_sends_no_call_any_more() -> None:
     assert way.sent == []
 
 
-def test_a_position_of_0_where_retention_has_emptied_all_is_a_beginning() -> None:
-    """States from before keep 0 for an input of which nothing had come, wherever the topic began: nothing is lost."""
+def test_a_kept_position_of_0_is_one_as_any_other() -> None:
+    """The partition was empty when it was taken up, and what came since was deleted unread."""
     loop = loop_of(None)
     state = SimpleNamespace(get=lambda _: b"0")
     loop._task.store = SimpleNamespace(reading=lambda: nullcontext(state))  # type: ignore[assignment]
     given, where = Input("events"), TopicPartition("events", 0)
-    assert loop._position(given, where, 5, 5) == 5
-    with pytest.raises(StateError, match="5 offsets were deleted unread"):
-        loop._position(given, where, 5, 6)
+    assert loop._position(given, where, 0, 5) == 0
+    for end in (5, 6):
+        with pytest.raises(StateError, match="5 offsets were deleted unread"):
+            loop._position(given, where, 5, end)

@@ -4,7 +4,7 @@ import orjson
 
 from worker import deadletters
 from worker.handling import Record
-from worker.redelivery import Letter, letter_headers
+from worker.redelivery import Letter, letter_headers, open_letters, resolved_headers
 
 SAID = {"source": "crm", "id": "7", "reason": "too_large", "size": 9}
 MORE = {"path": "/api/customers", "status": 200, "hash": "0f" * 16}
@@ -36,3 +36,17 @@ def test_a_letter_of_a_topics_record_is_shown_with_its_place() -> None:
         letter = Letter.read(Record("customers.deadletters", 0, 17, 0, b"crm/7", record.value, headers))
         assert "hash" not in deadletters.shown(letter, payload=False)
         assert deadletters.place(letter) == "rollcall.control 1-5"
+
+
+def test_a_letter_that_was_written_again_is_one_letter() -> None:
+    """Its record is in one place; another stage's, or one of an upstream, which has no place, is another."""
+    record = Record("customers.events", 1, 5, 0, b"crm/7", b"{}")
+    ours, others = (letter_headers(record, stage, "Dead", "no") for stage in ("mine", "yours"))
+    upstream = [("rollcall-dead-stage", b"poll")]
+    rows = [
+        Record("customers.deadletters", 0, offset, 0, b"crm/7", b"{}", headers)
+        for offset, headers in enumerate((ours, upstream, others, upstream, ours))
+    ]
+    assert [letter.name for letter in open_letters(rows)] == ["0-1", "0-2", "0-3", "0-4"]
+    settled = Record("customers.deadletters", 0, 5, 0, b"crm/7", None, resolved_headers("0-4", "mine", "done"))
+    assert [letter.name for letter in open_letters([*rows, settled])] == ["0-1", "0-2", "0-3"]

@@ -15,7 +15,7 @@ from worker.handling import Dead, Done, Outcome, Record, Retry, Skip
 from worker.plugin_testkit import Trial, deletion, event
 from worker.redelivery import Redelivery
 from worker.testkit import person
-from worker.topics import Topics
+from worker.topics import DAY_MS, Topics
 
 
 async def count(event: Event, context: Context) -> None:  # ruff: ignore[unused-async] - a handler is one
@@ -311,6 +311,20 @@ async def test_where_work_has_to_end_no_further_event_is_begun() -> None:
     assert (batch.count, called) == (4, ["crm/0", "crm/1", "crm/2", "crm/3"])
     again = await runner.handle([event(person("crm", "9"), n) for n in (1, 2, 3)], lambda _: None, replays=False)
     assert (again.count, len(called)) == (0, 4)
+
+
+async def test_a_letter_that_nobody_settles_is_written_again_before_it_is_forgotten() -> None:
+    """Its topic keeps it for 30 days; its customer's events wait behind it for as long as it takes."""
+    trial = Trial(Flaky, settings={"failures": {"crm/1": 1}}, attempts=1)
+    events = [replace(event(person("crm", "1"), n), timestamp=n * 10 * DAY_MS) for n in range(1, 8)]
+    for one in events:
+        await trial.give(one)
+    written = [reason for _, reason in trial.dead]
+    assert len(written) == 1 + 4  # on days 30, 40, 60 and 70, each the first after another 15 days
+    assert len(set(written[1:])) == 1
+    assert trial.letters["crm/1"].offset == events[0].offset
+    assert await trial.retry("crm/1") == "done"
+    assert not [key for key in trial.data if key[:1] != b"s"]  # nothing waits; what the plug-in keeps stays
 
 
 async def test_where_work_has_to_end_what_waits_behind_a_letter_waits_on() -> None:
