@@ -1,8 +1,9 @@
 """What holds of every Payload CMS REST API: its filter language, its listings, its ids, its errors.
 
 A filter that Payload does not understand is dangerous: a misspelled operator is refused, but a filter misspelled one
-level up is ignored, and everything comes back. So a filter is checked in full when the configuration is read, and a
-listing is held against what was asked: a page that is not in order, or does not lie behind the cursor, is refused.
+level up is ignored, and everything comes back. So is the first of an `and` and an `or` in one object. So a filter is
+checked in full when the configuration is read, and a listing is held against what was asked: a page that is not in
+order, or does not lie behind the cursor, is refused.
 
 Source of the rules: Payload's documentation ("Querying your Documents", "REST API") and its use of the `qs` library
 (nesting up to 10 deep, 1,000 parameters).
@@ -79,6 +80,9 @@ def _sent(where: dict[str, Any]) -> int:
 
 def encode(prefix: str, where: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the query parameters of a filter under `prefix`, not yet percent-encoded; raises ValueError as `check`."""
+    if where.keys() >= {"and", "or"}:
+        message = f"{prefix} has both and/or: the server heeds only the last; put the or into the list of the and"
+        raise ValueError(message)
     for name, part in where.items():
         if name in {"and", "or"}:
             yield from _branches(f"{prefix}[{name}]", part)
