@@ -223,6 +223,15 @@ def notes(values: dict[str, Any], base: str = "minimal") -> str:
     return found
 
 
+def test_the_pod_of_helm_test_is_there_when_its_logs_are_read(minimal: Rendered) -> None:
+    """`helm test --logs`, as notes and guide have it, reads the logs last, and Helm 3 fails where the pod is gone."""
+    pod = minimal.one("Pod", "-test")["metadata"]
+    assert pod["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"
+    text = GUIDE.read_text(encoding="utf-8")
+    assert "helm -n rollcall test rollcall --logs" in text
+    assert f"kubectl -n rollcall delete pod {pod['name'].removeprefix('live-')}" in text.partition("## Uninstall")[2]
+
+
 def test_the_notes_say_what_to_do_next() -> None:
     """After an install a person is told how to see that it works, and what is still missing."""
     text = notes({})

@@ -99,7 +99,7 @@ def test_every_kind_is_closed(kind: str) -> None:
 
 
 def test_a_source_of_an_adapter_of_ones_own_is_taken_as_it_is() -> None:
-    """The image may have more kinds than the chart knows: their settings are the adapter's business, but for the url."""
+    """An image may have kinds that the chart does not know: settings are their adapters' business, but for the url."""
     ledger = {
         "kind": "ledger",
         "url": "https://ledger.example.com:8443",
