@@ -33,6 +33,7 @@ from worker.topics import Topics, TopicSpec
 
 ASYNCAPI: Final = "asyncapi"
 VERSION: Final = "1.0.0"
+CUSTOMER_SCHEMA: Final = "urn:rollcall:customer:1"
 
 
 class Deletion(TypedDict):
@@ -85,7 +86,7 @@ class Contract:
 
 CONTRACTS: Final = (
     Contract("customer-event", CustomerEvent, DATA_SCHEMA),
-    Contract("customer", Customer, "urn:rollcall:customer:1"),
+    Contract("customer", Customer, CUSTOMER_SCHEMA),
     Contract("membership", Membership, "urn:rollcall:membership:1"),
     Contract("identity-event", Merged | Split | WinnerChanged | Review, IDENTITY_SCHEMA),
     Contract("deletion", Deletion, "urn:rollcall:deletion:1"),
@@ -130,6 +131,11 @@ _LIVE: Final[Schema] = {
     "pattern": "^[0-9]+$",
     "description": "On a deletion: the customers that the source has left",
 }
+_EVENTS_OWN: Final[Schema] = {
+    "type": "string",
+    "description": f"The schema of the event, {DATA_SCHEMA}. The value here is its member `customer` alone, "
+    f"which follows {CUSTOMER_SCHEMA}",
+}
 _VERSIONED: Final[Mapping[str, Schema]] = {"ce_sequence": _SEQUENCE}
 _DELETED: Final[Mapping[str, Schema]] = {"ce_reason": _REASON, "ce_live": _LIVE}
 _IDENTITY: Final = [MERGED, SPLIT, WINNER_CHANGED, REVIEW]
@@ -150,7 +156,7 @@ def header_schemas() -> dict[str, Schema]:
     letters = {f"rollcall-dead-{name}": {"type": "string", "description": text} for name, text in _DEAD.items()}
     return {
         "events": _cloud_event([CREATED, UPDATED, DELETED], _VERSIONED, _DELETED),
-        "latest": _cloud_event([CREATED, UPDATED, DELETED], _VERSIONED, _DELETED),
+        "latest": _cloud_event([CREATED, UPDATED, DELETED], {**_VERSIONED, "ce_dataschema": _EVENTS_OWN}, _DELETED),
         "identity": _cloud_event(_IDENTITY, {}, {}),
         "receipts": _cloud_event([RECEIPT_TYPE], {}, {}),
         "deadletters": {"type": "object", "properties": letters},
@@ -160,7 +166,7 @@ def header_schemas() -> dict[str, Schema]:
 _MESSAGES: Final[Mapping[str, Mapping[str, tuple[str | None, str]]]] = {
     "events": {"customerEvent": ("customer-event", "A customer was created, updated or deleted")},
     "latest": {
-        "customer": ("customer", "The newest version of a live customer"),
+        "customer": ("customer", f"The newest version of a live customer, by {CUSTOMER_SCHEMA}"),
         "customerTombstone": (None, "The customer is deleted; the headers say why and in which version"),
     },
     "clusters": {

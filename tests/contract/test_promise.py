@@ -45,3 +45,14 @@ def test_the_document_names_the_topics_of_its_deployment() -> None:
     addresses = {channel["address"] for channel in document["channels"].values()}
     assert addresses == {spec.name for spec in topics.declared() if spec.public}
     assert document["channels"]["events"]["bindings"]["kafka"]["partitions"] == 3
+
+
+def test_it_is_said_which_schema_the_table_follows() -> None:
+    """Its headers are the event's, `ce_dataschema` too, but its value is the event's `customer`."""
+    (customer,) = (made for made in contract.CONTRACTS if made.name == "customer")
+    message = contract.asyncapi(Topics())["channels"]["latest"]["messages"]["customer"]
+    assert message["payload"] == {"$ref": "#/components/schemas/customer"}
+    assert customer.urn in message["summary"]
+    assert customer.urn in message["headers"]["properties"]["ce_dataschema"]["description"]
+    page = (PROMISED.parent / "subscribe.md").read_text(encoding="utf-8")
+    assert customer.urn in page
