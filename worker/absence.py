@@ -31,6 +31,7 @@ from worker.sources import Bad, Exists, Missing, Page, Tombstone, Unsure, Verdic
 from worker.task import Task, Transaction
 from worker.times import now_ms
 from worker.upstream import Upstream
+from worker.watch import WatchList
 
 log = structlog.get_logger()
 
@@ -112,6 +113,7 @@ class Absence:
         self._committer = committer
         self._upstream = upstream
         self._condition = condition
+        self._watch = WatchList(detector.source)
         self._log = log.bind(source=detector.source)
 
     @property
@@ -203,7 +205,7 @@ class Absence:
             if same_scope:
                 found.ours += 1
                 ours.add(identity)
-            elif not scan.by_lookup:
+            else:
                 found.others += 1
                 others.add(identity)
         found.plan, found.other_plan = ours.value(), others.value()
@@ -212,7 +214,7 @@ class Absence:
     async def _unshown(self, scan: Enumeration) -> AsyncIterator[tuple[bytes, bool]]:
         """Yield (id, whether last seen under the present scope) of the live customers that were not shown.
 
-        A chunk at a time: others run in between.
+        Of a watch list, only those who are still watched. A chunk at a time: others run in between.
         """
         prefix, scope = self._detector.prefix, self._detector.scope
         start: bytes | None = prefix
@@ -225,7 +227,9 @@ class Absence:
                         start = key
                         break
                     identity = key[len(prefix) :]
-                    if state.marked(scan.mark + identity) == scan.by_lookup and (entry := Entry.unpack(raw)).live:
+                    if state.marked(scan.mark + identity) != scan.by_lookup or not (entry := Entry.unpack(raw)).live:
+                        continue
+                    if not scan.by_lookup or self._watch.watches(state, identity.decode()):
                         found.append((identity, entry.scope == scope))
             for one in found:
                 yield one

@@ -185,6 +185,36 @@ async def test_a_revoked_requester_deletes_nobody(world: World, dealer: MyKaarma
     assert len(world.events) == 40
 
 
+async def test_a_new_requester_who_sees_nobody_is_an_alarm(world: World, dealer: MyKaarma) -> None:
+    """Nobody was seen under the new one yet, and nobody is taken for deleted."""
+    async with world.polling():
+        await watch(world, sorted(dealer.customers()))
+        await world.until(lambda: len(world.latest) == 40)
+    for id_ in dealer.customers():
+        dealer.hide(id_)
+    async with world.polling(requester_user_uuid=str(UUID(int=8))):
+        await world.until(lambda: "no look-up finds anybody" in (world.condition.alarm or ""))
+    assert len(world.events) == 40
+
+
+async def test_who_is_not_found_by_a_new_requester_waits_for_a_person(world: World, dealer: MyKaarma) -> None:
+    """He may be gone, or not in the new one's sight: it is said, and an approved plan counts him as missing."""
+    ids = sorted(dealer.customers())
+    async with world.polling():
+        await watch(world, ids)
+        await world.until(lambda: len(world.latest) == 40)
+    dealer.delete(ids[5])
+    async with world.polling(requester_user_uuid=str(UUID(int=8))):
+        unobserved = await world.until(lambda: world.source.detector.checkpoint.unobserved)
+        assert unobserved["customers"] == 1
+        assert "1 customers are not seen under the present filter" in (world.condition.alarm or "")
+        await rounds(world, 3)
+        assert world.reasons == {}
+        world.source.detector.checkpoint.approved = unobserved["plan"]
+        await world.until(lambda: world.reasons == {ids[5]: "absent"})
+        await world.until(lambda: world.condition.alarm is None)
+
+
 async def test_many_missing_at_once_are_held(world: World, dealer: MyKaarma) -> None:
     """A dealer that is taken away looks like this; who approves the plan says that it is true."""
     ids = sorted(dealer.customers())
@@ -370,6 +400,52 @@ async def test_who_is_removed_from_the_list_is_not_taken_for_absent(world: World
         await rounds(world, 3)
     assert sorted(world.latest) == ids
     assert world.status["watched"] == 10
+
+
+async def test_who_is_removed_after_the_round_did_not_find_him_is_no_alarm(world: World, dealer: MyKaarma) -> None:
+    """Only those who are still watched count as not seen."""
+    ids = sorted(dealer.customers())[:12]
+    async with world.polling():
+        await watch(world, ids)
+        await world.until(lambda: len(world.latest) == 12)
+        slow = dealer.fault("latency", seconds=1, path=ids[11])  # the second eight wait for him
+        dealer.delete(ids[0])
+
+        def missed() -> bool:
+            with world.task.store.reading() as state:
+                return state.marked(f"it/{FEED}/{ids[0]}".encode())
+
+        await world.until(missed)
+
+        def remove(tx: Transaction) -> None:
+            for id_ in world.source.watch.remove(tx, ids[:1]):
+                world.source.detector.unobserve(tx, id_)
+
+        await world.source.commit(remove)
+        assert missed()
+        dealer.clear_faults()
+        await rounds(world)
+        assert slow.hits
+    assert {value["alarm"] for _, value, _ in world.records(TOPICS.status)} == {None}
+
+
+async def test_who_is_watched_again_and_is_gone_waits_for_a_person(world: World, dealer: MyKaarma) -> None:
+    """Nobody looked at him meanwhile, so that he is not found proves nothing; but it is said."""
+    ids = sorted(dealer.customers())[:12]
+    async with world.polling():
+        await watch(world, ids)
+        await world.until(lambda: len(world.latest) == 12)
+
+        def remove(tx: Transaction) -> None:
+            for id_ in world.source.watch.remove(tx, ids[:1]):
+                world.source.detector.unobserve(tx, id_)
+
+        await world.source.commit(remove)
+        dealer.delete(ids[0])
+        await watch(world, ids[:1])
+        unobserved = await world.until(lambda: world.source.detector.checkpoint.unobserved)
+    assert unobserved["customers"] == 1
+    assert world.reasons == {}
 
 
 async def test_another_credential_is_taken_up_while_it_runs(world: World, dealer: MyKaarma, tmp_path: Path) -> None:
