@@ -247,6 +247,8 @@ def test_a_null_that_takes_away_what_need_not_be_there_is_accepted(path: str) ->
             {"config": {"pepper": {"file": "/secrets/other/pepper"}}},
             'the Secret "other" is in no list of `secrets`',
         ),
+        ({"secrets": ["rollcall", "a.b", "a-b"]}, 'workloads.poll.volumes: "secret-a-b" is there twice'),
+        ({"topics": {"secrets": ["rollcall", "a.b", "a-b"]}}, 'topics.volumes: "secret-a-b" is there twice'),
         (
             {"autoscaling": {"type": "keda", "minReplicas": 9}},
             "workloads.keys.autoscaling.minReplicas: 9 is more than the most pods, 8",
@@ -300,6 +302,14 @@ def test_values_that_contradict_one_another_are_refused(values: dict[str, Any], 
     message = refused(values)
     assert "the values can't be used:" in message
     assert why in message
+
+
+def test_only_a_path_that_begins_there_is_one_of_a_secret() -> None:
+    """`/secrets/` in the middle of a path of one's own volume, or of a URL, names no Secret."""
+    kafka = SASL | {"password": {"file": "/run/secrets/kafka/password"}}
+    source = SOURCE | {"url": "https://commerce.example.com/secrets/api/v1"}
+    values = {"config": {"kafka": kafka, "sources": {"dealers": source}}}
+    assert render(merged(value_set("minimal"), values)).workloads()
 
 
 def test_a_workload_may_override_anything_a_worker_has() -> None:

@@ -94,24 +94,26 @@
 {{- end }}
 {{- end }}
 
-{{/* The Secrets whose files a configuration names, as a JSON list; the configuration as JSON is the context. */}}
+{{/* The Secrets whose files a configuration names, as a JSON list; the configuration as JSON is the context. A path
+begins with its quote: the middle of another path, or of a URL, is nothing of ours. */}}
 {{- define "rollcall.secretsNamed" -}}
 {{- $found := list }}
-{{- range regexFindAll "/secrets/[^/\"]+/" . -1 }}
-{{- $found = append $found (trimPrefix "/secrets/" . | trimSuffix "/") }}
+{{- range regexFindAll "\"/secrets/[^/\"]+/" . -1 }}
+{{- $found = append $found (trimPrefix "\"/secrets/" . | trimSuffix "/") }}
 {{- end }}
 {{- $found | uniq | toJson }}
 {{- end }}
 
-{{/* Names that are there twice, as a JSON list of sentences. */}}
+{{/* Names that are there twice, as a JSON list of sentences. The chart's own may be twice too: the volumes of the
+Secrets a.b and a-b have one name. */}}
 {{- define "rollcall.twice" -}}
 {{- $seen := dict }}
 {{- $problems := list }}
-{{- range .own }}
-{{- $_ := set $seen . true }}
-{{- end }}
+{{- $names := .own }}
 {{- range .items }}
-{{- $name := index . $.key | toString }}
+{{- $names = append $names (index . $.key | toString) }}
+{{- end }}
+{{- range $name := $names }}
 {{- if hasKey $seen $name }}
 {{- $problems = append $problems (printf "%s.%s: %q is there twice (or is the chart's own)" $.at $.what $name) }}
 {{- end }}
