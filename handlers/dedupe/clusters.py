@@ -403,6 +403,7 @@ class _Work:
             "winner": was[1],
             "remaining": left,
             "evidence": [item for item in evidence if item["customer"] in left],
+            "memberships": {name: self._store.node(name).digest for name in left},
             "doubt": [*doubt, *(["rebuilt"] if self._publisher.rebuilt else [])],
         }
         self.tx.send(self._departures, node.name.encode(), orjson.dumps(departure))

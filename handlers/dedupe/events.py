@@ -129,10 +129,11 @@ class Departure(TypedDict):
     """A customer has left its cluster: it was deleted, or is another person's since it changed.
 
     `sequence` is that of the deletion or change. `remaining` are the members it has left, as they were linked with its
-    last live version; `evidence` has those of them with a direct link. `doubt` says why the deletion of others must not
-    follow from this: `late` (the evidence did not come in time), `unverified` (the last live version is not known),
-    `moved` (it was published together with others than its last version is linked with), `rebuilt` (from the past,
-    after a loss of state). Empty where there is none.
+    last live version; `evidence` has those of them with a direct link; `memberships` says how this leaves each of
+    them: the digest (BLAKE2b, 8 bytes) of its value on `customers.clusters`, empty where it has none. `doubt` says why
+    the deletion of others must not follow from this: `late` (the evidence did not come in time), `unverified` (the last
+    live version is not known), `moved` (it was published together with others than its last version is linked with),
+    `rebuilt` (from the past, after a loss of state). Empty where there is none.
     """
 
     customer: str
@@ -142,6 +143,7 @@ class Departure(TypedDict):
     winner: str
     remaining: list[str]
     evidence: list[Evidence]
+    memberships: dict[str, str]
     doubt: list[str]
 
 

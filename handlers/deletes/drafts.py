@@ -5,7 +5,7 @@ request, but one that is held for a person, with the reason.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from handlers.deletes.entries import Entry
@@ -14,6 +14,7 @@ from handlers.deletes.settings import Authority, DeletesSettings, Route
 from worker.events import split_key
 
 UNSEEN: Final = "the references of this customer were never seen: nobody knows its id at the target"
+UNTOLD: Final = "the departure does not say which clusters it has left: it is from an older program"
 
 # Fields of a pair's evidence that come from one and the same fact count once.
 _INDEPENDENT: Final[Mapping[str, str]] = {
@@ -66,7 +67,6 @@ def request_of(
         "seen_live": cause.seen_live,
         "winner": None,
         "cluster": None,
-        "cluster_at": None,
         "evidence": cause.evidence,
         "asked_at": now,
         "retry_of": None,
@@ -85,21 +85,26 @@ def by_deletion(settings: DeletesSettings, cause: Cause, entry: Entry, routes: l
 
 
 def by_departure(
-    settings: DeletesSettings, cause: Cause, remaining: list[str], routes: list[Route], at: int, now: int
+    settings: DeletesSettings, cause: Cause, remaining: Mapping[str, str | None], routes: list[Route], now: int
 ) -> list[Request]:
     """Return what follows on the cluster routes from a customer having left a cluster because it was deleted.
 
-    `remaining`: keys of the customers that it was one with, when this was published (`at`, ms since the epoch). Where
-    one of them is of the same source, the person is still there: the deletion of the last one asks.
+    `remaining`: keys of the customers that it was one with, and the digest of the membership that this has left each
+    of them (empty: alone; None: it is not known). Where one of them is of the same source, the person is still there:
+    the deletion of the last one asks.
     """
-    members = [split_key(key.encode()) for key in remaining]
-    if any(source == cause.source for source, _ in members):
+    members = [(*split_key(key.encode()), membership) for key, membership in remaining.items()]
+    if any(source == cause.source for source, _, _ in members):
         return []
+    doubt = replace(cause, doubt=cause.doubt or UNTOLD)
     return [
-        {**request_of(cause, route.target, customer, now, route=route), "cluster_at": at}
+        {
+            **request_of(doubt if membership is None else cause, route.target, customer, now, route=route),
+            "cluster": membership,
+        }
         for route in routes
         if route.link == "cluster" and route.mode(cause.authority) != "off" and route.target in settings.targets
-        for source, customer in members
+        for source, customer, membership in members
         if source == route.target
     ]
 

@@ -29,7 +29,7 @@ class Entry:
     live_count: int | None = None
     requested: list[tuple[str, str]] = field(default_factory=list)  # (request, target) that its return calls off
     waiting: bool = False  # for the deletion that a departure, which was read already, follows from
-    cluster: str | None = None  # digest of its newest cluster record
+    cluster: str = ""  # digest of its newest membership, empty while it is alone
     cluster_at: int | None = None
     losing: dict[str, Any] | None = None  # it is a duplicate, by that record: of whom, by which evidence
     duplicate: list[tuple[str, str]] = field(default_factory=list)  # (request, target) that its change calls off
@@ -57,15 +57,13 @@ def objection(role: Role, entry: Entry | None, request: Request, since: int = 0)
         there = entry is not None and entry.live and entry.changed > since
         return None if there else "the customer that was to stay is not there"
     if entry is None:
-        return "the cluster is not known" if role == "subject" and request["cluster"] is not None else None
+        return "the cluster is not known" if role == "subject" and request["cluster"] else None
     if role == "origin":
         back = entry.live and entry.sequence > request["sequence"]
         return "a newer version of the customer has been published" if back else None
     if entry.live and entry.changed > request["as_of"]:
         return "the customer to be deleted has changed since"
-    known = request["cluster_at"]
-    moved = known is not None and entry.cluster_at is not None and entry.cluster_at > known
-    if moved or (request["cluster"] is not None and request["cluster"] != entry.cluster):
+    if request["cluster"] is not None and request["cluster"] != entry.cluster:
         return "the cluster has changed"
     return None
 

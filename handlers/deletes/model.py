@@ -53,8 +53,7 @@ class Request(TypedDict):
     held: str | None  # why it has to wait for a person by itself
     seen_live: int | None  # when the origin was last published as live
     winner: str | None  # of a duplicate: the id, at the target, of the customer that stays
-    cluster: str | None  # of a duplicate: digest of the cluster that it rests on
-    cluster_at: int | None  # by a cluster route: when its customers were last known to be one
+    cluster: str | None  # of a duplicate, or by a cluster route: digest of the membership that it rests on; "": alone
     evidence: dict[str, Any]  # no personal data
     asked_at: int
     retry_of: str | None

@@ -1,6 +1,7 @@
 """Reads what others publish: customers, departures and clusters. Raises RecordError for what it cannot read."""
 
 from collections.abc import Mapping
+from hashlib import blake2b
 from typing import Any, cast, get_args
 
 import orjson
@@ -47,10 +48,11 @@ def references_of(value: bytes) -> list[tuple[str, str]]:
 
 
 def departure_of(record: Record) -> dict[str, Any]:
-    """Return what matters of a departure."""
+    """Return what matters of a departure; an older program does not say which memberships it leaves."""
     try:
         found = orjson.loads(record.value or b"")
         picked = {name: found[name] for name in ("cause", "sequence", "cluster", "remaining", "evidence", "doubt")}
+        picked["memberships"] = dict(found.get("memberships") or {})
         for name in picked["remaining"]:
             split_key(name.encode())
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -71,6 +73,11 @@ def membership_of(record: Record) -> dict[str, Any] | None:
         message = "a cluster's record that cannot be read"
         raise RecordError(message) from error
     return cast("dict[str, Any]", found)
+
+
+def membership_digest(value: bytes | None) -> str:
+    """Return by which digest a departure names a membership."""
+    return "" if value is None else blake2b(value, digest_size=8).hexdigest()
 
 
 def facts_of_link(step: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from handlers.deletes.reading import (
     customer_of,
     departure_of,
     facts_of_link,
+    membership_digest,
     membership_of,
     number_of,
     reason_of,
@@ -237,7 +238,7 @@ class Requests:
         routes = [route.name for route in above if route.link == "cluster"]
         if not routes:
             return Skip("unrouted")
-        departure |= {"routes": routes, "at": record.timestamp}
+        departure["routes"] = routes
         entry = Entry.load(tx, key) or Entry(0, live=False, changed=0)
         if entry.sequence < departure["sequence"]:
             tx.put(_WAITING + _digest(key), orjson.dumps(departure))
@@ -257,8 +258,8 @@ class Requests:
         links = [facts_of_link(step) for step in departure["evidence"]]
         cause = self._cause(*who, entry, text, cluster=departure["cluster"], links=links)
         routes = [route for route in self._routes.get(who[0], []) if route.name in departure["routes"]]
-        made = drafts.by_departure(self._settings, cause, departure["remaining"], routes, departure["at"], now)
-        self._ask(tx, entry, made)
+        remaining = {name: departure["memberships"].get(name) for name in departure["remaining"]}
+        self._ask(tx, entry, drafts.by_departure(self._settings, cause, remaining, routes, now))
 
     # Clusters as they are
 
@@ -271,7 +272,7 @@ class Requests:
         if header(record.headers, REPLAY) is not None:
             return Skip("replay")
         entry = Entry.load(tx, key) or Entry(0, live=False, changed=0)
-        mark = hashlib.blake2b(record.value or b"", digest_size=16).hexdigest()
+        mark = membership_digest(record.value)
         if mark == entry.cluster:
             return Skip("seen")
         entry.cluster, entry.cluster_at, entry.losing = mark, record.timestamp, None
@@ -298,7 +299,7 @@ class Requests:
         # hide a change of the customer.
         cause = Cause(*who, entry.sequence, entry.changed, "duplicate", None, entry.seen_live, facts)
         routes = [route for route in self._routes.get(who[0], []) if route.name in entry.losing["routes"]]
-        for made in drafts.by_duplicate(self._settings, cause, winner, entry.cluster or "", routes, at, now):
+        for made in drafts.by_duplicate(self._settings, cause, winner, entry.cluster, routes, at, now):
             send_request(tx, self._requests, made)
             entry.duplicate.append((made["id"], made["target"]))
 

@@ -8,6 +8,7 @@ import orjson
 
 from handlers.deletes.decisions import decision, record_of
 from handlers.deletes.executor import Executor
+from handlers.deletes.reading import membership_digest
 from handlers.deletes.requests import Requests
 from handlers.deletes.settings import DeletesSettings
 from handlers.deletes.undo import Undo
@@ -147,9 +148,16 @@ class World:
         return sequence
 
     def departed(
-        self, customer: str, remaining: list[str], *, cause: str = "deleted", doubt: list[str] | None = None
+        self,
+        customer: str,
+        remaining: list[str],
+        *,
+        cause: str = "deleted",
+        doubt: list[str] | None = None,
+        **more: Any,
     ) -> None:
-        """Publish that a customer has left its cluster, with its newest sequence."""
+        """Publish that a customer, as it is now, has left its cluster; those of the others are as published."""
+        table = self.harness.table(self.topics.clusters)
         links = [
             {
                 "customer": name,
@@ -170,7 +178,9 @@ class World:
             "winner": customer,
             "remaining": remaining,
             "evidence": links,
+            "memberships": {name: membership_digest(table.get(name.encode())) for name in remaining},
             "doubt": doubt or [],
+            **more,
         }
         self.harness.publish(self.topics.departures, customer.encode(), orjson.dumps(value))
 

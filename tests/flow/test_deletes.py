@@ -1,5 +1,6 @@
 """Deletions carried downstream, as whole flows in virtual time: what makes a request, and what it comes to."""
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -264,6 +265,59 @@ def test_a_cluster_that_changes_calls_the_deletion_off() -> None:
     world.settle()
     assert world.outcomes() == {"crm/5": "SUPERSEDED"}
     assert world.systems["crm"].deletes() == []
+
+
+@pytest.mark.parametrize("skew", [-5000, 5000])
+def test_what_left_a_cluster_and_how_it_was_left_are_matched_whatever_the_clocks(skew: int) -> None:
+    """Departures bear the broker's time, memberships a worker's: that one is ahead or behind decides nothing."""
+    world = World(CLUSTER)
+    world.systems["crm"].add("5")
+    world.live("shop", "a")
+    world.clustered("crm/5", "shop/a")
+    world.settle()
+    world.deleted("shop", "a")
+    stamped_by_worker(world, skew, lambda: world.clustered("crm/5", None))
+    world.departed("shop/a", ["crm/5"])
+    world.settle()
+    assert world.outcomes() == {"crm/5": "VERIFIED"}
+
+
+@pytest.mark.parametrize("skew", [-5000, 5000])
+def test_a_cluster_that_has_changed_is_seen_whatever_the_clocks(skew: int) -> None:
+    """The person has another record by now, and the worker that says so is behind, or ahead."""
+    world = World(CLUSTER)
+    world.systems["crm"].add("5")
+    world.live("shop", "a")
+    world.clustered("crm/5", "shop/a")
+    world.settle()
+    world.deleted("shop", "a")
+    world.clustered("crm/5", None)
+    world.departed("shop/a", ["crm/5"])
+    world.harness.advance(2000)
+    stamped_by_worker(world, skew, lambda: world.clustered("crm/5", "shop/b"))
+    world.settle()
+    assert world.outcomes() == {"crm/5": "SUPERSEDED"}
+    assert world.systems["crm"].deletes() == []
+
+
+def stamped_by_worker(world: World, skew: int, publish: Callable[[], None]) -> None:
+    """Publish with the time of a worker whose clock is `skew` milliseconds ahead."""
+    world.harness.now += skew
+    publish()
+    world.harness.now -= skew
+
+
+def test_a_departure_that_does_not_say_how_it_leaves_the_others_is_held() -> None:
+    """An older program does not: nothing could show that a cluster has changed since."""
+    world = World(CLUSTER)
+    world.systems["crm"].add("5")
+    world.live("shop", "a")
+    world.deleted("shop", "a")
+    world.departed("shop/a", ["crm/5"], memberships=None)
+    world.settle()
+    (entry,) = world.ledger().values()
+    assert entry["state"] == "HELD"
+    assert "older program" in entry["reason"]
 
 
 # Horizons and lost state

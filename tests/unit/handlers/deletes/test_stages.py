@@ -95,7 +95,7 @@ def vouched(tx: MemoryTx) -> bool:
 
 def check() -> bytes:
     """Return a question of the executor's about a customer."""
-    request: Any = {"id": "r", "target": "crm", "sequence": 1, "as_of": START, "cluster": None, "cluster_at": None}
+    request: Any = {"id": "r", "target": "crm", "sequence": 1, "as_of": START, "cluster": None}
     request["route"] = None
     return model.message(request, hops=[("origin", "shop/a")], serial=1)
 
