@@ -260,7 +260,6 @@ class HandlerLoop:
             if len(chunk) > 1:
                 size = len(chunk) // 2
                 continue
-            self.log.error("record_set_aside", topic=where.topic, offset=chunk[0].offset, error=kind)
             await self._set_aside(where, chunk[0], kind, text)
             done += 1
         if done < len(records):
@@ -371,6 +370,7 @@ class HandlerLoop:
     def bury(self, tx: Transaction, record: Record, error: str, reason: str) -> None:
         """Write a dead letter: the record's bytes and headers, and what was wrong with it."""
         telemetry.DEAD_LETTERS.labels(self._handler.stage).inc()
+        self.log.error("record_set_aside", topic=record.topic, offset=record.offset, error=error)
         key = redelivery.letter_key(record)
         where = (self._task.topics.deadletters, tx.partition(key))
         tx.send_to(*where, key, record.value, redelivery.letter_headers(record, self._handler.stage, error, reason))

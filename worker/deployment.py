@@ -17,7 +17,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from worker.errors import FencedError, KafkaUnavailableError, StateError, TopicError, TransactionError
-from worker.kafka import Connection, bounded_stop
+from worker.kafka import Connection, bounded_stop, unreadable
 from worker.topics import Topics, partition_of
 
 KEY: Final = b"deployment"
@@ -111,6 +111,6 @@ async def _read(connection: Connection, topics: Topics) -> bytes | None:
                 left = {one for one in left if await consumer.position(one) < ends[one]}
             return found
     except (KafkaError, TimeoutError) as error:
-        raise KafkaUnavailableError(f"{topics.status} cannot be read ({type(error).__name__})") from error
+        raise unreadable(topics.status, error) from error
     finally:
         await bounded_stop(consumer.stop(), "reader of the status topic")

@@ -13,9 +13,9 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
 from worker.config import Config
-from worker.errors import KafkaUnavailableError, UnavailableError
+from worker.errors import UnavailableError
 from worker.handling import Record, decoded
-from worker.kafka import Connection, bounded_stop
+from worker.kafka import Connection, bounded_stop, unreadable
 
 _READ: Final = 2_000
 _STALL_SECONDS: Final = 60.0
@@ -50,7 +50,7 @@ async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
                 raise UnavailableError(message, hint="Is a replica missing, or a worker stopped in mid-transaction?")
             open_ = {one for one in open_ if await consumer.position(one) < ends[one]}
     except KafkaError as error:
-        raise KafkaUnavailableError(f"{topic} cannot be read ({type(error).__name__})") from error
+        raise unreadable(topic, error) from error
     finally:
         await bounded_stop(consumer.stop(), "reader")
 

@@ -192,18 +192,24 @@ class Connection:
         return consumer
 
     async def demand(self, client: AIOKafkaConsumer | AIOKafkaProducer, *topics: str) -> None:
-        """Raise TopicError for topics that are not there: a client would wait for them in vain, and not say why.
+        """Raise TopicError for topics of ours that are not there, or that have another number of partitions.
 
+        A client would wait for them in vain and not say why, or leave out what is in the others.
         Raises KafkaUnavailableError.
         """
         try:
-            there = (await _inner(client).fetch_all_metadata()).topics()
+            there = await _inner(client).fetch_all_metadata()
         except (KafkaError, TimeoutError, OSError) as error:
             raise self._explain(error) from error
-        missing = sorted(set(topics) - there)
+        missing = sorted(set(topics) - there.topics())
         if missing:
             hint = "Are kafka.bootstrap and the prefix right? `rollcall topics plan` shows what is missing of ours."
             raise TopicError(f"there is no topic {', '.join(missing)}", hint=hint)
+        ours = self.settings.partitions
+        for topic in topics:
+            if (theirs := len(there.partitions_for_topic(topic) or ())) != ours:
+                hint = "Set kafka.partitions as the workers have it: what is where follows from it."
+                raise TopicError(f"topic {topic} has {theirs} partitions, the configuration says {ours}", hint=hint)
 
     async def ends(self, where: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Return the ends of partitions as a `read_uncommitted` consumer sees them.
@@ -269,6 +275,14 @@ class Connection:
         except _FENCED as error:
             raise _fenced(transactional_id) from error
         return TransactionalProducer(client, transactional_id, settings)
+
+
+def unreadable(topic: str, error: Exception) -> KafkaUnavailableError:
+    """Return what to raise, from `error`, where a topic cannot be read."""
+    hint = None
+    if isinstance(error, TopicAuthorizationFailedError):
+        hint = "`rollcall acls operator` prints the rights of who looks after a deployment; a worker has fewer."
+    return KafkaUnavailableError(f"{topic} cannot be read ({type(error).__name__})", hint=hint)
 
 
 def linger(consumer: AIOKafkaConsumer, milliseconds: int) -> None:
@@ -503,6 +517,7 @@ class Admin:
 
     async def renew(self, spec: TopicSpec) -> None:
         """Delete a topic with all that is on it, and make it anew; one that is away is made. Raises TopicError."""
+        before = await self._id(spec.name)
         response = await self.client.delete_topics([spec.name])
         for name, code in response.topic_error_codes:
             if code and for_code(code) is not UnknownTopicOrPartitionError:
@@ -512,6 +527,13 @@ class Admin:
         async with asyncio.timeout(self._settings.request_timeout):
             while await self.create([spec]):  # brokers with ZooKeeper delete it a moment later
                 await asyncio.sleep(_APPEAR_SECONDS)
+            while await self._id(spec.name) in {None, before}:  # what has appeared may still be the old one
+                await asyncio.sleep(_APPEAR_SECONDS)
+
+    async def _id(self, name: str) -> str | None:
+        """Return the id of a topic as a broker knows it, None of one that it does not know."""
+        response = await self.client._send_request(TopicsRequest([name]))  # ruff: ignore[private-member-access]
+        return next((id_.hex() for code, _, id_, *_ in response.topics if not code), None)
 
     async def _appear(self, names: set[str]) -> None:
         """Wait until topics that were just made are known to the brokers: they hear of it a moment later."""

@@ -21,7 +21,7 @@ from worker import orders
 from worker.changes import Entry
 from worker.config import Config
 from worker.errors import KafkaUnavailableError, UnavailableError, UsageError
-from worker.kafka import Connection, bounded_stop
+from worker.kafka import Connection, bounded_stop, unreadable
 from worker.orders import Order, What
 from worker.times import now_ms
 from worker.topics import partition_of
@@ -169,7 +169,7 @@ async def state_of(config: Config, source: str) -> AsyncIterator[ConsumerRecord]
                 if record.offset < end:
                     yield record
     except KafkaError as error:
-        raise KafkaUnavailableError(f"{where.topic} cannot be read ({type(error).__name__})") from error
+        raise unreadable(where.topic, error) from error
     finally:
         await bounded_stop(consumer.stop(), "state")
 

@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from worker.errors import KafkaUnavailableError, UsageError
+from worker.errors import UsageError
 from worker.events import header
-from worker.kafka import Connection
+from worker.kafka import Connection, unreadable
 from worker.topics import partition_of
 
 _RELATIVE: Final = re.compile(r"([0-9]+)(s|m|h|d)")
@@ -151,8 +151,7 @@ def _asking(where: Sequence[TopicPartition]) -> Generator[None]:
     try:
         yield
     except KafkaError as error:
-        message = f"{where[0].topic} cannot be read ({type(error).__name__})"
-        raise KafkaUnavailableError(message, hint="Is the topic there, and may this principal read it?") from error
+        raise unreadable(where[0].topic, error) from error
 
 
 def pick(value: Any, headers: Sequence[tuple[str, bytes]], fields: Sequence[str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from worker.config import Config
 from worker.errors import KafkaUnavailableError, UsageError
 from worker.events import DELETED, Headers, header
 from worker.handling import Record
-from worker.kafka import Connection, Encoded, bounded_stop
+from worker.kafka import Connection, Encoded, bounded_stop, unreadable
 from worker.reading import Span, Wanted, edges, partitions_of, places
 from worker.redelivery import REPLAY, WITH_DELETES, Redelivery
 from worker.topics import STAGES, partition_of
@@ -239,7 +239,7 @@ async def _next(
         )
         raise UsageError(message, hint=hint) from error
     except KafkaError as error:
-        raise KafkaUnavailableError(f"{where[0].topic} cannot be read ({type(error).__name__})") from error
+        raise unreadable(where[0].topic, error) from error
     return found
 
 

@@ -13,10 +13,10 @@ from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
 from worker.config import Config
-from worker.errors import KafkaUnavailableError, UsageError
+from worker.errors import UsageError
 from worker.events import header
 from worker.inspect import plain
-from worker.kafka import Connection, bounded_stop
+from worker.kafka import Connection, bounded_stop, unreadable
 from worker.reading import Moment, Span, Wanted, partitions_of, pick, places
 
 PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts", "deadletters")
@@ -63,7 +63,7 @@ async def tail(config: Config, topic: str, view: View) -> None:
         message = f"{name} has not kept what was to be read next: it was deleted meanwhile"
         raise UsageError(message, hint="Begin anew: --from beginning, or a later time.") from error
     except KafkaError as error:
-        raise KafkaUnavailableError(f"{name} cannot be read ({type(error).__name__})") from error
+        raise unreadable(name, error) from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
     finally:

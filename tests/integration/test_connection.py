@@ -23,7 +23,7 @@ async def test_the_topics_are_checked_while_a_broker_is_away(deployment: Deploym
     """Whatever an admin client asks, another broker answers where one cannot be reached."""
     port = free_ports(1)[0].client
     async with deployment.connection.admin() as admin:
-        cluster = admin._client._client.cluster
+        cluster = admin.network.cluster
         for away in (101, 102, 103):
             cluster._brokers[away] = BrokerMetadata(away, "127.0.0.1", port, None)
         for _ in range(5):

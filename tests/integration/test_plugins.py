@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from aiokafka import TopicPartition
+from structlog.testing import capture_logs
 
 from handlers.plugins import Context, Event, Plugin, PluginSettings
 from tests.integration.conftest import Deployment, owner
@@ -233,9 +234,12 @@ async def test_a_dead_letter_is_retried_in_order_and_answered(place: tuple[Deplo
     config = config_of(deployment)
     Counting.failing = True
     async with running(deployment, lambda task: PluginLoop(plugin, task), NAME):
-        await publish(deployment, event(person("crm", "1"), 1))
-        (letter,) = await until(lambda: deadletters.waiting(config))
+        with capture_logs() as logs:
+            await publish(deployment, event(person("crm", "1"), 1))
+            (letter,) = await until(lambda: deadletters.waiting(config))
         assert (letter.stage, letter.record.key, letter.error) == (NAME, b"crm/1", "Dead")
+        (said,) = (entry for entry in logs if entry["event"] == "record_set_aside")
+        assert (said["topic"], said["offset"], said["error"]) == (letter.record.topic, letter.record.offset, "Dead")
         await publish(deployment, event(person("crm", "1"), 2))
         failed = await deadletters.settle(config, [letter], "retry", "tester")
         assert failed[letter.name]["outcome"] == "failed"

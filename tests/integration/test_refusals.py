@@ -11,6 +11,7 @@ import yaml
 from aiokafka import TopicPartition
 from aiokafka.admin import NewPartitions, RecordsToDelete
 
+from tests.integration.conftest import Deployment
 from tests.integration.polling import Poller
 from worker import embedded
 from worker.errors import KafkaUnavailableError
@@ -120,6 +121,36 @@ async def test_a_command_says_that_a_topic_is_not_there(
     assert code == 2, output
     assert "there is no topic " in output
     assert "`rollcall topics plan`" in output
+
+
+@pytest.mark.parametrize("more", [-1, 6])
+async def test_a_command_with_another_partition_count_reads_and_writes_nothing(
+    more: int, deployment: Deployment, tmp_path: Path
+) -> None:
+    """It would leave out what is in the other partitions, or wait for what is in none."""
+    settings = deployment.connection.settings
+    source = {"kind": "drivly", "url": "http://crm.example.com", "key": {"env": "T_KEY"}}
+    where = {"bootstrap": settings.bootstrap, "partitions": settings.partitions + more}
+    path = written(tmp_path, prefix=deployment.topics.prefix, kafka=where, sources={"crm": source})
+    kept = tmp_path / "versions.jsonl"
+    kept.write_text("the last export\n")
+    commands = (
+        ("status",),
+        ("deadletters", "list"),
+        ("deletions", "list"),
+        ("erase", "--email", "someone@example.com"),
+        ("duplicates", "list"),
+        ("sequences", "export", str(kept)),
+        ("pause", "crm"),
+        ("watch", "list", "crm"),
+    )
+    processes = [await started(path, *command, folder=tmp_path) for command in commands]
+    for command, (code, output) in zip(commands, await asyncio.gather(*map(ended, processes)), strict=True):
+        assert code, command
+        said = " ".join(output.split())
+        assert f"has {settings.partitions} partitions, the configuration says {where['partitions']}" in said, command
+        assert "Set kafka.partitions" in said
+    assert kept.read_text() == "the last export\n"
 
 
 async def test_a_changed_partition_count_is_refused(kafka: KafkaSettings, tmp_path: Path) -> None:

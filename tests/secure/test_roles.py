@@ -2,6 +2,8 @@
 
 import asyncio
 import shutil
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -118,6 +120,22 @@ async def test_the_whole_path_under_least_privilege(plant: Plant) -> None:
         found = ruled[f"{topics.prefix}-{role}"]
         assert not found.refused, role
         assert granted(role, topics) - found.used <= seldom(role, topics), role
+
+
+async def test_a_worker_may_look_at_how_it_stands_but_not_at_customers(plant: Plant) -> None:
+    """`status` in a worker's pod says what it may say; what may not be read is an error that names the role."""
+    topics = plant.topics
+    config = await plant.role("keys")
+    letter = [(topics.deadletters, GARBAGE, b"{")]
+    await Connection(plant.admin).publish(topics, letter)
+    assert "dead letters: this principal may not read them" in await rollcall(config, "status")
+    for arguments in (("tail", "events", "--from", "beginning"), ("deadletters", "list")):
+        command = [sys.executable, "-m", "worker.cli", "--config", str(config.path), *arguments]
+        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
+        said, complained = await process.communicate()
+        assert (process.returncode, said) == (3, b"")
+        assert b"`rollcall acls operator`" in complained
+        assert b"Traceback" not in complained
 
 
 async def test_topics_are_made_and_mended_by_who_may_do_nothing_else(plant: Plant, prefix: str) -> None:

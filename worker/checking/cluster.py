@@ -1,7 +1,7 @@
 """Kafka: it can be reached, the topics are as declared, each role may do its work, and the state is ours."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka.errors import KafkaError
@@ -13,7 +13,7 @@ from worker.config import Config
 from worker.errors import ConfigError, RollcallError
 from worker.kafka import Admin, Connection
 from worker.rights import Rights
-from worker.topics import TopicSpec, plan
+from worker.topics import Found, TopicSpec, plan
 
 _MANY: Final = 3
 
@@ -29,7 +29,9 @@ async def problems(config: Config, roles: Sequence[str]) -> list[str]:
             topics, there = await _topics(config, admin, hidden)
             outputs = await _outputs(config, admin, roles, hidden)
             clock = apart("kafka.bootstrap", await rights.clock())
-        state = await _other_deployment(config, roles) if config.topics.status in there else []
+        status = there.get(config.topics.status)
+        whole = status is not None and status.partitions == config.topics.partitions
+        state = await _other_deployment(config, roles) if whole else []
     except RollcallError as error:
         return [f"kafka: {error.message}. {error.hint or ''}".rstrip(" .")]
     except (KafkaError, TimeoutError) as error:
@@ -57,8 +59,8 @@ async def _refused(config: Config, roles: Sequence[str], rights: Rights) -> tupl
     return lines, hidden
 
 
-async def _topics(config: Config, admin: Admin, hidden: set[str]) -> tuple[list[str], Collection[str]]:
-    """Return what is wrong with the topics, and which there are, of those that we may look at."""
+async def _topics(config: Config, admin: Admin, hidden: set[str]) -> tuple[list[str], Mapping[str, Found]]:
+    """Return what is wrong with the topics, and those that there are, of those that we may look at."""
     seen = [spec for spec in config.topics.declared() if spec.name not in hidden]
     found = await admin.found(spec.name for spec in seen)
     wanted = plan(seen, found)

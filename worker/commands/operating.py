@@ -80,9 +80,8 @@ def status(ctx: click.Context, *, as_json: bool) -> None:
             click.echo(f"waits for you: {row['count']} {row['what']} of {row['of']}: `{row['decide']}`")
         if row["kind"] == "deadletters":
             most = "" if row["exact"] else "up to "
-            click.echo(
-                f"dead letters: {most}{row['count']}" + (" (`rollcall deadletters list`)" if row["count"] else "")
-            )
+            known = row["message"] if row["count"] is None else f"{most}{row['count']}"
+            click.echo(f"dead letters: {known}" + (" (`rollcall deadletters list`)" if row["count"] else ""))
 
 
 def tables(rows: Sequence[Row]) -> Iterator[Table]:
