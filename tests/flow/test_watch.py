@@ -408,7 +408,7 @@ async def test_who_is_removed_after_the_round_did_not_find_him_is_no_alarm(world
     async with world.polling():
         await watch(world, ids)
         await world.until(lambda: len(world.latest) == 12)
-        slow = dealer.fault("latency", seconds=1, path=ids[11])  # the second eight wait for him
+        slow = dealer.fault("latency", seconds=1, path=ids[11], times=2)  # the second eight wait for him
         dealer.delete(ids[0])
 
         def missed() -> bool:
@@ -423,7 +423,6 @@ async def test_who_is_removed_after_the_round_did_not_find_him_is_no_alarm(world
 
         await world.source.commit(remove)
         assert missed()
-        dealer.clear_faults()
         await rounds(world)
         assert slow.hits
     assert {value["alarm"] for _, value, _ in world.records(TOPICS.status)} == {None}
