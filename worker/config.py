@@ -322,6 +322,14 @@ def _across(file: _File, sources: Mapping[str, Source], doubtful: frozenset[str]
     urls = {name: str(source.settings.url) for name, source in sources.items()}
     between = [] if "handlers" in doubtful else file.handlers.deletes.problems(frozenset(file.sources), urls)
     between += plugins.problems(file.handlers.plugins, Topics(file.prefix, file.kafka.partitions))
+    dedupe = file.handlers.dedupe
+    ranked = {"priority": dedupe.priority} | {f"scopes.{scope}": names for scope, names in dedupe.scopes.items()}
+    between += [
+        f"dedupe.{path}: there is no source {name!r}"
+        for path, names in ranked.items()
+        for name in names
+        if name not in file.sources
+    ]
     return [
         *(f"{path}.url: {problem}" for path, api in apis.items() if (problem := _private(api))),
         *(f"handlers.{problem}" for problem in between),

@@ -274,6 +274,16 @@ def test_a_route_from_a_source_that_has_a_problem_is_not_blamed() -> None:
     assert found == ["sources.crm.rate: Input should be greater than 0"]
 
 
+def test_scopes_and_priority_name_sources() -> None:
+    """A misspelt one would be compared with the wrong customers, or would not win."""
+    dedupe = {"scopes": {"group": ["crm", "crn"]}, "priority": ["shop", "crm"]}
+    found = problems({"sources": {"crm": SOURCE}, "handlers": {"dedupe": dedupe}})
+    assert sorted(found) == [
+        "handlers.dedupe.priority: there is no source 'shop'",
+        "handlers.dedupe.scopes.group: there is no source 'crn'",
+    ]
+
+
 def test_a_target_at_the_address_of_a_source_must_have_its_name() -> None:
     """Otherwise nobody would see that a deletion found there is our own."""
     target = {"kind": "drivly", "url": SOURCE["url"], "key": {"env": "KEY"}}
