@@ -138,7 +138,10 @@ _Asked = tuple[str, tuple[tuple[str, str], ...]]
 
 
 class _Pages:
-    """The last answers that came with an `ETag`, up to a few megabytes (RFC 9110, sections 8.8.3 and 13.1.2)."""
+    """The last answers that came with an `ETag`, up to a few megabytes (RFC 9110, sections 8.8.3 and 13.1.2).
+
+    A 304 brings headers of now: they replace those kept, but for what they say of a body (RFC 9111, section 3.2).
+    """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[_Asked, tuple[str, Response]] = OrderedDict()
@@ -158,8 +161,10 @@ class _Pages:
         if known is not None:
             self._size -= len(known[1].body)
             if answer.status == HTTPStatus.NOT_MODIFIED:
-                self._add(asked, *known)
-                return known[1]
+                fresh = {name: value for name, value in answer.headers.items() if not name.startswith("content-")}
+                same = replace(known[1], headers={**known[1].headers, **fresh})
+                self._add(asked, known[0], same)
+                return same
         tag = answer.headers.get("etag")
         if tag and answer.status == HTTPStatus.OK and len(answer.body) <= _KEPT_BYTES:
             self._add(asked, tag, response)

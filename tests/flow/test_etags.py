@@ -11,8 +11,11 @@ import orjson
 import pytest
 from aiohttp import web
 
-from tests.flow.local import World
-from worker.simulator import Connect
+from tests.flow.local import World, dintero_settings
+from worker.simulator import Connect, Dintero
+from worker.simulator.answers import Answer, Ask
+from worker.sources.dintero import Dintero as Adapter
+from worker.upstream import Upstream
 
 os.environ["T_API"] = "connect-test-key"
 
@@ -86,3 +89,51 @@ async def test_a_page_is_sent_again_under_another_credential(tmp_path: Path, mon
         await world.scans("scan", 3)
     assert api.statuses[200] == 2
     assert len(world.events) == 20
+
+
+class Counting(Dintero):
+    """A dintero behind a server that tags bodies: a 304 has the count of now, as RFC 9110, section 15.4.5, allows."""
+
+    async def answer(self, ask: Ask) -> Answer:
+        """Answer a GET with 304 where the body is the one that is known."""
+        answer = await super().answer(ask)
+        if ask.method != "GET" or answer.status != 200:
+            return answer
+        answer.headers["ETag"] = f'W/"{hashlib.sha256(answer.body).hexdigest()}"'
+        if ask.headers.get("If-None-Match") != answer.headers["ETag"]:
+            return answer
+        return Answer(304, b"", answer.headers, "text/plain")
+
+
+async def test_an_unchanged_page_has_the_headers_that_came_with_that_word(tmp_path: Path) -> None:
+    """The count of all may be another one though the page is not (RFC 9111, section 3.2); its own length it keeps."""
+    async with Counting(seed=1, customers=40, client_id="client", client_secret="secret") as simulator:
+        settings = World(tmp_path, "dintero", dintero_settings(simulator)).settings()
+        adapter = Adapter("it", settings)
+        upstream = Upstream("it", adapter, settings)
+        await upstream.prepare()
+        answers = []
+        for _ in range(3):
+            answers.append(await upstream.ask(adapter.request("check", None, upstream.moment())))
+            simulator.create()
+        await upstream.close()
+        assert [request.status for request in simulator.requests if request.method == "GET"] == [200, 304, 304]
+    assert {(answer.status, answer.body) for answer in answers} == {(200, answers[0].body)}
+    assert [answer.headers["total-count"] for answer in answers] == ["40", "41", "42"]
+    assert {(answer.headers["content-type"], answer.headers["content-length"]) for answer in answers} == {
+        ("application/json; charset=utf-8", str(len(answers[0].body)))
+    }
+
+
+async def test_a_listing_of_unchanged_pages_is_held_against_the_count_of_now(tmp_path: Path) -> None:
+    """Nothing seems to be cut short where customers were added, and every check is a proof."""
+    async with Counting(seed=1, customers=40, client_id="client", client_secret="secret") as simulator:
+        world = World(tmp_path, "dintero", dintero_settings(simulator, scan_interval="20ms"))
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == 40)
+            await world.scans("check", 2)
+            for _ in range(3):
+                simulator.create()
+            await world.until(lambda: len(world.latest) == 43)
+            await world.scans("check", 3)
+    assert world.condition.alarm is None
