@@ -119,7 +119,8 @@ async def partitions_of(connection: Connection, topic: str) -> int:
     async with connection.admin() as admin:
         found = (await admin.found([topic])).get(topic)
     if found is None:
-        raise UsageError(f"there is no topic {topic}", hint="`rollcall topics plan` shows what is missing of ours.")
+        hint = "`rollcall topics plan` shows what is missing of ours; another service's is made by whoever has it."
+        raise UsageError(f"there is no topic {topic}", hint=hint)
     return found.partitions
 
 

@@ -219,7 +219,6 @@ async def _serve(
 ) -> None:
     connection, hasher, ids = given
     folder, lock = state.claim(config.file.state_dir)
-    log.info("starting", stages=list(stages), prefix=config.file.prefix, state=str(folder))
     ways = handlers.lanes(config.file.handlers) if "executor" in stages else {}
     traces = _traces()
     lanes = {
@@ -232,7 +231,10 @@ async def _serve(
         memberships = [
             _membership(config, stage, _spec(config, stage, folder, ids, hasher), shared) for stage in stages
         ]
-        await _run(config, memberships, stopping)
+        probes = Probes(config.address, memberships)
+        await probes.start()
+        log.info("starting", stages=list(stages), prefix=config.file.prefix, state=str(folder))
+        await _run(memberships, probes, stopping)
     finally:
         said.cancel()
         await asyncio.wait([said], timeout=CLOSE_TIMEOUT)
@@ -259,9 +261,7 @@ def _traces() -> "Tracing | None":
     return Tracing.start()
 
 
-async def _run(config: Config, memberships: Sequence[Membership], stopping: asyncio.Event) -> None:
-    probes = Probes(config.address, memberships)
-    await probes.start()
+async def _run(memberships: Sequence[Membership], probes: Probes, stopping: asyncio.Event) -> None:
     serving = [asyncio.ensure_future(membership.serve(stopping)) for membership in memberships]
     try:
         done, _ = await asyncio.wait(serving, return_when=asyncio.FIRST_EXCEPTION)
