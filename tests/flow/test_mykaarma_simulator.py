@@ -104,12 +104,21 @@ async def test_errors_instead_of_data_are_no_deletion() -> None:
 
 
 async def test_errors_beside_data_leave_the_customer_there() -> None:
-    """A 200 that carries errors and the customer shows the customer."""
+    """A 200 that carries errors and the whole customer shows the customer."""
     async with looking(customers=1) as (simulator, upstream):
         (customer_id,) = simulator.customers()
         before = await found(upstream, customer_id)
-        simulator.fault("errors", with_data=True)
+        simulator.fault("errors", with_data=True, without=["dealerOrderInfoList"])  # it is not kept
         assert await found(upstream, customer_id) == before
+
+
+@pytest.mark.parametrize("part", ["customerInfo", "addressListV2", "addressList", "dealerOrderInfoList"])
+async def test_errors_in_place_of_a_part_prove_nothing(part: str) -> None:
+    """What is missing beside errors was not read: the customer has not lost it."""
+    async with looking(customers=1, settings={"orders": True}) as (simulator, upstream):
+        (customer_id,) = simulator.customers()
+        simulator.fault("errors", with_data=True, without=[part])
+        assert isinstance(await upstream.lookup(customer_id), Unsure)
 
 
 @pytest.mark.parametrize("fault", ["nulls", "missing_ids", "truncated", "html", "charset", "redirect"])

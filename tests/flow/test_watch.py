@@ -249,6 +249,21 @@ async def test_errors_are_no_deletion(world: World, dealer: MyKaarma) -> None:
     assert world.reasons == {}
 
 
+async def test_errors_beside_a_part_of_a_customer_take_nothing_from_him(world: World, dealer: MyKaarma) -> None:
+    """He is set aside and stays published as he was, until he is answered whole."""
+    ids = sorted(dealer.customers())[:8]
+    async with world.polling():
+        await watch(world, ids)
+        await world.until(lambda: len(world.latest) == 8)
+        fault = dealer.fault("errors", with_data=True, path=ids[0])
+        await world.until(lambda: world.status["set_aside"] == 1)
+        await rounds(world, 2)
+        dealer.clear_faults()
+        await world.until(lambda: world.status["set_aside"] == 0)
+    assert fault.hits > 2
+    assert len(world.events) == 8
+
+
 async def test_one_look_up_that_always_fails_stops_nobody_else(world: World, dealer: MyKaarma) -> None:
     """The rounds go on, and he is not taken for deleted."""
     ids = sorted(dealer.customers())

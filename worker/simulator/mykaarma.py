@@ -182,6 +182,8 @@ class MyKaarma(Simulator):
         data = (
             self._told(row, ask) if row is not None and fault is not None and fault.option("with_data", False) else {}
         )
+        for name in fault.option("without", ["addressListV2"]) if fault is not None else []:
+            data.pop(name, None)
         error = {"errorCode": 50010, "errorTitle": "PARTIAL_FAILURE", "errorMessage": "Some data could not be read"}
         return as_json({"errors": [error], "warnings": [], **data})
 

@@ -2,7 +2,7 @@
 
 The API has no list, so the source has no feeds: the poller goes round a watch list and looks each customer up. 204 says
 that there is no such customer, or that the requester may not see it: absence is never conclusive here. An answer with
-errors proves nothing about a deletion.
+errors proves nothing about a deletion, and where a list is missing beside them, nothing about the customer either.
 
 Card numbers are taken out as the answer is read: they are in no row, no fingerprint and no event. Orders change all the
 time and are left out unless the settings ask for them.
@@ -147,6 +147,8 @@ class Mykaarma:
             return Unsure(f"the look-up was answered {response.status} without a customer{_codes(answer)}")
         if text(info.get("uuid")) != customer_id:
             return Unsure(f"the look-up was answered {response.status} with no customer of this UUID{_codes(answer)}")
+        if answer.get("errors") and not all(isinstance(answer.get(name), list) for name in self._kept):
+            return Unsure(f"the look-up was answered {response.status} with a part of the customer{_codes(answer)}")
         return Exists(Row(customer_id, self._record(answer)))
 
     def _record(self, answer: Mapping[str, Any]) -> dict[str, Any]:

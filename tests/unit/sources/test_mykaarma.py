@@ -217,7 +217,7 @@ def postal(line1: str, line2: str, city: str, postcode: str) -> dict[str, str | 
 
 def test_the_older_shape_of_addresses_is_read_too() -> None:
     """An older address has its postcode in two parts, codes for state and country, and a phone number of its own."""
-    customer = customer_of({**DOCUMENT, "addressListV2": None})
+    customer = customer_of({**DOCUMENT, "errors": [], "addressListV2": None})
     (address,) = customer["addresses"]
     assert address["value"] == postal("2 Other St", "Apt 2", "Springfield", "90803-1234")
     assert (address["label"], address["preferred"]) == ("WORK", False)
@@ -348,6 +348,7 @@ def test_204_is_not_conclusive() -> None:
 
 WITHOUT = "without a customer"
 ANOTHER = "with no customer of this UUID"
+PART = "with a part of the customer"
 
 
 @pytest.mark.parametrize(
@@ -360,6 +361,8 @@ ANOTHER = "with no customer of this UUID"
         ({"customerInfo": {}}, 200, ANOTHER),
         ({"customerInfo": {"uuid": None}}, 200, ANOTHER),
         ({"customerInfo": {"uuid": REQUESTER}}, 200, ANOTHER),
+        ({**DOCUMENT, "addressList": None}, 200, f"{PART} (errorCode 0)"),
+        ({"errors": "x", "customerInfo": {"uuid": ID}, "addressList": []}, 200, PART),
         ({"errors": [{"errorCode": 40000}]}, 400, f"{WITHOUT} (errorCode 40000)"),
         ({"customerInfo": {"uuid": ID}}, 404, WITHOUT),
         ({}, 302, WITHOUT),
