@@ -15,7 +15,7 @@ from worker.errors import UsageError
 from worker.topics import REBUILT, STAGES, Topics
 
 Resource = Literal["topic", "group", "transactional-id", "cluster"]
-Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "AlterConfigs"]
+Operation = Literal["Read", "Write", "Create", "Describe", "DescribeConfigs", "AlterConfigs", "Delete"]
 
 # The roles that are worker processes; each is a stage. A plug-in is a role of its own, by its name.
 WORKERS: Final = STAGES
@@ -137,9 +137,11 @@ def _rebuild(topics: Topics) -> Iterator[Grant]:
     for stage in REBUILT:
         yield from grants(stage, made)
         yield _allow("group", topics.group(stage), "Describe")  # whether anybody works with the present one still
+    for name in (topics.keys, topics.links):  # and whether it has left something unhandled
+        yield _allow("topic", name, "Read", "Describe")
     for one in grants("topics", made):
         if one.name not in present:
-            yield one
+            yield replace(one, operations=one.operations | {"Delete"})
     for name in (made.clusters, made.identity):
         yield _allow("topic", name, "Read", "Describe")
     yield _allow("transactional-id", f"{topics.prefix}.rebuild.dedupe", "Write", "Describe")

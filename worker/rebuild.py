@@ -3,8 +3,9 @@
 The new generation reads `customers.latest` from its beginning, under topics and groups of its own, and publishes to
 internal topics. Once it has caught up, and nobody works with the old one any more, what it says is compared with what
 is published: only what differs is published, with the identity events that lead from one to the other, and pairs for
-review that were opened or closed by it. The old generation stays as it is, for a way back. Whatever is cut short goes
-on where it was when it is started again: a change of clusters and what is told of it are published together or not yet.
+review that were opened or closed by it. The old generation is no way back: what it remembers to have published is not
+what is published. Whatever is cut short begins anew when it is started again, and publishes what is left: a change of
+clusters and what is told of it are published together or not yet.
 """
 
 import asyncio
@@ -44,6 +45,7 @@ from worker.topics import Topics, partition_of, remedy
 STAGES: Final = tuple(GROUPS["dedupe"])
 _POLL_SECONDS: Final = 0.5
 _BATCH: Final = 1_000
+_STOP: Final = "caught up; now pause the sources, wait until nothing is behind, and stop every worker that runs dedupe"
 
 Tell = Callable[[str], None]
 _Row = tuple[str, Encoded]  # with its topic
@@ -71,23 +73,81 @@ class Difference:
     reviews: int = 0
 
 
-async def rebuild(config: Config, handler: str, tell: Tell) -> Difference:
+async def rebuild(config: Config, handler: str, tell: Tell, *, behind: bool = False) -> Difference:
     """Build the next generation of a handler's state; return what it has published.
 
     Waits until no worker runs the present generation. Raises UsageError for a handler whose state does not follow from
-    the table of customers, and whatever a worker raises.
+    the table of customers, and, unless `behind`, where deletions are left that the present generation has not handled:
+    they would be told to nobody. Raises whatever a worker raises, too.
     """
     if handler not in {"dedupe", *STAGES}:
         raise _refusal(config, handler)
     file = config.file.model_copy(update={"listen": "127.0.0.1:0"})
     following = Next(config.path, file, config.sources)
-    await apply_topics(config.file.kafka, following.topics)
+    number = following.topics.generation
+    if not behind and not await _members(config, STAGES):
+        await _demand_handled(config)  # at the end it would be no other: nobody is there to handle them
+    await _alone(following, STAGES, tell, f"generation {number} is at work; stop that rebuild, or those workers")
+    await _begin(config, following.topics)
     async with _at_work(following):
-        tell(f"generation {following.topics.generation} reads {config.topics.latest}")
+        tell(f"generation {number} reads {config.topics.latest}")
         await _caught_up(following, tell)
-        await _alone(config, STAGES, tell, "caught up; now stop every worker that runs dedupe")
+        await _alone(config, STAGES, tell, _STOP)
         await _caught_up(following, tell)
+    if not behind:  # also of what came until just now: the next generation has handled it, and told nobody
+        await _demand_handled(config)
     return await publish_difference(config, following.topics)
+
+
+async def _begin(config: Config, made: Topics) -> None:
+    """Make the topics of a generation anew, whatever an earlier rebuild has left there, and have it read all."""
+    connection = Connection(config.file.kafka)
+    present = {spec.name for spec in config.topics.declared()}
+    await _shut_out(connection, made, STAGES)
+    async with connection.admin() as admin:
+        for spec in made.declared():
+            if spec.name not in present:
+                await admin.renew(spec)
+    await apply_topics(config.file.kafka, made)
+    for stage, topic in _inputs(made).items():
+        consumer = await connection.consumer(group=made.group(stage))
+        try:
+            where = [TopicPartition(topic, one) for one in range(made.partitions)]
+            consumer.assign(where)
+            await consumer.commit(await consumer.beginning_offsets(where))
+        finally:
+            await bounded_stop(consumer.stop(), "beginning")
+
+
+def _inputs(topics: Topics) -> dict[str, str]:
+    """Return the topic that each stage reads."""
+    return dict(zip(STAGES, (topics.latest, topics.keys, topics.links), strict=True))
+
+
+async def _shut_out(connection: Connection, topics: Topics, stages: Iterable[str]) -> None:
+    """Fence those that were halted in the midst of these stages, and may wake up."""
+    for stage in stages:
+        for partition in range(topics.partitions):
+            await (await connection.producer(topics.transactional_id(stage, partition))).close()
+
+
+async def _demand_handled(config: Config) -> None:
+    """Raise UsageError where the present generation has left deletions unhandled, or what may follow from some.
+
+    Only it tells the deletes who has departed: the next one is silent until the rebuild is done.
+    """
+    left = [
+        stage
+        for stage, topic in _inputs(config.topics).items()
+        if await _behind(config, config.topics.group(stage), topic, deletions=True)
+    ]
+    if left:
+        message = f"generation {config.topics.generation} has left deletions unhandled ({', '.join(left)})"
+        hint = (
+            "The deletes would be told nothing of them. Start the workers again, pause the sources, wait until "
+            "`rollcall status` shows nothing behind, and rebuild. Where they cannot start, --behind goes on without."
+        )
+        raise UsageError(message, hint=hint)
 
 
 def _refusal(config: Config, handler: str) -> UsageError:
@@ -119,8 +179,7 @@ async def empty(config: Config, handler: str, tell: Tell) -> None:
     specs = {spec.name: spec for spec in topics.declared()}
     await _alone(config, stages, tell, f"now stop every worker that runs {handler}")
     for stage in stages:
-        for partition in range(topics.partitions):
-            await (await connection.producer(topics.transactional_id(stage, partition))).close()
+        await _shut_out(connection, topics, [stage])
         async with connection.admin() as admin:
             await admin.renew(specs[topics.state(stage)])
         tell(f"{topics.state(stage)} is empty")
@@ -152,10 +211,9 @@ async def _at_work(config: Config) -> AsyncGenerator[None]:
 async def _caught_up(config: Config, tell: Tell) -> None:
     """Wait until every stage has handled what the one before it has written."""
     topics = config.topics
-    inputs = dict(zip(STAGES, (topics.latest, topics.keys, topics.links), strict=True))
     told = ""
     while True:
-        behind = {stage: await _behind(config, topics.group(stage), topic) for stage, topic in inputs.items()}
+        behind = {stage: await _behind(config, topics.group(stage), topic) for stage, topic in _inputs(topics).items()}
         if not any(behind.values()):
             return
         line = ", ".join(f"{stage} {count} behind" for stage, count in behind.items())
@@ -165,20 +223,25 @@ async def _caught_up(config: Config, tell: Tell) -> None:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _behind(config: Config, group: str, topic: str) -> int:
-    """Return how many offsets a group has yet to handle; those that hold no record (markers) do not count."""
-    consumer = await Connection(config.file.kafka).consumer(group=group)
+async def _behind(config: Config, group: str, topic: str, *, deletions: bool = False) -> int:
+    """Return how many offsets a group has yet to handle; those that hold no record (markers) do not count.
+
+    `deletions`: a partition counts only where one of its records has no value.
+    """
+    connection = Connection(config.file.kafka)
+    consumer = await connection.consumer(group=group)
     try:
+        await connection.demand(consumer, topic)
         where = [TopicPartition(topic, one) for one in range(config.topics.partitions)]
         consumer.assign(where)
         ends = await consumer.end_offsets(where)
         starts = await consumer.beginning_offsets(where)
         behind = 0
         for one in where:
-            position = await consumer.committed(one) or starts[one]
+            position = max(await consumer.committed(one) or 0, starts[one])
             if position < ends[one]:
                 consumer.seek(one, position)
-                behind += ends[one] - position if await _holds(consumer, one, ends[one]) else 0
+                behind += ends[one] - position if await _holds(consumer, one, ends[one], deletions=deletions) else 0
             else:
                 consumer.seek(one, ends[one])
         return behind
@@ -186,23 +249,29 @@ async def _behind(config: Config, group: str, topic: str) -> int:
         await bounded_stop(consumer.stop(), "lag")
 
 
-async def _holds(consumer: Any, one: TopicPartition, end: int) -> bool:
-    """Return whether there is a record before `end`."""
+async def _holds(consumer: Any, one: TopicPartition, end: int, *, deletions: bool) -> bool:
+    """Return whether there is a record before `end`, or one without a value."""
     while await consumer.position(one) < end:
-        if (await consumer.getmany(one, timeout_ms=200, max_records=1)).get(one):
+        rows = (await consumer.getmany(one, timeout_ms=200, max_records=_BATCH)).get(one, [])
+        if any(row.value is None or not deletions for row in rows):
             return True
     return False
+
+
+async def _members(config: Config, stages: Sequence[str]) -> int:
+    """Return how many members the groups of these stages have."""
+    async with Connection(config.file.kafka).admin() as admin:
+        return sum([await admin.members(config.topics.group(stage)) for stage in stages])
 
 
 async def _alone(config: Config, stages: Sequence[str], tell: Tell, what: str) -> None:
     """Wait until no worker runs these stages, as configured at present; say `what` is to be done where one does."""
     told = False
-    async with Connection(config.file.kafka).admin() as admin:
-        while sum([await admin.members(config.topics.group(stage)) for stage in stages]):
-            if not told:
-                told = True
-                tell(f"{what}: this goes on when they have stopped")
-            await asyncio.sleep(_POLL_SECONDS)
+    while await _members(config, stages):
+        if not told:
+            told = True
+            tell(f"{what}: this goes on when they have stopped")
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 async def publish_difference(config: Config, made: Topics) -> Difference:
@@ -225,7 +294,7 @@ async def _differing(config: Config, made: Topics) -> tuple[list[list[_Row]], Di
     """Return what is to be published, in parts that belong together, and how much it is."""
     topics = config.topics
     before, after = await _table(config, topics.clusters), await _table(config, made.clusters)
-    live = (await _table(config, topics.latest)).keys()
+    live = await _live(config, topics.latest)
     reviews = _reviews(await inspect.records(config, topics.identity), await inspect.records(config, made.identity))
     memberships = list(_memberships(before, after))
     removed = {key for _, key, value in memberships if value is None}
@@ -269,9 +338,9 @@ class _Told:
     time: str
 
     def row(self, type_: IdentityType, cluster: str, event: Mapping[str, Any]) -> _Row:
-        """Return an event as it is published; told once more, it has the same id."""
+        """Return an event as it is published; another rebuild that tells the same gives it another id."""
         value = orjson.dumps(event)
-        origin = b"rebuild:%d:%s" % (self.generation, value)
+        origin = b"rebuild:%d:%s:%s" % (self.generation, self.time.encode(), value)
         return self.topic, (cluster.encode(), value, identity_headers(type_, cluster, self.time, origin))
 
 
@@ -334,6 +403,14 @@ async def _table(config: Config, topic: str) -> dict[bytes, bytes]:
     async for row in inspect.read_all(config, topic):
         newest[row.key] = row.value
     return {key: value for key, value in newest.items() if value is not None}
+
+
+async def _live(config: Config, topic: str) -> set[bytes]:
+    """Return the keys of a table that has as many rows as there are customers: without what they hold."""
+    live = set[bytes]()
+    async for row in inspect.read_all(config, topic):
+        (live.discard if row.value is None else live.add)(row.key)
+    return live
 
 
 def _shapes(memberships: Mapping[bytes, bytes]) -> dict[str, Shape]:

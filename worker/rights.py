@@ -23,6 +23,7 @@ _BITS: Final[dict[Operation, int]] = {
     "Read": 3,
     "Write": 4,
     "Create": 5,
+    "Delete": 6,
     "Describe": 8,
     "DescribeConfigs": 10,
     "AlterConfigs": 11,

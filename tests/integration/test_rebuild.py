@@ -16,7 +16,8 @@ from tests.integration.conftest import Deployment
 from worker import inspect, rebuild, service
 from worker.config import Config, parse
 from worker.errors import UsageError
-from worker.testkit import latest, person
+from worker.kafka import apply_topics
+from worker.testkit import deleted, latest, person
 
 DEADLINE = 90.0
 
@@ -28,14 +29,14 @@ def config(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return parse(raw(deployment, tmp_path, 1))
 
 
-def raw(deployment: Deployment, folder: Path, generation: int) -> dict[str, Any]:
-    """Return it before it is checked."""
+def raw(deployment: Deployment, folder: Path, generation: int, **dedupe: Any) -> dict[str, Any]:
+    """Return it before it is checked, with settings of the duplicate search."""
     kafka = deployment.connection.settings
     return {
         "prefix": deployment.topics.prefix,
         "kafka": {"bootstrap": kafka.bootstrap, "partitions": kafka.partitions},
         "state_dir": str(folder / "workers"),
-        "handlers": {"dedupe_generation": generation},
+        "handlers": {"dedupe_generation": generation, "dedupe": dedupe},
     }
 
 
@@ -125,7 +126,7 @@ async def test_only_what_differs_is_published(deployment: Deployment, config: Co
 
         def tell(line: str) -> None:
             lines.append(line)
-            if "now stop every worker" in line:
+            if "stop every worker" in line:
                 stop.set()
 
         difference = await rebuild.rebuild(config, "dedupe", tell)
@@ -146,6 +147,112 @@ async def test_only_what_differs_is_published(deployment: Deployment, config: Co
         await until(lambda: found(4))
     counts = Counter(row.key for row in await inspect.records(config, topics.clusters))
     assert {key for key, count in counts.items() if count != settled[key]} == {b"crm/3", b"shop/3"}
+
+
+def pairs(*numbers: int) -> set[frozenset[str]]:
+    """Return the clusters of so many people of whom each is two customers."""
+    return {frozenset({f"crm/{n}", f"shop/{n}"}) for n in numbers}
+
+
+async def departed(config: Config) -> set[str]:
+    """Return of whom the deletes were told that they have left a cluster."""
+    return {(row.key or b"").decode() for row in await inspect.records(config, config.topics.departures)}
+
+
+async def test_every_rebuild_applies_the_settings_of_its_day(
+    deployment: Deployment, config: Config, tmp_path: Path
+) -> None:
+    """The second one begins anew as well; and it is the way back: with the new number and the old settings."""
+
+    async def found(*numbers: int) -> bool:
+        return await clusters(config) == pairs(*numbers)
+
+    await publish(deployment, [row for n in range(3) for row in twice(n)])
+    async with handling(config):
+        await until(lambda: found(0, 1, 2))
+    strict = parse(raw(deployment, tmp_path, 1, link=100))
+    assert (await rebuild.rebuild(strict, "dedupe", lambda _: None)).removed == 6
+    assert await found()
+    assert (await rebuild.rebuild(config, "dedupe", lambda _: None)).changed == 6
+    assert await found(0, 1, 2)
+
+    await rebuild.rebuild(strict, "dedupe", lambda _: None)
+    async with handling(parse(raw(deployment, tmp_path, 2, link=100))):
+        await publish(deployment, [*twice(3), latest(person("web", "9"), 1)])
+    assert await found()
+    back = await rebuild.rebuild(parse(raw(deployment, tmp_path, 2)), "dedupe", lambda _: None)
+    assert (back.generation, back.changed) == (3, 8)
+    async with handling(parse(raw(deployment, tmp_path, 3))):
+        await publish(deployment, twice(4))
+        await until(lambda: found(0, 1, 2, 3, 4))
+
+
+async def test_a_rebuild_waits_for_the_one_that_is_at_work(
+    deployment: Deployment, config: Config, tmp_path: Path
+) -> None:
+    """The topics of a generation are not taken away from under whoever works with it."""
+    await publish(deployment, twice(0))
+    lines: list[str] = []
+    following = parse(raw(deployment, tmp_path, 2))
+    await apply_topics(deployment.connection.settings, following.topics)
+    async with handling(following) as stop:
+        await until(lambda: clusters(config))
+
+        def tell(line: str) -> None:
+            lines.append(line)
+            stop.set()
+
+        await rebuild.rebuild(config, "dedupe", tell)
+    assert "generation 2 is at work" in lines[0]
+    assert await clusters(config) == pairs(0)
+
+
+async def test_deletions_that_nobody_has_handled_are_not_swallowed(
+    deployment: Deployment, config: Config, tmp_path: Path
+) -> None:
+    """A rebuild tells the deletes nothing, so it ends before it publishes, and goes on only where it is told so."""
+
+    async def handled(*numbers: int) -> bool:
+        return await clusters(config) == pairs(*numbers)
+
+    await publish(deployment, [row for n in range(3) for row in twice(n)])
+    async with handling(config):
+        await until(lambda: handled(0, 1, 2))
+    await publish(deployment, [deleted("crm", "0", 2)])
+    lines: list[str] = []
+    with pytest.raises(UsageError, match=r"left deletions unhandled \(keys\)"):
+        await rebuild.rebuild(config, "dedupe", lines.append)
+    assert not lines  # nothing was begun
+
+    async with handling(config) as stop:
+        await until(lambda: handled(1, 2))
+        assert await departed(config) == {"crm/0"}
+        loop = asyncio.get_running_loop()
+        late: list[asyncio.Future[None]] = []
+
+        async def delete_late() -> None:
+            stop.set()
+            while sum([await admin.members(config.topics.group(stage)) for stage in rebuild.STAGES]):
+                await asyncio.sleep(0.1)
+            await publish(deployment, [deleted("crm", "1", 2)])
+
+        def tell(line: str) -> None:
+            if "stop every worker" in line:
+                late.append(loop.create_task(delete_late()))
+
+        async with deployment.connection.admin() as admin:
+            with pytest.raises(UsageError, match="left deletions unhandled"):
+                await rebuild.rebuild(config, "dedupe", tell)
+            await late[0]
+    assert await handled(1, 2)  # nothing was published
+
+    async with handling(config):
+        await until(lambda: handled(2))
+        assert await departed(config) == {"crm/0", "crm/1"}
+    await publish(deployment, [deleted("crm", "2", 2)])
+    found = await rebuild.rebuild(config, "dedupe", lambda _: None, behind=True)
+    assert found.removed == 2
+    assert await departed(config) == {"crm/0", "crm/1"}
 
 
 @pytest.mark.parametrize("handler", ["deletes", "requests", "mine"])

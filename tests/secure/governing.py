@@ -25,7 +25,15 @@ _TAGS = ("tags", TaggedFields)
 _SCRAM_SHA_512 = 2
 _ITERATIONS = 4096
 _RESOURCES = {"topic": 2, "group": 3, "cluster": 4, "transactional-id": 5}
-_OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10, "AlterConfigs": 11}
+_OPERATIONS = {
+    "Read": 3,
+    "Write": 4,
+    "Create": 5,
+    "Delete": 6,
+    "Describe": 8,
+    "DescribeConfigs": 10,
+    "AlterConfigs": 11,
+}
 _LITERAL, _PREFIXED = 3, 4
 _ALLOW = 3
 

@@ -305,8 +305,11 @@ def sequences_import(ctx: click.Context, file: Path, ahead: int) -> None:
 @click.option(
     "--empty", is_flag=True, help="Take the state of the deletes (or a stage of them) or of a plug-in away instead."
 )
+@click.option(
+    "--behind", is_flag=True, help="Go on where deletions are left unhandled: the deletes hear nothing of them."
+)
 @click.pass_context
-def rebuild(ctx: click.Context, handler: str, *, empty: bool) -> None:
+def rebuild(ctx: click.Context, handler: str, *, empty: bool, behind: bool) -> None:
     """Build the state of HANDLER (dedupe, of which a stage is a part) anew from customers.latest; publish what differs.
 
     It works beside the running workers until it has caught up, then waits until they are stopped.
@@ -319,7 +322,7 @@ def rebuild(ctx: click.Context, handler: str, *, empty: bool) -> None:
         run(rebuilding.empty(config, handler, lambda line: click.echo(line, err=True)))
         click.echo(f"now start the workers that run {handler} again")
         return
-    found = run(rebuilding.rebuild(config, handler, lambda line: click.echo(line, err=True)))
+    found = run(rebuilding.rebuild(config, handler, lambda line: click.echo(line, err=True), behind=behind))
     events = f"{found.events} identity events ({found.reviews} of them about pairs for review)"
     click.echo(f"{found.changed} memberships changed, {found.removed} removed, {events}")
     click.echo(f"now set handlers.dedupe_generation: {found.generation}, and start the workers again")
