@@ -14,7 +14,9 @@ import org.apache.kafka.common.serialization.StringDeserializer;
  *
  * <p>java -cp 'kafka-clients.jar:slf4j-api.jar' Subscriber.java BOOTSTRAP [GROUP] [--once]
  *
- * <p>The sequence of a customer drops duplicate events; --once stops at the end of the topic instead of waiting for more.
+ * <p>The highest sequence of each customer drops what is given again. It is kept in memory, which serves after a rebalance;
+ * against a crash between your work and the commit keep it in a table of your own, in the transaction of your work. --once
+ * stops at the end of the topic instead of waiting for more.
  */
 public class Subscriber {
   public static void main(String[] arguments) {

@@ -1,27 +1,45 @@
 """Reacts to customers that are created, changed and deleted, with aiokafka: start it, stop it, start it again.
 
-    python subscriber.py BOOTSTRAP [--group NAME] [--once]
+    python subscriber.py BOOTSTRAP [--group NAME] [--table FILE] [--once]
 
-It keeps the highest sequence it has handled of each customer, as your table would, and so drops duplicate events after
-a crash between its work and its commit. `--once` stops at the end of the topic instead of waiting for more.
+It keeps the highest sequence it has handled of each customer in a table, in the transaction of its work, and so drops
+what it is given again. Without `--table` that table is in memory, which serves after a rebalance but not after a crash
+between work and commit. Use a table of your own database, and a new one for another deployment of Rollcall. `--once`
+stops at the end of the topic instead of waiting for more.
 """
 
 import argparse
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+
+TABLE = "CREATE TABLE IF NOT EXISTS handled (customer TEXT PRIMARY KEY, sequence INTEGER NOT NULL)"
+# Changes a row only where the sequence is a new one.
+NOTE = """INSERT INTO handled VALUES (?, ?) ON CONFLICT (customer)
+          DO UPDATE SET sequence = excluded.sequence WHERE excluded.sequence > sequence"""
 
 
 def react(event_type: str, key: str, sequence: int, event: dict) -> None:
-    """Do what your service does."""
+    """Do what your service does: in the same transaction, which is committed when this returns."""
     if event_type == "customer.deleted":
         print(f"{key} #{sequence}: deleted ({event['reason']})")
     else:
         print(f"{key} #{sequence}: {event_type}, {len(event['changed'])} fields")
 
 
-async def subscribe(bootstrap: str, group: str, *, once: bool) -> None:
+def handle(table: sqlite3.Connection, record: ConsumerRecord) -> None:
+    """React to a record that was not handled before."""
+    headers = {name: value.decode() for name, value in record.headers}
+    key, sequence = record.key.decode(), int(headers["ce_sequence"])
+    with table:  # one transaction
+        if table.execute(NOTE, (key, sequence)).rowcount:  # else it is a duplicate event, or a replayed one
+            react(headers["ce_type"], key, sequence, json.loads(record.value))
+
+
+async def subscribe(bootstrap: str, group: str, table: sqlite3.Connection, *, once: bool) -> None:
     """Read `customers.events` as a member of `group`."""
     consumer = AIOKafkaConsumer(
         "customers.events",
@@ -31,19 +49,14 @@ async def subscribe(bootstrap: str, group: str, *, once: bool) -> None:
         enable_auto_commit=False,
         auto_offset_reset="earliest",
     )
-    handled: dict[str, int] = {}
+    table.execute(TABLE)
     await consumer.start()
     try:
         while True:
             batch = await consumer.getmany(timeout_ms=1000)
             for records in batch.values():
                 for record in records:
-                    headers = {name: value.decode() for name, value in record.headers}
-                    key, sequence = record.key.decode(), int(headers["ce_sequence"])
-                    if sequence <= handled.get(key, 0):
-                        continue  # a duplicate event, or a replayed one
-                    react(headers["ce_type"], key, sequence, json.loads(record.value))
-                    handled[key] = sequence
+                    handle(table, record)
             if batch:
                 await consumer.commit()
             elif once and await at_end(consumer):
@@ -63,6 +76,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("bootstrap")
     parser.add_argument("--group", default="example-python")
+    parser.add_argument("--table", default=":memory:")
     parser.add_argument("--once", action="store_true")
     given = parser.parse_args()
-    asyncio.run(subscribe(given.bootstrap, given.group, once=given.once))
+    with closing(sqlite3.connect(given.table)) as connection:
+        asyncio.run(subscribe(given.bootstrap, given.group, connection, once=given.once))

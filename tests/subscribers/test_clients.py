@@ -1,11 +1,13 @@
 """Other people's clients read what is published: the same records, the same partitions, the same events."""
 
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 from cloudevents.core.formats.json import JSONFormat
 
@@ -30,10 +32,24 @@ async def expected(demo: Demo) -> set[str]:
     }
 
 
-async def seen(command: Sequence[str], cwd: Path | None = None) -> list[str]:
-    """Return the same, as an example has printed it."""
+async def aborted_at_the_end(demo: Demo) -> None:
+    """Put a transaction that was aborted at the end of every partition: there are records, and nothing to read."""
+    kafka = demo.config.file.kafka
+    producer = AIOKafkaProducer(bootstrap_servers=kafka.bootstrap, transactional_id="a-worker-that-died")
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        for partition in range(kafka.partitions):
+            await producer.send_and_wait("customers.events", b"{}", key=b"crm/never", partition=partition)
+        await producer.abort_transaction()
+    finally:
+        await producer.stop()
+
+
+async def seen(command: Sequence[str], cwd: Path | None = None, *, ends: int = 0) -> list[str]:
+    """Return the same, as an example has printed it; `ends` is its exit code."""
     code, output, errors = await run(command, cwd=cwd)
-    assert code == 0, errors
+    assert code == ends, errors
     return [line.partition(":")[0] for line in output.splitlines() if " #" in line]
 
 
@@ -52,6 +68,7 @@ async def test_the_cloudevents_sdk_reads_every_event(demo: Demo) -> None:
 
 async def test_the_python_examples_run(demo: Demo) -> None:
     """One reacts to every event once, also when it is started again; one builds the table of all live customers."""
+    await aborted_at_the_end(demo)
     bootstrap = demo.config.file.kafka.bootstrap
     subscriber = str(EXAMPLES / "python" / "subscriber.py")
     command = [sys.executable, subscriber, bootstrap, "--group", "a-python-service", "--once"]
@@ -64,11 +81,29 @@ async def test_the_python_examples_run(demo: Demo) -> None:
     assert sum(int(line.partition(": ")[2]) for line in output.splitlines()) == live
 
 
+DIES = """
+import os, runpy, signal, sys
+from aiokafka import AIOKafkaConsumer
+AIOKafkaConsumer.commit = lambda self: os.kill(os.getpid(), signal.SIGKILL)
+runpy.run_path(sys.argv.pop(1), run_name="__main__")
+"""
+
+
+async def test_the_python_example_does_nothing_twice_after_a_crash(demo: Demo, tmp_path: Path) -> None:
+    """Killed after its work and before its commit it is given the same events again, and its table knows them."""
+    subscriber, bootstrap = str(EXAMPLES / "python" / "subscriber.py"), demo.config.file.kafka.bootstrap
+    rest = [subscriber, bootstrap, "--group", "a-service-that-crashes", "--table", str(tmp_path / "table"), "--once"]
+    first = await seen([sys.executable, "-u", "-c", DIES, *rest], ends=-signal.SIGKILL)
+    assert first
+    assert sorted(first + await seen([sys.executable, *rest])) == sorted(await expected(demo))
+
+
 async def test_the_javascript_example_runs(demo: Demo, packages: Path) -> None:
     """KafkaJS sees every event once, also when it is started again."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("there is no Node here")
+    await aborted_at_the_end(demo)
     command = [node, "subscriber.js", demo.config.file.kafka.bootstrap, "a-javascript-service", "--once"]
     assert sorted(await seen(command, packages)) == sorted(await expected(demo))
     assert await seen(command, packages) == []
@@ -132,6 +167,7 @@ async def test_the_java_example_runs_and_partitions_are_those_of_java(demo: Demo
     found = java.find()
     if not (found.executable.parent / "javac").exists():
         pytest.skip("this Java has no compiler, which runs the example from its source")
+    await aborted_at_the_end(demo)
     bootstrap, config = demo.config.file.kafka.bootstrap, demo.config.file.kafka
     command = found.command(str(EXAMPLES / "java" / "Subscriber.java"), bootstrap, "a-java-service", "--once")
     assert sorted(await seen(command)) == sorted(await expected(demo))
