@@ -102,13 +102,16 @@ class Leaving:
             for key, _ in found:
                 tx.delete(key)
             if prefix == listed and given["what"] == "rename" and found:
-                self._hand_over(tx, given, [key[len(prefix) :].decode() for key, value in found if value == b"+"], [])
+                self._hand_over(tx, given, [(value + key[len(prefix) :]).decode() for key, value in found], [])
             if found:
                 return True
         return False
 
     def _hand_over(self, tx: Transaction, given: Order, ids: list[str], seen: list[int]) -> None:
-        """Send customers (`seen`: when they were first seen) or, without, ids of the watch list to their new owner."""
+        """Send customers (`seen`: when they were first seen) or, without, the watch list to their new owner.
+
+        Ids of the watch list begin with what stands there: `+` where they are watched, `-` where they were removed.
+        """
         name = given["name"] or ""
         for start in range(0, len(ids), _PIECE // 5):
             some = slice(start, start + _PIECE // 5)
@@ -121,7 +124,8 @@ class Leaving:
     def adopt(self, tx: Transaction, given: Order, watch: WatchList) -> None:
         """Take customers over: when they are seen for the first time here, they were first seen long ago."""
         if not given["seen"]:
-            watch.add(tx, given["ids"])
+            watch.add(tx, [entry[1:] for entry in given["ids"] if entry[:1] == "+"])
+            watch.leave_out(tx, [entry[1:] for entry in given["ids"] if entry[:1] == "-"])
             return
         prefix = b"c/%s/" % given["source"].encode()
         for id_, first_seen in zip(given["ids"], given["seen"], strict=True):

@@ -62,6 +62,12 @@ class WatchList:
         self.watched -= len(removed)
         return removed
 
+    def leave_out(self, state: State, ids: Iterable[str]) -> None:
+        """Note customers as removed, unless something is known of them here."""
+        for key in (self._listed + id_.encode() for id_ in ids):
+            if state.get(key) is None:
+                state.put(key, _REMOVED)
+
     def looked_up(self, state: State, customer_id: str) -> None:
         """Note that a customer was looked up."""
         key = self._fresh + customer_id.encode()
