@@ -25,7 +25,7 @@ import orjson
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.measuring import anonymous_mb, cpu_seconds, machine
+from benchmarks.machine import anonymous_mb, cpu_seconds, machine
 from worker import config as configuration
 from worker import embedded
 from worker.config import Config

@@ -1,6 +1,6 @@
 """How many deletions a second one worker carries downstream, against a target without a rate limit.
 
-    python benchmarks/deletes.py [--customers 10000] [--concurrency 32]
+    python -m benchmarks.deletes [--customers 10000] [--concurrency 32]
 
 A real broker, a real `rollcall handle deletes`, the simulated Drivly in a process of its own. Published deletions go in
 as the poller would publish them; measured is the time from the first DELETE to the last receipt, by the receipts' own
@@ -24,6 +24,7 @@ import orjson
 import yaml
 from aiokafka import TopicPartition
 
+from benchmarks.machine import cpu_seconds
 from worker import config as configuration
 from worker import embedded, inspect
 from worker.config import Config
@@ -91,12 +92,6 @@ async def publish(config: Config, folder: Path, customers: int, *, deleted: bool
     await task.close()
 
 
-def cpu(pid: int) -> float:
-    """Return the CPU seconds that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def receipts(config: Config) -> list[dict[str, Any]]:
     """Return the receipts there are."""
     return [orjson.loads(record.value or b"") for record in await inspect.records(config, config.topics.receipts)]
@@ -149,7 +144,7 @@ async def run(customers: int, concurrency: int) -> None:
         await publish(config, folder / "publisher", customers, deleted=False)
         assert kafka.nodes[0].pid is not None
         processes = {"worker": workers.pid("deletes"), "target": simulator.pid, "broker": kafka.nodes[0].pid}
-        before = {name: cpu(pid) for name, pid in processes.items()}
+        before = {name: cpu_seconds(pid) for name, pid in processes.items()}
         committed = await transactions(workers.log("deletes"))
         await publish(config, folder / "publisher", customers, deleted=True)
         done: list[dict[str, Any]] = []
@@ -159,7 +154,7 @@ async def run(customers: int, concurrency: int) -> None:
             await asyncio.sleep(1)
             if await receipted(config) >= customers:
                 done = await receipts(config)
-        used = {name: cpu(pid) - before[name] for name, pid in processes.items()}
+        used = {name: cpu_seconds(pid) - before[name] for name, pid in processes.items()}
         after = await transactions(workers.log("deletes"))
         await workers.stop_all()
     simulator.terminate()

@@ -32,7 +32,7 @@ def surroundings() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def cpu_seconds(pid: int) -> float:
+def cpu_with_children(pid: int) -> float:
     """Return the CPU seconds of a process and of its children that have ended."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
     return sum(int(value) for value in fields[11:15]) / TICKS
@@ -68,7 +68,7 @@ class Sampled:
         """Take one sample; nothing where the process has ended."""
         try:
             pids = children(self.pid)
-            used = sum(map(cpu_seconds, pids))
+            used = sum(map(cpu_with_children, pids))
             sizes = [memory(pid) for pid in pids]
         except (OSError, LookupError):
             return

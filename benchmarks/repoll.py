@@ -22,7 +22,7 @@ import aiohttp
 import orjson
 import yaml
 
-from benchmarks.measuring import anonymous_mb, cpu_seconds, machine
+from benchmarks.machine import anonymous_mb, cpu_seconds, machine
 from worker import config as configuration
 from worker import embedded, inspect
 from worker.config import Config

@@ -9,8 +9,8 @@ import re
 import statistics
 
 from benchmarks import results
+from benchmarks.machine import machine
 from benchmarks.measure import ROOT
-from benchmarks.measuring import machine
 
 PAGE = ROOT / "docs/benchmarks.md"
 RATE = {"records": "records", "rate": "records/s", "cpu_us": "CPU us a record", "rss_mb": "RSS, MB"}
