@@ -139,6 +139,10 @@ class Calls:
         target = deletion.request["target"]
         self._life.tx.call(Call(id_, target, ask.method, ask.path, ask.query, ask.json, latest=latest))
 
+    def look_first(self, deletion: Deletion) -> None:
+        """Look again, ahead of all that wait for their turn."""
+        self.look_later(deletion, after=-self._life.now)
+
     def look_later(self, deletion: Deletion, *, after: int | None = None) -> None:
         """Look again after a while (`after` milliseconds where given); where no DELETE is out, from the start."""
         when = self._life.now + (self._health.backoff(deletion.failures) if after is None else after)

@@ -284,7 +284,7 @@ class Outcomes:
                 self._unread(waiting, waiting.doubt)
             else:
                 waiting.vouched = self._now
-                self._calls.look_later(waiting, after=0)
+                self._calls.look_first(waiting)  # behind a long queue the canary's word would have run out
 
     def _unread(self, deletion: Deletion, why: str) -> None:
         """Look again some times at an answer that cannot be read: half an answer comes whole the next time."""

@@ -241,6 +241,21 @@ def test_many_404_share_a_canary() -> None:
     assert world.systems["crm"].lookups().count("customers") <= 10
 
 
+def test_many_that_are_gone_already_all_end() -> None:
+    """However long the queue is: the second look comes while the canary's word is still believed."""
+    world = World(simple(drivly(rate=10), guard={"window": "1s", "count": 1000, "cap": 1000}), partitions=1)
+
+    def tenth(_: Call) -> Reply | None:
+        world.harness.now += 100
+        return None
+
+    world.systems["crm"].fault = tenth
+    for number in range(1, 201):
+        world.deleted("shop", str(number))
+    world.settle(3)
+    assert list(world.outcomes().values()) == ["ALREADY_ABSENT"] * 200
+
+
 # Refused
 
 
