@@ -4,7 +4,8 @@ Our own DELETE, coming back as an event of a system that is also a source, is re
 follow from it passes through the executor of that system first, whose state has noted every DELETE before it was sent.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import orjson
 
@@ -15,8 +16,10 @@ from handlers.deletes.machine import Event, State
 from handlers.deletes.model import Deletion, Request, person, send_request
 from handlers.deletes.targets.contract import Target
 from worker.handling import Done, Outcome, Skip, Tx
+from worker.topics import DAY_MS
 
 ECHO_DOUBT: Final = "it may be the echo of our own deletion: its customer was published as live after that"
+UNKNOWN_DOUBT: Final = "it may be the echo of our own deletion: what became of that, a day ago or more, is not known"
 FORGOTTEN: Final = "it may be the echo of our own deletion: the executor has lost its memory of those"
 BAD_ID: Final = "the id is not one that this target gives out"
 
@@ -116,15 +119,23 @@ class Work:
                 request["held"] = FORGOTTEN
             send_request(tx, topic, request)
             return Done()
-        done, live = own["done"], request["seen_live"]
-        if own["echo"] is None and done is not None and live is not None and live > done:
-            request["held"] = ECHO_DOUBT
+        doubt = self._echo_doubt(own, request["seen_live"])
+        if own["echo"] is None and doubt is not None:
+            request["held"] = doubt
             send_request(tx, topic, request)
             return Done()
         if own["echo"] is None:  # else it is another route's request that the same event led to
             tx.put(key, orjson.dumps({**own, "echo": request["sequence"]}))
             self._tell_echo(request, own["request"])
         return Skip("echo")
+
+    def _echo_doubt(self, own: Mapping[str, Any], live: int | None) -> str | None:
+        """Return why a deletion may be another than the noted one of ours; `live`: when it was last published so."""
+        since = own["done"] or own.get("sent") or 0
+        if live is not None and live > since:
+            return ECHO_DOUBT
+        unknown = own["done"] is None and self.life.now > since + DAY_MS
+        return UNKNOWN_DOUBT if unknown else None
 
     def _tell_echo(self, request: Request, own: str) -> None:
         """Report an echo on the status topic."""

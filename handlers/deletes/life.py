@@ -104,6 +104,9 @@ class Life:
         self.book.keep_copy(ended, self.now + int(self.kit.settings.undo_days * DAY_MS))
         if ended.request["authority"] == "erasure" and ended.state in _GONE:
             self.book.drop_copy(whom(ended))
+            for other in self.book.others(ended):  # one that was put off at its DELETE has a copy of its own
+                other.undo = None
+                self.publish_again(other)
 
     def _uncover(self, ended: Deletion) -> None:
         """Publish the newest request of the customer that is still open: a person may have to see it and decide."""

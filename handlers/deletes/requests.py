@@ -46,7 +46,7 @@ from handlers.deletes.reading import (
 from handlers.deletes.settings import DeletesSettings, Route
 from worker.errors import RecordError
 from worker.events import header, split_key
-from worker.handling import Dead, Done, Input, Outcome, Record, Skip, Tx
+from worker.handling import Dead, Done, Input, Outcome, Record, Retry, Skip, Tx
 from worker.redelivery import REPLAY, WITH_DELETES
 from worker.times import milliseconds
 from worker.topics import Topics
@@ -309,9 +309,20 @@ class Requests:
         given = read_decision(record)
         if given["what"] != "erase":
             return Skip("not ours")
+        if self._is_unread(tx, given) and (self._late or now < max(self._behind_until, self._latest(record))):
+            return Retry(1.0)
         text = self._erase(tx, given, now)
         answer(tx, self._topics.status, given, "refused" if text else "done", text or "the erasure is requested", now)
         return Done()
+
+    def _is_unread(self, tx: Tx, given: Decision) -> bool:
+        """Return whether the operator has seen a newer version than this stage."""
+        entry = Entry.load(tx, (given["customer"] or "").encode())
+        return (0 if entry is None else entry.sequence) < (given["sequence"] or 0)
+
+    def _latest(self, record: Record) -> int:
+        """Return until when what was published before a record may be missing (ms since the epoch)."""
+        return record.timestamp + _ms(self._settings.catch_up)
 
     def _erase(self, tx: Tx, given: Decision, now: int) -> str | None:
         """Request an erasure; return why not, where it cannot be."""

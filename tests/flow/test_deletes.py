@@ -13,6 +13,7 @@ from handlers.deletes.undo import Undo
 from tests.flow.deletes_world import MINUTE, START, System, World, drivly, http, route, simple, with_lookup
 from worker.events import header
 from worker.handling import Call, Record, Reply, Skip
+from worker.times import rfc3339
 
 KEY = "0123456789abcdef" * 4
 
@@ -635,6 +636,40 @@ def test_a_deletion_that_may_be_an_echo_is_held() -> None:
     assert world.systems["erp"].calls == []
 
 
+@pytest.mark.parametrize("seen", [True, False], ids=["seen live", "not seen"])
+@pytest.mark.parametrize("edited", [True, False], ids=["superseded", "failed"])
+def test_a_deletion_long_after_a_delete_of_ours_whose_outcome_is_unknown_is_held(*, edited: bool, seen: bool) -> None:
+    """It may not have been carried out at all: the customer was published as live since, or a day has passed."""
+    world = World(chain())
+    crm = world.systems["crm"]
+    for system in world.systems.values():
+        system.add("1")
+    world.live("crm", "1")
+    world.settle()
+
+    def lost(call: Call) -> Reply | None:
+        if call.method != "DELETE":
+            return None
+        if edited:
+            world.harness.now += 1000
+            crm.rows["1"]["updatedAt"] = rfc3339(world.harness.now)
+        return Reply(500)
+
+    crm.fault = lost
+    world.deleted("shop", "1")
+    world.settle(60)
+    assert world.outcomes() == {"crm/1": "SUPERSEDED" if edited else "FAILED"}
+    if seen:
+        world.live("crm", "1")
+    else:
+        world.harness.now += 25 * 60 * MINUTE
+    world.deleted("crm", "1")
+    world.settle()
+    assert world.states()["erp/1"] == "HELD"
+    assert "echo" in world.ledger()["erp/1"]["reason"]
+    assert world.systems["erp"].calls == []
+
+
 def test_a_customer_that_somebody_else_deleted_first_is_no_echo_of_ours() -> None:
     """Where our DELETE was answered with 404, the event that follows is that of the other one, and is carried on."""
     world = World({**chain(), "targets": {"crm": http(canary_id=None, gone=[404]), "erp": drivly()}})
@@ -1160,6 +1195,32 @@ def test_an_erasure_of_a_customer_that_has_changed_since_it_was_shown_is_refused
     assert list(world.requests()) == []
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_an_erasure_that_is_read_before_what_the_operator_has_seen_waits_for_that(seed: int) -> None:
+    """Its references would not be known, and that version would be taken for an old one afterwards."""
+    settings = {"targets": {"crm": drivly(), "mail": drivly()}}
+    by_reference = route("crm", "mail", link="reference", reference="customerKey")
+    world = World({**settings, "routes": [by_reference]}, seed=seed)
+    world.systems["crm"].add("1")
+    world.systems["mail"].add("77")
+    sequence = world.live("crm", "1", references={"customerKey": "77"})
+    world.decide("erase", customer="crm/1", sequence=sequence)
+    world.settle()
+    assert world.outcomes() == {"crm/1": "VERIFIED", "mail/77": "VERIFIED"}
+
+
+def test_an_erasure_does_not_wait_for_ever_for_a_version_that_does_not_come() -> None:
+    """What was published while there was no target was never read: its own system is reached all the same."""
+    world = World(chain())
+    world.systems["crm"].add("1")
+    command = world.decide("erase", customer="crm/1", sequence=3)
+    begun = world.harness.now
+    world.settle()
+    assert min(request["asked_at"] for request in world.requests()) >= begun + world.settings.catch_up * 1000
+    assert world.answered(command)[0] == "done"
+    assert world.outcomes()["crm/1"] == "VERIFIED"
+
+
 def test_an_erasure_that_nothing_can_carry_out_is_refused() -> None:
     """Without a target the operator is told, not left to believe that it was done."""
     world = World(simple())
@@ -1223,6 +1284,23 @@ def test_an_undo_copy_is_dropped_by_an_erasure() -> None:
     world.settle(5)
     assert world.ledger()["crm/1"]["undo"] is None
     assert not [key for task in world.harness._tasks for key in task.tx.data if key.startswith(b"j/")]
+
+
+def test_an_undo_copy_of_a_deletion_that_still_waits_is_dropped_by_an_erasure_too() -> None:
+    """The target has put its DELETE off: the copy that was made before it goes, wherever it is."""
+    world = World(simple(), undo=Undo(KEY))
+    world.systems["crm"].add("1", email="ada@example.com")
+    answers = iter([Reply(429, {"retry-after": "600"})])
+    world.systems["crm"].fault = lambda call: next(answers, None) if call.method == "DELETE" else None
+    world.deleted("shop", "1")
+    world.settle()
+    assert world.ledger()["crm/1"]["undo"] is not None
+    world.decide("erase", customer="crm/1")
+    world.settle(60)
+    assert {row["authority"]: row["outcome"] for row in world.receipts()}["erasure"] == "VERIFIED"
+    assert world.ledger()["crm/1"]["undo"] is None
+    kept = [value for task in world.harness._tasks for key, value in task.tx.data.items() if key.startswith(b"r/")]
+    assert not [value for value in kept if orjson.loads(value).get("undo")]
 
 
 def test_an_undo_copy_that_ends_while_a_newer_request_waits_is_dropped_there_too() -> None:
