@@ -212,7 +212,12 @@ def chart() -> Schema:
                 "labels": STRINGS,
                 "interval": {"type": "string", "pattern": "^[1-9][0-9]*(s|m)$"},
             }),
-            "rules": whole({"enabled": FLAG, "labels": STRINGS}),
+            "rules": whole({
+                "enabled": FLAG,
+                "labels": STRINGS,
+                "staleSeconds": number(60, 604_800),
+                "checkpointSeconds": number(60, 604_800),
+            }),
             "dashboard": whole({"enabled": FLAG, "labels": STRINGS}),
         }),
         "tests": whole({"deadlineSeconds": number(10, 3600)}),

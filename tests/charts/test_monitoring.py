@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from prometheus_client import Metric
 
-from tests.charts.rendering import CHART, Rendered, thorough, tool
+from tests.charts.rendering import CHART, Rendered, default_values, merged, render, thorough, tool, value_set
 from worker import logevents, telemetry
 from worker.cli import main
 from worker.settings import KafkaSettings, SourceSettings
@@ -122,6 +122,32 @@ def test_the_files_reach_the_cluster_as_they_are(production: Rendered) -> None:
     config = production.one("ConfigMap", "-dashboard")
     assert json.loads(config["data"]["rollcall.json"]) == json.loads(DASHBOARD.read_text(encoding="utf-8"))
     assert config["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_how_long_a_source_may_stand_still_is_a_value() -> None:
+    """The limits that the runbooks tell to raise are values; whatever they are, no other alert changes."""
+
+    def limits(**values: int) -> dict[str, str]:
+        over = {"metrics": {"rules": {"enabled": True, **values}}}
+        (rule,) = render(merged(value_set("minimal"), over)).all("PrometheusRule")
+        (group,) = rule["spec"]["groups"]
+        return {one["alert"]: one["expr"] for one in group["rules"]}
+
+    usual = limits()
+    assert usual["RollcallSourceStale"].endswith("> 900")
+    assert usual["RollcallCheckpointStale"].endswith("> 7200")
+    for stale, checkpoint in ((7200, 900), (90, 9000)):
+        found = limits(staleSeconds=stale, checkpointSeconds=checkpoint)
+        assert found == usual | {
+            "RollcallSourceStale": usual["RollcallSourceStale"].replace("> 900", f"> {stale}"),
+            "RollcallCheckpointStale": usual["RollcallCheckpointStale"].replace("> 7200", f"> {checkpoint}"),
+        }
+
+
+def test_values_that_runbooks_name_are_there() -> None:
+    """A reader who is told to raise a value finds it."""
+    named = re.findall(r"`metrics\.rules\.(\w+)`", RUNBOOKS.read_text(encoding="utf-8"))
+    assert {"staleSeconds", "checkpointSeconds"} <= set(named) <= set(default_values()["metrics"]["rules"])
 
 
 def test_monitoring_is_off_where_its_operator_may_be_missing(minimal: Rendered) -> None:
