@@ -104,11 +104,12 @@ class _Published:
 
 @dataclass
 class _Remembered:
-    """What the state says: sequences of the living, who is set aside, who is watched, and the checkpoint."""
+    """What the state says: sequences of the living, who is set aside, who is watched or no more, and the checkpoint."""
 
     live: dict[str, int] = field(default_factory=dict)
     aside: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
+    removed: set[str] = field(default_factory=set)
     checkpoint: Checkpoint | None = None
 
 
@@ -192,7 +193,9 @@ class Audit:
             elif key.startswith(aside):
                 (found.aside.discard if value is None else found.aside.add)(key[len(aside) :].decode(errors="replace"))
             elif key.startswith(listed):
-                (found.watched.add if value == b"+" else found.watched.discard)(key[len(listed) :].decode())
+                id_ = key[len(listed) :].decode()
+                (found.watched.add if value == b"+" else found.watched.discard)(id_)
+                (found.removed.add if value == b"-" else found.removed.discard)(id_)
             elif key == b"s/" + name and value is not None:
                 found.checkpoint = Checkpoint.unpack(value)
         return found
@@ -253,8 +256,11 @@ class Audit:
     async def _some(
         self, published: Mapping[str, _Published], remembered: _Remembered, sample: int | None
     ) -> dict[str, Finding]:
-        """Look customers up one by one: a sample of those published, or all of a watch list."""
-        ids = sorted(published.keys() | remembered.watched if remembered.watched else published)
+        """Look customers up one by one: a sample of those published, or all of a watch list.
+
+        Who was removed from that stays published as he was then, and is left out.
+        """
+        ids = sorted((published.keys() | remembered.watched) - remembered.removed)
         if sample is not None and sample < len(ids):
             ids = random.sample(ids, sample)
         if ids and not self._upstream.looks_up(ids[0]):

@@ -150,6 +150,23 @@ async def test_what_is_held_for_a_person_is_no_finding(poller: Poller) -> None:
             assert (report.held, report.findings) == (15, [])
 
 
+async def test_who_was_removed_from_a_watch_list_is_no_finding(poller: Poller) -> None:
+    """He stays published as he was, whatever becomes of him; the others are held against the upstream."""
+    async with upstream("mykaarma", 6) as (simulator, settings):
+        await poller.configure({"it": settings})
+        async with poller.running():
+            await filled(poller, simulator, "mykaarma")
+            ids = sorted(simulator.customers())
+            await ordering.carry_out(poller.config, ordering.given("unwatch", "it", ids=ids[:2]), 30)
+            await ordering.carry_out(poller.config, ordering.given("pause", "it"), 30)
+        simulator.delete(ids[0])
+        for id_ in ids[1:3]:
+            simulator.update(id_, {"company": "Example 9"})
+        report = await Audit(poller.config, "it", rate=1000).run(patience=0)
+        assert report.findings == [Finding(ids[2], "differs", ("company",))]
+        assert (report.compared, report.published) == (4, 6)
+
+
 async def test_a_state_that_is_not_of_one_mind_with_the_table_is_a_finding(poller: Poller) -> None:
     """A record that somebody else wrote to the table, for example."""
     async with upstream("connect", 5) as (simulator, settings):
