@@ -103,8 +103,9 @@ class Keys:
     def _put(self, tx: Tx, customer: bytes, known: Known | None, version: int, raw: Raw) -> None:
         before = known if known is not None and known.live else None
         # Whoever is known stays in the scope in which it is, whatever the settings say now: the clusters of another
-        # one could tell neither those of this one, nor the readers in order, that the customer has moved.
-        refined = self._refiner.refine(raw, before.scope if before is not None else None)
+        # one could tell neither those of this one, nor the readers in order, that the customer has moved. So does who
+        # was deleted and comes back.
+        refined = self._refiner.refine(raw, known.scope if known is not None and known.scope else None)
         digests = _digests(refined)
         same = before is not None and before.digests[:8] == digests[:8]
         identity = before.identity if before is not None and same else version
@@ -122,11 +123,11 @@ class Keys:
     def _delete(self, tx: Tx, customer: bytes, known: Known | None, version: int) -> None:
         # A customer that is not known here may be known further on, if this stage has lost its state.
         live = known if known is not None and known.live else None
-        scope = live.scope if live else self._scope(customer)
+        scope = known.scope if known is not None and known.scope else self._scope(customer)
         spread = self._spread(live.keys if live else ())
         self._node(tx, customer, scope, NodeMessage(version, live.identity if live else 0, len(spread), None))
         self._leave(tx, customer, spread, Leave(version, True, scope))
-        tx.put(b"c" + customer, Known(version, 0, False, "", (), bytes(16)).encode())
+        tx.put(b"c" + customer, Known(version, 0, False, scope, (), bytes(16)).encode())
 
     def _scope(self, customer: bytes) -> str:
         return self._refiner.scope_of(customer.partition(b"/")[0].decode(errors="replace"))

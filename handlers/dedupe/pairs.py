@@ -290,6 +290,10 @@ class _Bucket:
         if self.crowded and self.count <= self._meeting.pairs.comparer.limit:  # the limit was raised
             self._resize(self.count)
             self._meet(None, self._meeting.after)
+        elif len(self.others) >= self._meeting.pairs.comparer.limit:  # the limit was lowered
+            self._meet(self._meeting.before, None)
+            self._disown()
+            self._resize(len(self.others) + 1)
         elif self.others:
             self._meet(self._meeting.before, self._meeting.after)
 
@@ -300,6 +304,9 @@ class _Bucket:
             self._resize(self.count - 1)
         elif self.others:
             self._meet(self._meeting.before, None)
+            if len(self.others) > self._meeting.pairs.comparer.limit:  # the limit was lowered
+                self._disown()
+                self._resize(len(self.others))
 
     def _resize(self, count: int) -> None:
         """Note the number of members of a bucket that has, or had, too many."""

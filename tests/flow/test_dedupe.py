@@ -179,7 +179,10 @@ def test_a_mistaken_birth_date_is_told_by_a_third_record() -> None:
 
 @pytest.mark.parametrize("scope", ["retail", "r1", "r2", "r3"])
 def test_a_customer_stays_in_its_scope_until_a_rebuild(scope: str) -> None:
-    """Other scopes hold for customers who come from then on: whoever is known is updated and deleted where it is."""
+    """Other scopes hold for customers never seen before: whoever is known is updated, deleted and made anew where it is.
+
+    Two scopes that tell of one customer would tell it in any order.
+    """
     run = harness()
     put(run, 1, person("crm", "1", **ADA))
     put(run, 1, person("shop", "2", **ADA))
@@ -195,4 +198,46 @@ def test_a_customer_stays_in_its_scope_until_a_rebuild(scope: str) -> None:
     (departure,) = departures(run)
     assert (departure["customer"], departure["cause"], departure["remaining"]) == ("shop/2", "deleted", ["crm/1"])
     put(run, 4, person("shop", "2", **ADA))
-    assert set(clusters(run)) == {"shop/2", "shop/3"}
+    assert set(clusters(run)) == {"crm/1", "shop/2"}
+    put(run, 1, person("shop", "4", **ADA))
+    assert set(clusters(run)) == {"crm/1", "shop/2", "shop/3", "shop/4"}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scope", ["retail", "r1", "r2", "r3"])
+def test_who_comes_back_after_the_scopes_changed_is_published_where_it_is(seed: int, scope: str) -> None:
+    """Deleted and made anew at once: whatever the order, a cluster has the members that it says it has."""
+    run = harness(seed)
+    put(run, 1, person("crm", "1", **ADA))
+    put(run, 1, person("shop", "2", **ADA))
+    reconfigure(run, DedupeSettings(scopes={scope: ("shop",)}))
+    put(run, 1, person("shop", "3", **ADA))
+    run.publish(TOPICS.latest, *deleted("shop", "2", 2))
+    run.publish(TOPICS.latest, *latest(person("shop", "2", **ADA), 3))
+    run.run()
+    assert {name: (known["size"], known["winner"]) for name, known in clusters(run).items()} == {
+        "crm/1": (2, "crm/1"),
+        "shop/2": (2, "crm/1"),
+    }
+
+
+@pytest.mark.parametrize("last", ["changes", "is deleted"])
+def test_a_lowered_limit_holds_for_a_bucket_once_one_of_it(last: str) -> None:
+    """What too many share now is taken back from all of them, not only from who comes."""
+    phone = "+12025550799"
+    run = harness(settings=DedupeSettings(generic=Generic(bucket=10)))
+    people = [person("crm", str(n), given="Ada", family="Archer", phones=[phone]) for n in range(5)]
+    for one in people:
+        put(run, 1, one)
+    assert len(clusters(run)) == 5
+    reconfigure(run, DedupeSettings(generic=Generic(bucket=3)))
+    if last == "changes":
+        put(run, 2, person("crm", "4", given="Ada", family="Archer", phones=[phone], emails=["ada@example.org"]))
+    else:
+        run.publish(TOPICS.latest, *deleted("crm", "4", 2))
+        run.run()
+    assert clusters(run) == {}
+    for n in range(2, 5):
+        run.publish(TOPICS.latest, *deleted("crm", str(n), 3))
+    run.run()
+    assert set(clusters(run)) == {"crm/0", "crm/1"}
