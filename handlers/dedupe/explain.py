@@ -27,7 +27,7 @@ class Why(TypedDict):
     (without any, the two are never compared), `crowded` those that do not count because too many customers have them;
     `fields` what each field adds, `values` what each kind of value in common adds; `score` their sum, `standing` what
     is held against the thresholds `link` and `review` (null: out of the question); `needs` what has to be in common
-    beside the score; `vetoes` every veto tried, with whether it holds; `lifted`: it holds and is outweighed; `blocked`:
+    beside the score; `vetoes` each veto, with whether it holds; `lifted`: the first that does is outweighed; `blocked`:
     why nothing can link the two. `verdict`: `linked`, `review` or `apart`. It is that of the pair alone; the cluster
     may have other members and caps.
     """
@@ -80,7 +80,8 @@ def why(
     """Explain the pair; `crowded` are the match keys that too many have (see `Census`)."""
     one, other = sorted((a, b), key=_key)
     first, second = _profile(one, settings, hasher), _profile(other, settings, hasher)
-    compared = Scorer(settings).compare(first, second)
+    scorer = Scorer(settings)
+    compared = scorer.compare(first, second)
     met = sorted((first.keys & second.keys) - set(crowded))
     agreed = {key: weight for key, weight in compared.agreed.items() if key not in crowded}
     best = compared._replace(agreed=agreed).best()
@@ -100,7 +101,7 @@ def why(
         "link": settings.link,
         "review": settings.review,
         "needs": Need(compared.need).name.lower(),
-        "vetoes": {name: compared.veto == name for name in ("given_name", "middle_name", "birth_date", "suffix")},
+        "vetoes": scorer.vetoes(first, second),
         "lifted": compared.lifted,
         "blocked": compared.block,
         "email_clash": compared.clash and any(key[:1] == b"E" for key in met),

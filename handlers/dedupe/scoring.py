@@ -20,6 +20,7 @@ from handlers.dedupe.nicknames import KNOWN
 from handlers.dedupe.settings import DedupeSettings
 
 FIELDS: Final = ("identifier", "birth_date", "given", "family", "street", "house", "postcode", "city")
+VETOES: Final = ("given_name", "middle_name", "birth_date", "suffix")
 VALUE_TAGS: Final = frozenset(b"NEPR")
 _PEOPLE: Final = frozenset(("person", "contact", "employee"))
 _JUST_BELOW: Final = 0.5
@@ -158,14 +159,25 @@ class Scorer:
             same_source,
         )
 
+    def vetoes(self, a: Profile, b: Profile) -> dict[str, bool]:
+        """Return every veto, and whether it holds: the first of those that do is the one that is heeded."""
+        _, _, alike = fields.names(a, b, self._weights, self._vetoes)
+        _, edits = fields.birth_dates(a.born, b.born, self._weights)
+        return dict(zip(VETOES, self._hold(a, b, alike, edits), strict=True))
+
     def _veto(self, a: Profile, b: Profile, alike: Alike, edits: int) -> str | None:
-        if alike == Alike.OTHER or (alike == Alike.DIFFERENT and edits):
-            return "given_name"
-        if alike == Alike.MISSING and _initials_differ(a.middle, b.middle):
-            return "middle_name"
-        if edits >= self._vetoes.birth_date_edits:
-            return "birth_date"
-        return "suffix" if a.suffix and b.suffix and a.suffix != b.suffix else None
+        for name, holds in zip(VETOES, self._hold(a, b, alike, edits), strict=True):
+            if holds:
+                return name
+        return None
+
+    def _hold(self, a: Profile, b: Profile, alike: Alike, edits: int) -> tuple[bool, bool, bool, bool]:
+        return (
+            alike == Alike.OTHER or (alike == Alike.DIFFERENT and edits != 0),
+            alike == Alike.MISSING and _initials_differ(a.middle, b.middle),
+            edits >= self._vetoes.birth_date_edits,
+            bool(a.suffix and b.suffix and a.suffix != b.suffix),
+        )
 
     def _outweighed(self, a: Profile, b: Profile, veto: str, alike: Alike, edits: int, place: _Place) -> bool:
         """Return whether a veto on two people of one family name is more likely due to an error.

@@ -59,6 +59,15 @@ def test_customers_of_different_scopes_have_nothing_in_common() -> None:
     assert (account["met"], account["standing"], account["verdict"]) == ([], None, "apart")
 
 
+def test_every_veto_that_holds_is_shown() -> None:
+    """Not only the first one, which is heeded: who mends that has to know of the others."""
+    one = person("crm", "1", **ADA)
+    other = person("shop", "2", **ADA | {"given": "Zoe", "born": "1951-11-27"})
+    account = why(one, other, RULES, HASHER)
+    assert account["vetoes"] == {"given_name": True, "middle_name": False, "birth_date": True, "suffix": False}
+    assert not any(why(one, person("shop", "2", **ADA), RULES, HASHER)["vetoes"].values())
+
+
 def test_no_value_is_in_an_account() -> None:
     """Only kinds, weights and the customers' ids."""
     text = str(why(person("crm", "1", **ADA), person("shop", "2", **ADA), RULES, HASHER)).lower()
