@@ -276,6 +276,32 @@ def test_switching_scaling_on_does_what_the_guide_says(server: Server, tmp_path:
     helm("uninstall", name, *config, program=program)
 
 
+@pytest.mark.parametrize("program", ["helm", "helm4"])
+def test_a_larger_volume_needs_the_step_of_the_guide(server: Server, tmp_path: Path, program: str) -> None:
+    """The claims of a StatefulSet cannot be changed: an upgrade fails, and succeeds once it was deleted by itself."""
+    config = ("--kubeconfig", server.kubeconfig(tmp_path), "--namespace", NAMESPACE, "--no-hooks")
+    name = f"size-{program}"
+    volumes = ("--set", "worker.state.type=volume", "--values", CHART / "ci" / "minimal-values.yaml", *config)
+    larger = (*volumes, "--set", "worker.state.sizeGiB=9", "--set", "worker.replicas=2")
+    done = helm("install", name, CHART, *volumes, program=program)
+    assert done.returncode == 0, done.stderr
+    done = helm("upgrade", name, CHART, *larger, program=program)
+    assert done.returncode != 0
+    assert "updates to statefulset spec for fields other than" in done.stderr
+    sets = f"/apis/apps/v1/namespaces/{NAMESPACE}/statefulsets/{name}-rollcall"
+    for stage in STAGES[:4]:
+        orphan = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Orphan"}
+        assert server.ask(f"{sets}-{stage}", orphan, method="DELETE").status == HTTPStatus.OK
+        let_go: Manifest = {"metadata": {"finalizers": None}}  # as the garbage collector does, which is not here
+        server.ask(f"{sets}-{stage}", let_go, method="PATCH", kind="merge-patch+json")
+    done = helm("upgrade", name, CHART, *larger, program=program)
+    assert done.returncode == 0, done.stderr
+    for stage in STAGES[:4]:
+        (claim,) = server.ask(f"{sets}-{stage}").body["spec"]["volumeClaimTemplates"]
+        assert claim["spec"]["resources"]["requests"]["storage"] == "9Gi"
+    helm("uninstall", name, *config, program=program)
+
+
 def test_the_steps_of_the_guide_work_as_written(server: Server, tmp_path: Path) -> None:
     """The commands of docs/kubernetes.md make a release; only its hooks, which need a kubelet, are left out."""
     if shutil.which("kubectl") is None:

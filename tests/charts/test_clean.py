@@ -177,6 +177,8 @@ def test_what_the_guide_names_is_there(minimal: Rendered) -> None:
         assert set(re.findall(r"(?:deploy|deployment|job)/([a-z-]+)", page)) <= names
         assert "deployment/rollcall-poll -- rollcall -c /etc/rollcall/rollcall.yaml status" in page
     assert "rollcall/worker" in next(iter(minimal.workloads().values()))["spec"]["template"]["metadata"]["labels"]
+    stateful = {manifest["metadata"]["name"].removeprefix("live-") for manifest in minimal.workloads().values()}
+    assert set(re.findall(r"delete statefulset ([a-z-]+)", text)) <= stateful
     assert "files/alerts.yaml" in text
     assert "files/dashboard.json" in text
 
