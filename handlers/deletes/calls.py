@@ -10,7 +10,7 @@ import orjson
 from handlers.deletes.health import Health
 from handlers.deletes.life import Life
 from handlers.deletes.machine import Event, State
-from handlers.deletes.model import Deletion, Role, person, send_check
+from handlers.deletes.model import Deletion, Role, person, send_check, send_clear
 from handlers.deletes.targets.contract import Ask, Found, Target
 from worker.handling import Call
 
@@ -108,9 +108,10 @@ class Calls:
         tx.put(key, orjson.dumps(own))
 
     def not_done(self, deletion: Deletion) -> None:
-        """Take it that the newest DELETE was not carried out: a deletion that its system reports now is no echo of it.
+        """Take it that the newest DELETE was not carried out: a deletion that its system reports is no echo of it.
 
-        An earlier one of the same request whose outcome is not known has left its own note, which is there again.
+        An earlier one that was done, or whose outcome is not known, has left its own note, which is there again: by it
+        what was taken for an echo meanwhile is judged anew.
         """
         tx, key = self._life.tx, own_key(deletion)
         own = orjson.loads(tx.get(key) or b"{}")
@@ -120,6 +121,8 @@ class Calls:
             tx.delete(key)
         else:
             tx.put(key, orjson.dumps(own["before"]))
+        for kept in own.get("kept", []):
+            send_clear(tx, self._life.kit.topics.requests, kept)
 
     def _copy(self, deletion: Deletion, found: Found | None) -> bool:
         """Keep an undo copy where one is wanted; return whether that could be done."""

@@ -124,8 +124,12 @@ class Work:
             request["held"] = doubt
             send_request(tx, topic, request)
             return Done()
-        if own["echo"] is None:  # else it is another route's request that the same event led to
-            tx.put(key, orjson.dumps({**own, "echo": request["sequence"]}))
+        first = own["echo"] is None  # else it is another route's request that the same event led to
+        own["echo"] = request["sequence"]
+        if own["done"] is None:  # it may yet turn out that ours was not carried out
+            own["kept"] = [*own.get("kept", []), request]
+        tx.put(key, orjson.dumps(own))
+        if first:
             self._tell_echo(request, own["request"])
         return Skip("echo")
 

@@ -70,11 +70,15 @@ class Message(TypedDict):
 
 
 class Attempt(TypedDict):
-    """One DELETE: when it was sent, the status it got, or why it got none."""
+    """One DELETE: when it was sent, the status it got, or why it got none.
+
+    `left_out`: so many that followed it, at which nothing was done, are not told, for there are too many.
+    """
 
     at: int
     status: int | None
     error: str | None
+    left_out: NotRequired[int]
 
 
 class Decided(TypedDict):

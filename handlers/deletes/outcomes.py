@@ -13,13 +13,14 @@ from handlers.deletes.health import Health
 from handlers.deletes.life import Life
 from handlers.deletes.machine import Event, State
 from handlers.deletes.model import Deletion
-from handlers.deletes.targets.contract import Answer, Fault, Found, Missing, Sight, Target, Unread
+from handlers.deletes.targets.contract import Answer, Fault, Found, Missing, Sight, Target, Unread, retry_after
 from worker.handling import CALLED_OFF, UNASKED, Call, Reply
 
 _LOOKS: Final = 5  # after a DELETE that the target says was done; at an answer that cannot be read
 _POLLS: Final = 30  # after a DELETE that it says will be
 _BELIEVED_MS: Final = 30_000
 _MANY: Final = 1 << 20
+_IDLE: Final = 50  # attempts at which nothing was done that are kept: half of them the first, half the last
 _NOT_TRIED: Final = frozenset({401, 403, 429, 503})  # statuses that say that nothing was done
 NO_CANARY: Final = "there is none such, or the base URL is wrong: the target has no canary to tell"
 CHANGED: Final = "the customer has changed at the target since"
@@ -65,7 +66,7 @@ class Outcomes:
             return
         self._book.put(deletion, None)
         deletion.tries = 0
-        deletion.attempts.append({"at": deletion.sent or 0, "status": None, "error": why})
+        _note_attempt(deletion, None, why)
         self._lost(deletion)
 
     # The answer to a DELETE
@@ -73,7 +74,7 @@ class Outcomes:
     def _answered(self, target: Target, deletion: Deletion, answer: Answer, reply: Reply) -> None:
         if reply.error not in UNASKED:
             deletion.tries = 0
-            deletion.attempts.append({"at": deletion.sent or 0, "status": reply.status, "error": reply.error})
+            _note_attempt(deletion, reply.status, reply.error)
         match answer:
             case Answer.DONE | Answer.ACCEPTED:
                 self._said_done(deletion, answer)
@@ -128,7 +129,12 @@ class Outcomes:
             deletion.tries += 1
             when = self._now
         else:
-            when = self._now + self._health.leave_alone(deletion.request["target"], reply)
+            wait = self._health.leave_alone(deletion.request["target"], reply)
+            if reply.status is not None and retry_after(reply.headers, self._now) is None:
+                # By the deletion's own count: the target's begins anew with each look-up that it does answer.
+                deletion.failures += 1
+                wait = max(wait, self._health.backoff(deletion.failures))
+            when = self._now + wait
         if deletion.state in {State.LOOKING, State.EXECUTING}:
             self._life.must(deletion, Event.POSTPONE)
             self._book.put(deletion, "q", when)
@@ -233,6 +239,7 @@ class Outcomes:
         key = own_key(deletion)
         own = orjson.loads(self._life.tx.get(key) or b"{}")
         own.pop("before", None)
+        own.pop("kept", None)
         self._life.tx.put(key, orjson.dumps({**own, "done": own.get("done") or self._now}))
 
     def _has_lookup(self, deletion: Deletion) -> bool:
@@ -299,3 +306,14 @@ class Outcomes:
         for waiting in self._book.queued("e", name, asked, _MANY):
             waiting.failures += 1
             self._calls.look_later(waiting)
+
+
+def _note_attempt(deletion: Deletion, status: int | None, error: str | None) -> None:
+    """Note a DELETE; a target may put it off for days, and of such attempts only some are kept."""
+    attempts = deletion.attempts
+    attempts.append({"at": deletion.sent or 0, "status": status, "error": error})
+    idle = [n for n, attempt in enumerate(attempts) if attempt["status"] in _NOT_TRIED]
+    if len(idle) > _IDLE:
+        last = attempts[idle[_IDLE // 2 - 1]]
+        last["left_out"] = last.get("left_out", 0) + 1
+        del attempts[idle[_IDLE // 2]]

@@ -696,6 +696,26 @@ def test_a_customer_that_somebody_else_deleted_first_is_no_echo_of_ours() -> Non
     assert world.outcomes() == {"crm/1": "ALREADY_ABSENT", "erp/1": "VERIFIED"}
 
 
+@pytest.mark.parametrize("routes", [["erp"], ["erp", "mail"]])
+def test_a_deletion_that_is_read_while_our_delete_finds_nobody_is_carried_on(routes: list[str]) -> None:
+    """Somebody else was faster, and the event faster than the answer: until that is there, it may be our echo."""
+    targets = {name: drivly() for name in ["crm", *routes]}
+    world = World({"targets": targets, "routes": [route(), *(route("crm", name) for name in routes)]})
+    for system in world.systems.values():
+        system.add("1")
+    world.live("crm", "1")
+
+    def vanish(call: Call) -> Reply | None:
+        if call.method == "DELETE" and world.systems["crm"].rows.pop("1", None):
+            world.deleted("crm", "1")
+        return None
+
+    world.systems["crm"].fault = vanish
+    world.deleted("shop", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "ALREADY_ABSENT", **{f"{name}/1": "VERIFIED" for name in routes}}
+
+
 NOT_DONE = [Reply(409), Reply(422), Reply(401), Reply(429), Reply(503), Reply(None, error="connection", sent=False)]
 
 

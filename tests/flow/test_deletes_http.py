@@ -1,5 +1,6 @@
 """What the answers of a target lead to: each HTTP rule, and each way in which an answer is lost or wrong."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 from tests.flow.deletes_world import World, drivly, http, route, simple, with_lookup
 from worker.handling import CALLED_OFF, STOPPING, Call, Reply
+from worker.times import rfc3339
 
 
 def once(*replies: Reply, method: str = "DELETE") -> Callable[[Call], Reply | None]:
@@ -378,6 +380,34 @@ def test_a_storm_of_429_neither_fails_nor_loses_anything() -> None:
     world.settle(120)
     assert world.outcomes() == {"crm/1": "VERIFIED"}
     assert statuses(world) == [429] * 12 + [200]
+
+
+@pytest.mark.parametrize("method", ["DELETE", "GET"])
+def test_a_429_that_says_no_time_is_asked_ever_more_seldom(method: str) -> None:
+    """Whatever else the target answers in between: up to five minutes."""
+    world = one()
+    world.systems["crm"].fault = always(Reply(429), method)
+    world.settle(60)
+    times = [now for now, called, _, _ in world.systems["crm"].calls if called == method]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert gaps[-1] >= 300_000
+    assert len(times) <= 6 + 12  # the wait doubles six times, and then it is five minutes
+
+
+def test_a_deletion_that_is_put_off_for_hours_stays_small() -> None:
+    """Of the attempts at which nothing was done the first and the last are kept, and how many were between them."""
+    world = one()
+    world.systems["crm"].fault = always(Reply(429, {"retry-after": "5"}), "DELETE")
+    world.settle(20)
+    world.systems["crm"].fault = once(*[Reply(409)] * 2)
+    world.settle(20)
+    attempts = world.receipt("1")["attempts"]
+    deletes = [now for now, called, _, _ in world.systems["crm"].calls if called == "DELETE"]
+    assert len(deletes) > 100
+    assert len(attempts) == 50 + 3
+    assert [attempt["status"] for attempt in attempts] == [429] * 50 + [409, 409, 200]
+    assert [attempt["left_out"] for attempt in attempts if "left_out" in attempt] == [len(deletes) - len(attempts)]
+    assert [attempt["at"] for attempt in attempts] == [rfc3339(at) for at in (*deletes[:25], *deletes[-28:])]
 
 
 # Unknown
