@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from worker.simulator import Connect, Dintero, Drivly, MyKaarma, People, Person, Simulator
 from worker.simulator.answers import Ask
+from worker.sources import adapter_class, available
+from worker.sources.documented import unknown
 
 SYSTEMS = [Connect, Dintero, Drivly, MyKaarma]
 ADDRESS = re.compile(r"[^@\s\"]+@([a-z.]+)", re.IGNORECASE)
@@ -54,6 +56,26 @@ def test_the_history_accounts_for_every_customer(system: type[Simulator]) -> Non
         (alive.discard if change.op == "delete" else alive.add)(key)
     assert alive == set(sim.customers())
     assert {change.op for change in sim.history} == {"create", "update", "delete"}
+
+
+def test_every_field_is_one_of_the_document(system: type[Simulator]) -> None:
+    """What the adapters look for is what is served: nothing has another name here."""
+    sim = system(seed=6, customers=100)
+    sim.churn(50)
+    named = {path.removeprefix("customerInfo.") for customer in sim.customers().values() for path in paths(customer)}
+    assert unknown(named, adapter_class(system.kind, available()).fields) == {}
+
+
+def paths(value: Any, above: str = "") -> Iterator[str]:
+    """Yield the names of all fields in a record, as in `billing.email`; lists are none."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from paths(part, f"{above}.{name}" if above else name)
+    elif isinstance(value, list):
+        for part in value:
+            yield from paths(part, above)
+    else:
+        yield above
 
 
 def test_an_update_changes_what_is_served(system: type[Simulator]) -> None:

@@ -6,13 +6,15 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
+import orjson
 import pytest
 
 from tests.flow.upstream import Upstream
 from worker.errors import CredentialError
 from worker.http import Lane
+from worker.privacy import Hasher
 from worker.simulator.dintero import Dintero as Simulator
-from worker.sources import Tombstone
+from worker.sources import Row, Tombstone, normalizer
 from worker.sources.dintero import Dintero, DinteroSettings
 
 SECRETS = {"client_id": "dintero-test-client", "client_secret": "dintero-test-secret"}
@@ -49,6 +51,23 @@ async def test_the_first_reading_takes_in_every_customer() -> None:
     async with reading(customers=250) as (simulator, upstream, _):
         await upstream.pages("since")
         assert upstream.customers == upstream.truth(simulator.customers())
+
+
+async def test_what_customers_consented_to_is_read_by_channel() -> None:
+    """Whether they did; when stays an attribute."""
+    async with reading(customers=30) as (simulator, upstream, _):
+        await upstream.pages("since")
+        own = normalizer(Dintero, DinteroSettings.model_construct(), Hasher(b"pepper"))
+        told = set()
+        for id_, record in simulator.customers().items():
+            body = orjson.loads(upstream.customers[id_])
+            customer = upstream.adapter.normalize(Row(id_, body), own)
+            told.add(tuple((consent["channel"], consent["granted"]) for consent in customer["consents"]))
+            given = record["marketing_consent"]
+            assert customer["attributes"]["marketing_consent"] == {
+                channel: {"updated_at": given[channel]["updated_at"]} for channel in ("email", "sms")
+            }
+        assert told == {(("email", True), ("sms", False)), (("email", True), ("sms", True))}
 
 
 @pytest.mark.parametrize("bound", ["inclusive", "exclusive"])

@@ -26,11 +26,12 @@ from worker.simulator.where import iso, milliseconds
 
 ACCOUNT = re.compile(r"[PT]\d{8}")
 DAY = 86_400
+CONSENTED = "2025-01-01T00:00:00Z"
 CODES = {400: "BAD_REQUEST", 401: "UNAUTHORIZED", 403: "FORBIDDEN", 404: "NOT_FOUND", 409: "CONFLICT", 429: "TOO_MANY"}
 KEPT = ("id", "customer_id", "created_at", "created_by")
 """What a tombstone keeps."""
 DELETED = "include_deleted"
-OWN = {"id", "created_at", "created_by", "updated_at", "updated_by", "deleted_at", "deleted_by", "paging_token"}
+OWN = {"id", "created_at", "created_by", "updated_at", "deleted_at", "deleted_by", "paging_token"}
 
 
 class DuplicateEmailError(ValueError):
@@ -93,10 +94,10 @@ class Dintero(Simulator):
             "attributes": {"segment": self.random.choice("ABC")},
             "status": "active",
             "favorite_store": f"store-{self.random.randrange(9)}",
-            "enrolled_by": self.random.choice(("web", "store")),
-            "consents": {
-                "email": {"status": "accepted"},
-                "sms": {"status": self.random.choice(("accepted", "declined"))},
+            "enrolled_by": {"type": "other", "value": self.random.choice(("web", "store"))},
+            "marketing_consent": {
+                "email": {"consent": True, "updated_at": CONSENTED},
+                "sms": {"consent": self.random.choice((True, False)), "updated_at": CONSENTED},
             },
             "company": company,
             "gender": self.random.choice(("male", "female")),
@@ -114,8 +115,8 @@ class Dintero(Simulator):
         shown.setdefault("type", "customer")
         shown.setdefault("customer_id", f"auto-{key}")
         self._emails[_email_key(shown)] = key
-        by = {"created_by": self.client_id, "updated_by": self.client_id}
-        return {"id": key, **shown, "created_at": iso(created), "updated_at": iso(updated), **by}
+        stamps = {"created_at": iso(created), "updated_at": iso(updated)}
+        return {"id": key, **shown, **stamps, "created_by": self.client_id}
 
     def change(self, row: Row) -> dict[str, Any]:  # ruff: ignore[unused-method-argument]  # any user changes alike
         """Change the favorite store, and sometimes the customer id."""
