@@ -56,3 +56,10 @@ def test_it_is_said_which_schema_the_table_follows() -> None:
     assert customer.urn in message["headers"]["properties"]["ce_dataschema"]["description"]
     page = (PROMISED.parent / "subscribe.md").read_text(encoding="utf-8")
     assert customer.urn in page
+
+
+def test_the_page_for_subscribers_names_every_header() -> None:
+    """What comes with an event is explained where a subscriber reads."""
+    page = (PROMISED.parent / "subscribe.md").read_text(encoding="utf-8")
+    for name in contract.header_schemas()["events"]["properties"]:
+        assert f"`{name}`" in page, name

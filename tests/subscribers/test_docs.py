@@ -103,3 +103,40 @@ from handlers.plugins import PluginSettings, load
 load("notify", PluginSettings(target="notify:Notify", settings={"url": "https://example.com"}))
 END"""
     await shell(folder, script)
+
+
+NOTIFY_LATER = """python - <<'END'
+import asyncio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from notify import Notify
+from worker.handling import Retry
+from handlers.plugins import Event
+from worker.plugin_testkit import event
+from worker.testkit import person
+
+ANSWERS = [("7", 7.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 5.0), (None, 5.0)]
+given = iter(ANSWERS)
+EVENT = Event.read(event(person("crm", "7"), 1))
+
+async def later(request):
+    value, _ = next(given)
+    return web.Response(status=503, headers={"Retry-After": value} if value else {})
+
+async def main():
+    app = web.Application()
+    app.router.add_post("/", later)
+    async with TestServer(app) as server, Notify(str(server.make_url("/"))) as notify:
+        for _, seconds in ANSWERS:
+            assert await notify.handle(EVENT, None) == Retry(seconds)
+
+asyncio.run(main())
+END"""
+
+
+async def test_the_class_in_the_page_waits_as_it_is_asked_to(folder: Path) -> None:
+    """`Retry-After` is a number of seconds or a date (RFC 9110, section 10.2.3), and may be missing."""
+    for language, text in blocks("handlers.md"):
+        if language == "python":
+            as_a_reader(folder, text, language)
+    await shell(folder, NOTIFY_LATER)
