@@ -199,7 +199,10 @@ def export(ctx: click.Context, output: Path | None) -> None:
 @_WHO
 @click.pass_context
 def erase(ctx: click.Context, customer: str | None, email: str | None, who: str, *, yes: bool) -> None:
-    """Delete a person from every system: a customer, or all with an e-mail address, and everybody in their clusters."""
+    """Delete a person from every system: a customer, or all with an e-mail address, and everybody in their clusters.
+
+    With --yes it ends with 0 only if everybody's erasure was taken on: with 1 if one was refused, or has no target.
+    """
     if (customer is None) == (email is None):
         raise click.UsageError("give either --customer or --email")
     config = configured(ctx)
@@ -214,9 +217,11 @@ def erase(ctx: click.Context, customer: str | None, email: str | None, who: str,
     if not yes:
         click.echo("nothing was done; --yes does it")
         return
+    if decisions := operate.erase(plan, _command(who)):
+        _tell(run(_decide(config, decisions)))
     if plan.unreachable:
-        click.echo(f"{len(plan.unreachable)} cannot be deleted: no target is configured for them", err=True)
-    _tell(run(_decide(config, operate.erase(plan, _command(who)))))
+        missed = f"{len(plan.unreachable)} of {len(plan.customers)}"
+        finish(1, f"{missed} cannot be deleted: no target is configured for them")
 
 
 COMMANDS = (deletions, erase)
