@@ -46,6 +46,9 @@ PEOPLE: Final = (
     {"given": "Ada", "family": "Archer"},
     {"given": "Brian", "family": "Archer", "born": "1991-07-21"},
 )
+# What sets namesakes apart, by the rest of the same numbers that choose the values above.
+MIDDLE: Final = (None, "Grace", "Marie")
+SUFFIXES: Final = (None, None, "jr", "sr")
 EMAILS: Final = ((), ("ada@example.com",), ("office@example.com",), ("ada@example.com", "office@example.com"))
 PHONES: Final = ((), ("+12025550799",), ("+12025550733",))
 ADDRESSES: Final = (None, ("12 Mill Lane", "Springfield", "62701"), ("40 High Street", "Springfield", "62701"))
@@ -93,8 +96,12 @@ def made(index: int, who: int, email: int, phone: int, place: int, number: int) 
         address=ADDRESSES[place % len(ADDRESSES)],
         first_seen=f"2025-01-0{1 + number}T00:00:00.000Z",
     )
-    known = NORMALIZER.identifier("ssn", IDS[(email + phone) % len(IDS)])
-    customer["identifiers"] = [known] if known else []
+    if customer["name"] is not None:
+        customer["name"]["middle"] = MIDDLE[who // len(PEOPLE)]
+        customer["name"]["suffix"] = SUFFIXES[place // len(ADDRESSES)]
+    chosen = (("ssn", email + phone), ("drivers_licence", email + who if phone > 9 else 0))
+    known = [NORMALIZER.identifier(type_, IDS[number % len(IDS)]) for type_, number in chosen]
+    customer["identifiers"] = [one for one in known if one]
     return customer
 
 
