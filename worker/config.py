@@ -322,6 +322,14 @@ def _across(file: _File, sources: Mapping[str, Source], doubtful: frozenset[str]
     urls = {name: str(source.settings.url) for name, source in sources.items()}
     between = [] if "handlers" in doubtful else file.handlers.deletes.problems(frozenset(file.sources), urls)
     between += plugins.problems(file.handlers.plugins, Topics(file.prefix, file.kafka.partitions))
+    between += [
+        f"deletes.routes.{number}.reference: {route.source} has no {route.reference}, but {', '.join(sorted(types))}"
+        for number, route in enumerate(file.handlers.deletes.routes)
+        if route.link == "reference"
+        and (source := sources.get(route.source)) is not None
+        and (types := getattr(source.adapter, "references", None)) is not None
+        and route.reference not in types
+    ]
     dedupe = file.handlers.dedupe
     ranked = {"priority": dedupe.priority} | {f"scopes.{scope}": names for scope, names in dedupe.scopes.items()}
     between += [

@@ -177,6 +177,11 @@ async def empty(config: Config, handler: str, tell: Tell) -> None:
         raise UsageError(f"the state of {handler!r} is not to be emptied", hint=hint)
     topics, connection = config.topics, Connection(config.file.kafka)
     specs = {spec.name: spec for spec in topics.declared()}
+    consumer = await connection.consumer()
+    try:
+        await connection.demand(consumer, topics.latest)
+    finally:
+        await bounded_stop(consumer.stop(), "reader of topics")
     await _alone(config, stages, tell, f"now stop every worker that runs {handler}")
     for stage in stages:
         await _shut_out(connection, topics, [stage])

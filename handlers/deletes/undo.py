@@ -8,6 +8,7 @@ another's. Nobody without the key can read it, Rollcall's operators included.
 
 import base64
 import hashlib
+import re
 import zlib
 from typing import Final
 
@@ -20,6 +21,7 @@ from handlers.deletes.settings import DeletesSettings
 from worker.errors import ConfigError, UsageError
 
 _KEY_BYTES: Final = 32
+_KEY: Final = rf"[0-9A-Fa-f]{{{2 * _KEY_BYTES}}}"
 _NONCE_BYTES: Final = 12
 _FORMAT: Final = b"\x01"
 
@@ -29,10 +31,10 @@ class Undo:
 
     def __init__(self, key: str) -> None:
         """`key`: 64 hexadecimal digits; raises ValueError for anything else."""
-        self._key = bytes.fromhex(key)
-        if len(self._key) != _KEY_BYTES:
+        if re.fullmatch(_KEY, key) is None:
             message = f"an undo key has {2 * _KEY_BYTES} hexadecimal digits"
             raise ValueError(message)
+        self._key = bytes.fromhex(key)
 
     def encrypt(self, request: str, customer: str, content: bytes) -> str:
         """Return the copy of `content`, the record of `customer` that `request` deletes, as text."""

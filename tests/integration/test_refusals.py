@@ -143,6 +143,7 @@ async def test_a_command_with_another_partition_count_reads_and_writes_nothing(
         ("sequences", "export", str(kept)),
         ("pause", "crm"),
         ("watch", "list", "crm"),
+        ("rebuild", "requests", "--empty"),
     )
     processes = [await started(path, *command, folder=tmp_path) for command in commands]
     for command, (code, output) in zip(commands, await asyncio.gather(*map(ended, processes)), strict=True):

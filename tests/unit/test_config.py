@@ -274,6 +274,17 @@ def test_a_route_from_a_source_that_has_a_problem_is_not_blamed() -> None:
     assert found == ["sources.crm.rate: Input should be greater than 0"]
 
 
+def test_a_route_goes_by_a_reference_that_the_source_has() -> None:
+    """Over another one nothing would ever be carried, and nobody would be told."""
+    target = {"kind": "drivly", "url": "https://shop.example.com/api", "key": {"env": "KEY"}}
+    route = {"source": "crm", "target": "shop", "link": "reference"}
+    routes = [route | {"reference": "customerId"}, route | {"reference": "customerID"}]
+    deletes = {"targets": {"shop": target}, "routes": routes}
+    found = problems({"sources": {"crm": SOURCE}, "handlers": {"deletes": deletes}})
+    types = "consumerConsumerId, consumerCreditApplicationId, customerId"
+    assert found == [f"handlers.deletes.routes.1.reference: crm has no customerID, but {types}"]
+
+
 def test_scopes_and_priority_name_sources() -> None:
     """A misspelt one would be compared with the wrong customers, or would not win."""
     dedupe = {"scopes": {"group": ["crm", "crn"]}, "priority": ["shop", "crm"]}

@@ -200,6 +200,8 @@ class Adapter(Protocol):
     Settings: ClassVar[type[SourceSettings]]
     # An adapter may also have `fields`, a frozen set of the fields that its API's document names: a privacy policy that
     # speaks of another one (and of none of the settings' `own_fields`) is then refused as misspelt.
+    # It may have `references`, a frozen set of the types of its customers' references: a route by another one, over
+    # which nothing could ever be carried, is then refused.
     # What becomes of which of the upstream's fields unless the settings say otherwise (see `worker.privacy`).
     privacy: ClassVar[Mapping[str, Treatment]]
 

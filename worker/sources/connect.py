@@ -86,6 +86,7 @@ class Connect:
     version: ClassVar[int] = 1
     Settings: ClassVar[type[SourceSettings]] = ConnectSettings
     fields: ClassVar[frozenset[str]] = CONNECT
+    references: ClassVar[frozenset[str]] = frozenset(_REFERENCES)
     # A personal or an organization number; a sole trader's organization number is a personal one in some countries.
     privacy: ClassVar[Mapping[str, Treatment]] = {"identity": "hash"}
 

@@ -215,6 +215,8 @@ def normalizes(specimen: Specimen) -> None:
         assert set(customer) == set(Customer.__annotations__), "keys are missing, or too many"
         assert (customer["source"], customer["id"], customer["first_seen"]) == (specimen.name, row.id, "")
         assert customer["kind"] in get_args(Kind), "no such kind"
+        types = {reference["type"] for reference in customer["references"]}
+        assert types <= getattr(adapter, "references", types), "a reference is of a type that was not declared"
         assert orjson.dumps(customer) == orjson.dumps(adapter.normalize(row, specimen.normalizer)), "not the same twice"
         assert orjson.dumps(adapter.essence(row), option=orjson.OPT_SORT_KEYS) == essence, "the record was changed"
 

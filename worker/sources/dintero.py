@@ -24,7 +24,7 @@ from worker.events import Customer
 from worker.normalize import Normalizer
 from worker.settings import Duration, Secret, SourceSettings, Treatment
 from worker.sources import Cursor, Feed, Item, Moment, Page, Request, Response, Row, Token, Unsure, Verdict
-from worker.sources.dintero_users import User, brought, essence, items, newest, normalize, of_type, own
+from worker.sources.dintero_users import CUSTOMER_ID, User, brought, essence, items, newest, normalize, of_type, own
 from worker.sources.documented import DINTERO
 from worker.sources.lists import follow, twice
 from worker.sources.reading import malformed, named, parse, refuse
@@ -98,6 +98,7 @@ class Dintero:
     version: ClassVar[int] = 1
     Settings: ClassVar[type[SourceSettings]] = DinteroSettings
     fields: ClassVar[frozenset[str]] = DINTERO
+    references: ClassVar[frozenset[str]] = frozenset({CUSTOMER_ID})
     privacy: ClassVar[Mapping[str, Treatment]] = {}
 
     def __init__(self, name: str, settings: DinteroSettings) -> None:

@@ -20,6 +20,8 @@ User = dict[str, Any]
 _LONGEST_ID: Final = 255
 # The year 9999 in ms since the epoch: no time beyond it can be written.
 _LATEST: Final = 253_370_764_800_000
+# The type of the one reference there is.
+CUSTOMER_ID: Final = "customerId"
 
 _KINDS: Final[Mapping[str, Kind]] = {
     "customer": "person",
@@ -205,7 +207,7 @@ def _address(normalizer: Normalizer, entry: User) -> Address | None:
 
 def _references(customer_id: object) -> list[Reference]:
     found = text(customer_id)
-    return [{"type": "customerId", "id": found.strip()}] if found else []
+    return [{"type": CUSTOMER_ID, "id": found.strip()}] if found else []
 
 
 def _tags(value: object) -> list[str]:

@@ -119,6 +119,7 @@ class Drivly:
     recycles_ids: ClassVar[bool] = True
     Settings: ClassVar[type[SourceSettings]] = DrivlySettings
     fields: ClassVar[frozenset[str]] = DRIVLY
+    references: ClassVar[frozenset[str]] = frozenset(_REFERENCES)
     privacy: ClassVar[Mapping[str, Treatment]] = {
         **dict.fromkeys(_HASHED, "hash"),
         **dict.fromkeys(_DROPPED, "drop"),

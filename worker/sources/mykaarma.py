@@ -48,6 +48,7 @@ Uuid = Annotated[str, Field(pattern=_UUID_PATTERN)]
 
 _CARD_NUMBER: Final = "ccnumber"
 _ORDERS: Final = "dealerOrderInfoList"
+_CUSTOMER_KEY: Final = "customerKey"
 _ADDRESSES: Final = ("addressListV2", "addressList")
 _LISTS: Final = ("communications", "vehicles", "secondaryCustomerData")
 _MOST_CODES: Final = 5
@@ -99,6 +100,7 @@ class Mykaarma:
     version: ClassVar[int] = 1
     Settings: ClassVar[type[SourceSettings]] = MykaarmaSettings
     fields: ClassVar[frozenset[str]] = MYKAARMA
+    references: ClassVar[frozenset[str]] = frozenset({_CUSTOMER_KEY})
     privacy: ClassVar[Mapping[str, Treatment]] = {}
 
     def __init__(self, name: str, settings: MykaarmaSettings) -> None:
@@ -194,7 +196,7 @@ class Mykaarma:
         phones = [contact for email, contact in contacts if contact and not email]
         phones += [phone for entry in old if (phone := _old_phone(normalizer, entry))]
         customer_key = text(get("customerKey"))
-        references: list[Reference] = [{"type": "customerKey", "id": customer_key.strip()}] if customer_key else []
+        references: list[Reference] = [{"type": _CUSTOMER_KEY, "id": customer_key.strip()}] if customer_key else []
         identifiers = list(starmap(normalizer.identifier, secret))
         return {
             "source": self.name,

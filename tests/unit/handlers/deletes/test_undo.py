@@ -53,7 +53,7 @@ def test_two_contents_never_share_a_nonce() -> None:
 @pytest.mark.parametrize("key", ["", "00", "zz" * 32, "00" * 33])
 def test_a_key_that_is_none_is_refused(key: str) -> None:
     """32 bytes, in hexadecimal."""
-    with pytest.raises(ValueError, match="hex"):
+    with pytest.raises(ValueError, match="64 hexadecimal digits"):
         Undo(key)
 
 
