@@ -202,7 +202,7 @@ async def test_what_an_error_names_as_the_way_out_is_one(stage: str, monkeypatch
     config = parse({"handlers": {"plugins": {"mine": {"target": "a:b"}}}})
     way = re.search(r"`rollcall rebuild (\w+)( --empty)?`", remedy(stage))
     assert (way is None) == (stage == "poll")
-    monkeypatch.setattr(rebuild, "_members", _reached)
+    monkeypatch.setattr(rebuild, "Connection", _reached)
     for attempt, offered in (
         (rebuild.rebuild, way and not way[2]),
         (rebuild.empty, way and way[2]),
@@ -217,5 +217,5 @@ class Reached(Exception):  # ruff: ignore[error-suffix-on-exception-name] - not 
     """It was begun."""
 
 
-async def _reached(*_: Any) -> None:  # ruff: ignore[unused-async] - in others' place
+def _reached(*_: Any) -> None:
     raise Reached
