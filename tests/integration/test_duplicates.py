@@ -253,6 +253,8 @@ async def test_the_page_works_as_it_is_written(found: Found) -> None:
     assert len((found.folder / "duplicates.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     (example,) = blocks("yaml")
     raw = yaml.safe_load((found.folder / "rollcall.yaml").read_text(encoding="utf-8"))
+    source = {"kind": "drivly", "url": "https://crm.example.com/api", "key": {"env": "KEY"}}
+    raw["sources"] = dict.fromkeys(("crm", "shop"), source)
     assert parse(raw | yaml.safe_load(example)).file.handlers.dedupe.scope_of("shop") == "retail"
 
 
