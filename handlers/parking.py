@@ -19,15 +19,17 @@ from handlers.plugins import Caller, Effect, Outcome, customer_hash
 from worker.events import Headers
 from worker.handling import Dead, Done, Record, Skip
 from worker.redelivery import Redelivery
+from worker.times import rfc3339
 from worker.topics import DAY_MS
 
 _QUEUE: Final = b"k"
 _PLACE: Final = b"q"
 _DRAINING: Final = b"d"
 _PART: Final = 200
-# Half of what the dead letters' topic keeps: what nobody has settled by then is written there once more.
+# Half of what the dead letters' topic keeps: what nobody has settled by then is written there once more, with the next
+# event of its customer.
 _RENEWED_MS: Final = 15 * DAY_MS
-_STILL: Final = "it still waits, and whatever has come of its customer since waits behind it"
+_STILL: Final = "its customer's events wait behind it since"
 
 Read = Callable[[bytes], bytes | None]
 Scan = Callable[[bytes], Iterator[tuple[bytes, bytes]]]
@@ -58,11 +60,15 @@ class Batch:
 
 @dataclass(slots=True)
 class _Queue:
-    """A customer's queue: places from `first` up to `next`; `letter` says where the dead letter at its head stood."""
+    """A customer's queue: places from `first` up to `next`.
+
+    `letter` says where the record of the dead letter at its head stood, `reason` why it is one.
+    """
 
     first: int = 0
     next: int = 0
     letter: list[Any] | None = None
+    reason: str = ""
 
     @property
     def empty(self) -> bool:
@@ -89,7 +95,7 @@ class _View:
 
     def store(self, batch: Batch, queue: _Queue) -> None:
         """Write the queue, or that there is none any more; whoever drains it finds it by its mark."""
-        packed = orjson.dumps([queue.first, queue.next, queue.letter])
+        packed = orjson.dumps([queue.first, queue.next, queue.letter, queue.reason])
         batch.writes[_QUEUE + self._hash] = None if queue.empty else packed
         drains = not queue.empty and queue.letter is None
         batch.writes[_DRAINING + self._hash] = b"1" if drains else None
@@ -145,7 +151,7 @@ class Runner:
             if queue.letter is not None:
                 head, last = (_unpack(view.get(view.place(one)) or b"") for one in (queue.first, queue.next - 1))
                 if _periods(head, record) > _periods(head, last):
-                    parked.buried.append((head, _STILL))
+                    parked.buried.append((head, f"{queue.reason}; {_STILL} {rfc3339(head.timestamp)}"))
             self._append(parked, view, queue, record)
             return parked
         effect = await self._caller.call(record, view.get)
@@ -164,7 +170,7 @@ class Runner:
         if queue.empty:
             batch.writes[view.place(0)] = _pack(record)
             queue = _Queue(0, 1)
-        view.store(batch, replace(queue, letter=_coordinates(record)))
+        view.store(batch, replace(queue, letter=_coordinates(record), reason=reason))
 
     async def _again(self, carrier: Record, view: _View) -> Batch | None:
         """Handle a record that is given once more."""

@@ -330,14 +330,6 @@ def _across(file: _File, sources: Mapping[str, Source], doubtful: frozenset[str]
         and (types := getattr(source.adapter, "references", None)) is not None
         and route.reference not in types
     ]
-    dedupe = file.handlers.dedupe
-    ranked = {"priority": dedupe.priority} | {f"scopes.{scope}": names for scope, names in dedupe.scopes.items()}
-    between += [
-        f"dedupe.{path}: there is no source {name!r}"
-        for path, names in ranked.items()
-        for name in names
-        if name not in file.sources
-    ]
     return [
         *(f"{path}.url: {problem}" for path, api in apis.items() if (problem := _private(api))),
         *(f"handlers.{problem}" for problem in between),

@@ -124,7 +124,7 @@ class Leaving:
     def adopt(self, tx: Transaction, given: Order, watch: WatchList) -> None:
         """Take customers over: when they are seen for the first time here, they were first seen long ago."""
         if not given["seen"]:
-            watch.add(tx, [entry[1:] for entry in given["ids"] if entry[:1] == "+"])
+            watch.add(tx, [entry.removeprefix("+") for entry in given["ids"] if entry[:1] != "-"])
             watch.leave_out(tx, [entry[1:] for entry in given["ids"] if entry[:1] == "-"])
             return
         prefix = b"c/%s/" % given["source"].encode()

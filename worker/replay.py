@@ -164,19 +164,21 @@ async def plan(config: Config, target: Target, wanted: Wanted, span: Span) -> Pl
     """Return the replay of a part of `customers.events`; raises UsageError where nothing is in it."""
     connection = Connection(config.file.kafka)
     topic = config.topics.events
-    count_ = await partitions_of(connection, topic)
-    where = span.within([TopicPartition(topic, one) for one in wanted.partitions(count_)])
+    where = span.within([TopicPartition(topic, one) for one in wanted.partitions(config.topics.partitions)])
     consumer = await connection.consumer()
     try:
+        await connection.demand(consumer, topic)
         starts = await places(consumer, where, span.start)
         ends = await places(consumer, where, span.until)
+        kept, _ = await edges(consumer, where)
     finally:
         await bounded_stop(consumer.stop(), "replay plan")
     start = {one.partition: starts[one] for one in where}
     until = {one.partition: max(ends[one], starts[one]) for one in where}
     if target.kind == "group":  # it is set back, never forward: nothing is skipped that it has not read yet
         before = await _positions(config, target.name)
-        start = {one: min(offset, before.get(one, offset)) for one, offset in start.items()}
+        stands = {one: max(before.get(one.partition, starts[one]), kept[one]) for one in where}
+        start = {one.partition: min(starts[one], stands[one]) for one in where}
     if start == until:
         raise UsageError(f"{topic} has no records between --from and --until", hint="It keeps 30 days by default.")
     return Plan(secrets.token_hex(4), target, wanted, start, until, dict(start))

@@ -67,6 +67,7 @@ def request_of(
         "seen_live": cause.seen_live,
         "winner": None,
         "cluster": None,
+        "cluster_at": None,
         "evidence": cause.evidence,
         "asked_at": now,
         "retry_of": None,

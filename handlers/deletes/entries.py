@@ -63,7 +63,9 @@ def objection(role: Role, entry: Entry | None, request: Request, since: int = 0)
         return "a newer version of the customer has been published" if back else None
     if entry.live and entry.changed > request["as_of"]:
         return "the customer to be deleted has changed since"
-    if request["cluster"] is not None and request["cluster"] != entry.cluster:
+    known = request.get("cluster_at")  # an older program says when, and not which
+    moved = known is not None and entry.cluster_at is not None and entry.cluster_at > known
+    if moved or (request["cluster"] is not None and request["cluster"] != entry.cluster):
         return "the cluster has changed"
     return None
 

@@ -54,6 +54,7 @@ class Request(TypedDict):
     seen_live: int | None  # when the origin was last published as live
     winner: str | None  # of a duplicate: the id, at the target, of the customer that stays
     cluster: str | None  # of a duplicate, or by a cluster route: digest of the membership that it rests on; "": alone
+    cluster_at: int | None  # by a cluster route of an older program: when its customers were last known to be one
     evidence: dict[str, Any]  # no personal data
     asked_at: int
     retry_of: str | None

@@ -258,7 +258,8 @@ class Requests:
         links = [facts_of_link(step) for step in departure["evidence"]]
         cause = self._cause(*who, entry, text, cluster=departure["cluster"], links=links)
         routes = [route for route in self._routes.get(who[0], []) if route.name in departure["routes"]]
-        remaining = {name: departure["memberships"].get(name) for name in departure["remaining"]}
+        memberships = departure.get("memberships", {})  # one that an older program has kept has none
+        remaining = {name: memberships.get(name) for name in departure["remaining"]}
         self._ask(tx, entry, drafts.by_departure(self._settings, cause, remaining, routes, now))
 
     # Clusters as they are

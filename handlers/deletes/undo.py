@@ -31,10 +31,11 @@ class Undo:
 
     def __init__(self, key: str) -> None:
         """`key`: 64 hexadecimal digits; raises ValueError for anything else."""
-        if re.fullmatch(_KEY, key) is None:
+        digits = "".join(key.split())  # many a Secret ends with a line break
+        if re.fullmatch(_KEY, digits) is None:
             message = f"an undo key has {2 * _KEY_BYTES} hexadecimal digits"
             raise ValueError(message)
-        self._key = bytes.fromhex(key)
+        self._key = bytes.fromhex(digits)
 
     def encrypt(self, request: str, customer: str, content: bytes) -> str:
         """Return the copy of `content`, the record of `customer` that `request` deletes, as text."""

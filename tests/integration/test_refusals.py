@@ -144,6 +144,7 @@ async def test_a_command_with_another_partition_count_reads_and_writes_nothing(
         ("pause", "crm"),
         ("watch", "list", "crm"),
         ("rebuild", "requests", "--empty"),
+        ("replay", "--to", "group:billing", "--from", "beginning"),
     )
     processes = [await started(path, *command, folder=tmp_path) for command in commands]
     for command, (code, output) in zip(commands, await asyncio.gather(*map(ended, processes)), strict=True):

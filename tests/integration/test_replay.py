@@ -215,6 +215,19 @@ async def test_no_position_of_a_group_is_moved_forward(past: tuple[Deployment, s
     assert start != "1-1" or after == {1: 1}
 
 
+async def test_a_group_that_retention_has_overtaken_is_set_to_what_is_left(past: tuple[Deployment, str]) -> None:
+    """Its old position is nowhere any more: a client there begins wherever its own settings say."""
+    deployment, _ = past
+    where = TopicPartition(deployment.topics.events, 0)
+    consumer = await deployment.connection.consumer(group="away")
+    consumer.assign([where])
+    await consumer.commit({where: 1})
+    await consumer.stop()
+    async with deployment.connection.admin() as admin:
+        await admin.client.delete_records({where: RecordsToDelete(before_offset=3)})
+    assert (await planned(config_of(deployment), "group:away")).start[0] == 3
+
+
 async def test_a_part_of_one_partition_is_nothing_of_another(past: tuple[Deployment, str]) -> None:
     """Whichever end of it names the partition."""
     config = config_of(past[0])

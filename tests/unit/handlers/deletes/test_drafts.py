@@ -106,6 +106,8 @@ def test_who_is_surely_a_duplicate(membership: dict[str, Any], winner: str | Non
         ("subject", Entry(1, live=True, changed=1), {"cluster": "x"}, True),
         ("subject", Entry(1, live=True, changed=1, cluster="y"), {"cluster": ""}, True),
         ("subject", Entry(1, live=True, changed=1, cluster="y"), {"cluster": None}, False),
+        ("subject", Entry(1, live=True, changed=1, cluster="y", cluster_at=5), {"cluster_at": 5}, False),
+        ("subject", Entry(1, live=True, changed=1, cluster="y", cluster_at=6), {"cluster_at": 5}, True),  # an older one
         ("winner", None, {}, True),
         ("winner", Entry(1, live=False, changed=1), {}, True),
         ("winner", Entry(1, live=True, changed=1), {}, False),

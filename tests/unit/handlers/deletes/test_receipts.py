@@ -33,6 +33,7 @@ def request(**more: Any) -> Request:
         "seen_live": None,
         "winner": None,
         "cluster": None,
+        "cluster_at": None,
         "evidence": {"reason": "gone"},
         "asked_at": NOW,
         "retry_of": None,

@@ -57,6 +57,12 @@ def test_a_key_that_is_none_is_refused(key: str) -> None:
         Undo(key)
 
 
+def test_white_space_is_no_part_of_a_key() -> None:
+    """It comes with many a Secret, as a line break at the end."""
+    copy = Undo(KEY).encrypt("request", "crm/1", b"jane")
+    assert Undo(f" {KEY}\n").decrypt("request", "crm/1", copy) == b"jane"
+
+
 def test_the_key_comes_from_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where copies are wanted it has to be there; null does without."""
     target = {"kind": "http", "url": "http://127.0.0.1:1", "path": "/{id}"}
