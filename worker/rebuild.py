@@ -33,7 +33,7 @@ from handlers.dedupe.events import (
 from handlers.dedupe.explain import open_reviews
 from handlers.dedupe.graph import Edge, founder_id
 from handlers.dedupe.lineage import Shape, changes
-from worker import inspect, service
+from worker import acls, inspect, service
 from worker.config import Config
 from worker.errors import UsageError
 from worker.handling import Record
@@ -121,7 +121,7 @@ async def _begin(config: Config, made: Topics) -> None:
 
 def _inputs(topics: Topics) -> dict[str, str]:
     """Return the topic that each stage reads."""
-    return dict(zip(STAGES, (topics.latest, topics.keys, topics.links), strict=True))
+    return {stage: acls.primary(stage, topics) for stage in STAGES}
 
 
 async def _shut_out(connection: Connection, topics: Topics, stages: Iterable[str]) -> None:

@@ -268,15 +268,21 @@ def test_a_cluster_that_changes_calls_the_deletion_off() -> None:
     assert world.systems["crm"].deletes() == []
 
 
-@pytest.mark.parametrize("skew", [-5000, 5000])
-def test_what_left_a_cluster_and_how_it_was_left_are_matched_whatever_the_clocks(skew: int) -> None:
-    """Departures bear the broker's time, memberships a worker's: that one is ahead or behind decides nothing."""
+def one_was_deleted() -> World:
+    """Return a world in which the shop's `a` and the crm's `5` were one person, and `a` has just been deleted."""
     world = World(CLUSTER)
     world.systems["crm"].add("5")
     world.live("shop", "a")
     world.clustered("crm/5", "shop/a")
     world.settle()
     world.deleted("shop", "a")
+    return world
+
+
+@pytest.mark.parametrize("skew", [-5000, 5000])
+def test_what_left_a_cluster_and_how_it_was_left_are_matched_whatever_the_clocks(skew: int) -> None:
+    """Departures bear the broker's time, memberships a worker's: that one is ahead or behind decides nothing."""
+    world = one_was_deleted()
     stamped_by_worker(world, skew, lambda: world.clustered("crm/5", None))
     world.departed("shop/a", ["crm/5"])
     world.settle()
@@ -286,12 +292,7 @@ def test_what_left_a_cluster_and_how_it_was_left_are_matched_whatever_the_clocks
 @pytest.mark.parametrize("skew", [-5000, 5000])
 def test_a_cluster_that_has_changed_is_seen_whatever_the_clocks(skew: int) -> None:
     """The person has another record by now, and the worker that says so is behind, or ahead."""
-    world = World(CLUSTER)
-    world.systems["crm"].add("5")
-    world.live("shop", "a")
-    world.clustered("crm/5", "shop/a")
-    world.settle()
-    world.deleted("shop", "a")
+    world = one_was_deleted()
     world.clustered("crm/5", None)
     world.departed("shop/a", ["crm/5"])
     world.harness.advance(2000)

@@ -64,6 +64,16 @@ async def watch(world: World, ids: Sequence[str]) -> None:
     await world.source.commit(work)
 
 
+async def unwatch(world: World, ids: Sequence[str]) -> None:
+    """Take customers off the watch list, as an order does."""
+
+    def work(tx: Transaction) -> None:
+        for id_ in world.source.watch.remove(tx, ids):
+            world.source.detector.unobserve(tx, id_)
+
+    await world.source.commit(work)
+
+
 async def rounds(world: World, more: int = 1) -> None:
     """Wait until so many more whole rounds have ended, each begun after now."""
     before = world.source.detector.checkpoint.scans.get(FEED, 0)
@@ -333,12 +343,7 @@ async def test_a_look_up_that_proves_nothing_sets_the_customer_aside(world: Worl
         dealer.fault("status", status=204, body="", path=ids[20])
         dealer.fault("status", status=400, body="{}", path=ids[22])
         await world.until(lambda: world.status["set_aside"] == 1)
-
-        def remove(tx: Transaction) -> None:
-            for id_ in world.source.watch.remove(tx, [ids[22]]):
-                world.source.detector.unobserve(tx, id_)
-
-        await world.source.commit(remove)
+        await unwatch(world, [ids[22]])
         await world.until(lambda: world.status["set_aside"] == 0 and world.status["state"] == "running")
     assert reading.hits > 2
     assert set(world.latest) == set(ids[1:]) - {ids[20], ids[22]}
@@ -405,12 +410,7 @@ async def test_who_is_removed_from_the_list_is_not_taken_for_absent(world: World
     async with world.polling():
         await watch(world, ids)
         await world.until(lambda: len(world.latest) == 12)
-
-        def remove(tx: Transaction) -> None:
-            for id_ in world.source.watch.remove(tx, ids[:2]):
-                world.source.detector.unobserve(tx, id_)
-
-        await world.source.commit(remove)
+        await unwatch(world, ids[:2])
         dealer.delete(ids[0])
         await rounds(world, 3)
     assert sorted(world.latest) == ids
@@ -431,12 +431,7 @@ async def test_who_is_removed_after_the_round_did_not_find_him_is_no_alarm(world
                 return state.marked(f"it/{FEED}/{ids[0]}".encode())
 
         await world.until(missed)
-
-        def remove(tx: Transaction) -> None:
-            for id_ in world.source.watch.remove(tx, ids[:1]):
-                world.source.detector.unobserve(tx, id_)
-
-        await world.source.commit(remove)
+        await unwatch(world, ids[:1])
         assert missed()
         await rounds(world)
         assert slow.hits
@@ -449,12 +444,7 @@ async def test_who_is_watched_again_and_is_gone_waits_for_a_person(world: World,
     async with world.polling():
         await watch(world, ids)
         await world.until(lambda: len(world.latest) == 12)
-
-        def remove(tx: Transaction) -> None:
-            for id_ in world.source.watch.remove(tx, ids[:1]):
-                world.source.detector.unobserve(tx, id_)
-
-        await world.source.commit(remove)
+        await unwatch(world, ids[:1])
         await rounds(world)  # or an answer that was under way would still be heard: then he was seen
         dealer.delete(ids[0])
         await watch(world, ids[:1])

@@ -154,6 +154,11 @@ def pairs(*numbers: int) -> set[frozenset[str]]:
     return {frozenset({f"crm/{n}", f"shop/{n}"}) for n in numbers}
 
 
+async def together(config: Config, *numbers: int) -> bool:
+    """Return whether exactly these people are published as one each."""
+    return await clusters(config) == pairs(*numbers)
+
+
 async def departed(config: Config) -> set[str]:
     """Return of whom the deletes were told that they have left a cluster."""
     return {(row.key or b"").decode() for row in await inspect.records(config, config.topics.departures)}
@@ -163,28 +168,24 @@ async def test_every_rebuild_applies_the_settings_of_its_day(
     deployment: Deployment, config: Config, tmp_path: Path
 ) -> None:
     """The second one begins anew as well; and it is the way back: with the new number and the old settings."""
-
-    async def found(*numbers: int) -> bool:
-        return await clusters(config) == pairs(*numbers)
-
     await publish(deployment, [row for n in range(3) for row in twice(n)])
     async with handling(config):
-        await until(lambda: found(0, 1, 2))
+        await until(lambda: together(config, 0, 1, 2))
     strict = parse(raw(deployment, tmp_path, 1, link=100))
     assert (await rebuild.rebuild(strict, "dedupe", lambda _: None)).removed == 6
-    assert await found()
+    assert await together(config)
     assert (await rebuild.rebuild(config, "dedupe", lambda _: None)).changed == 6
-    assert await found(0, 1, 2)
+    assert await together(config, 0, 1, 2)
 
     await rebuild.rebuild(strict, "dedupe", lambda _: None)
     async with handling(parse(raw(deployment, tmp_path, 2, link=100))):
         await publish(deployment, [*twice(3), latest(person("web", "9"), 1)])
-    assert await found()
+    assert await together(config)
     back = await rebuild.rebuild(parse(raw(deployment, tmp_path, 2)), "dedupe", lambda _: None)
     assert (back.generation, back.changed) == (3, 8)
     async with handling(parse(raw(deployment, tmp_path, 3))):
         await publish(deployment, twice(4))
-        await until(lambda: found(0, 1, 2, 3, 4))
+        await until(lambda: together(config, 0, 1, 2, 3, 4))
 
 
 async def test_a_rebuild_waits_for_the_one_that_is_at_work(
@@ -211,13 +212,9 @@ async def test_deletions_that_nobody_has_handled_are_not_swallowed(
     deployment: Deployment, config: Config, tmp_path: Path
 ) -> None:
     """A rebuild tells the deletes nothing, so it ends before it publishes, and goes on only where it is told so."""
-
-    async def handled(*numbers: int) -> bool:
-        return await clusters(config) == pairs(*numbers)
-
     await publish(deployment, [row for n in range(3) for row in twice(n)])
     async with handling(config):
-        await until(lambda: handled(0, 1, 2))
+        await until(lambda: together(config, 0, 1, 2))
     await publish(deployment, [deleted("crm", "0", 2)])
     lines: list[str] = []
     with pytest.raises(UsageError, match=r"left deletions unhandled \(keys\)"):
@@ -225,7 +222,7 @@ async def test_deletions_that_nobody_has_handled_are_not_swallowed(
     assert not lines  # nothing was begun
 
     async with handling(config) as stop:
-        await until(lambda: handled(1, 2))
+        await until(lambda: together(config, 1, 2))
         assert await departed(config) == {"crm/0"}
         loop = asyncio.get_running_loop()
         late: list[asyncio.Future[None]] = []
@@ -244,10 +241,10 @@ async def test_deletions_that_nobody_has_handled_are_not_swallowed(
             with pytest.raises(UsageError, match="left deletions unhandled"):
                 await rebuild.rebuild(config, "dedupe", tell)
             await late[0]
-    assert await handled(1, 2)  # nothing was published
+    assert await together(config, 1, 2)  # nothing was published
 
     async with handling(config):
-        await until(lambda: handled(2))
+        await until(lambda: together(config, 2))
         assert await departed(config) == {"crm/0", "crm/1"}
     await publish(deployment, [deleted("crm", "2", 2)])
     found = await rebuild.rebuild(config, "dedupe", lambda _: None, behind=True)
