@@ -130,6 +130,7 @@ class RenewingClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no t
 
     settings: KafkaSettings
     tls_files: tuple[int, ...]
+    closed = False
 
     @classmethod
     def take(cls, client: AIOKafkaClient, settings: KafkaSettings) -> None:
@@ -145,12 +146,17 @@ class RenewingClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no t
         except RuntimeError:  # reset while it was made: see AskingConnection
             self.force_metadata_update()
             return None
-        if connection is not None:
-            connection.__class__ = AskingConnection
+        if connection is None:
+            return None
+        connection.__class__ = AskingConnection
+        if self.closed:  # while it was made: nobody else would close it
+            connection.close()
+            return None
         return connection
 
     async def close(self) -> None:
         """Close; where a broker does not answer the goodbye of TLS, which uvloop waits for, without that."""
+        self.closed = True
         transports = [one._writer.transport for one in self._conns.values() if one._writer is not None]  # ruff: ignore[private-member-access] - there is no public way to them
         routine: asyncio.Task[None] | None = self.__dict__["_sync_task"]
         if routine is not None and routine.done():  # over an error, which would keep all this open

@@ -6,6 +6,7 @@ from unittest.mock import AsyncMock
 import pytest
 import uvloop
 from aiokafka import TopicPartition
+from aiokafka.client import ConnectionGroup
 from aiokafka.conn import create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
@@ -61,6 +62,18 @@ async def test_an_empty_partition_holds_up_a_full_one_no_longer_than_it_may(
         reading.cancel()
     finally:
         await consumer.stop()
+
+
+async def test_a_connection_that_is_made_while_its_client_closes_is_closed_as_well(deployment: Deployment) -> None:
+    """The client knows nothing of it yet: it would stay open for as long as nobody collects it."""
+    consumer = await deployment.connection.consumer()
+    client = consumer._client
+    (node,) = (broker.nodeId for broker in client.cluster.brokers())
+    making = asyncio.ensure_future(client._get_conn(node, group=ConnectionGroup.COORDINATION))
+    await asyncio.sleep(0)
+    await consumer.stop()
+    assert await making is None
+    assert not any(connection.connected() for connection in client._conns.values())
 
 
 async def test_a_broken_connection_is_an_error_that_aiokafka_expects(deployment: Deployment) -> None:
