@@ -14,6 +14,7 @@ import asyncio
 import base64
 import ssl
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -138,6 +139,16 @@ class RenewingClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no t
         client.__class__ = cls
         client.settings = settings
         client.tls_files = _stamps(settings)
+
+    async def bootstrap(self) -> None:
+        """Learn of the brokers; where that ends with any error but Kafka's own, aiokafka leaves its connection open."""
+        try:
+            await super().bootstrap()
+        except BaseException as error:
+            for frame, _ in traceback.walk_tb(error.__traceback__):  # nobody else knows of it
+                if (connection := frame.f_locals.get("bootstrap_conn")) is not None:
+                    connection.close()
+            raise
 
     async def _get_conn(self, node_id: Any, **more: Any) -> AIOKafkaConnection | None:
         """Return a connection over which no topic is made by asking for it: all that is sent goes by here."""

@@ -1,13 +1,15 @@
 """What the clients of a connection live through, on a real broker."""
 
 import asyncio
+from collections.abc import Awaitable
+from typing import Any, cast
 from unittest.mock import AsyncMock
 
 import pytest
 import uvloop
 from aiokafka import TopicPartition
 from aiokafka.client import ConnectionGroup
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.errors import KafkaConnectionError, KafkaError
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.structs import BrokerMetadata
@@ -74,6 +76,28 @@ async def test_a_connection_that_is_made_while_its_client_closes_is_closed_as_we
     await consumer.stop()
     assert await making is None
     assert not any(connection.connected() for connection in client._conns.values())
+
+
+async def test_a_client_that_is_cancelled_while_it_starts_leaves_no_connection(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a worker is stopped at once, or a broker that takes connections does not answer within its time."""
+    asked: asyncio.Future[AIOKafkaConnection] = asyncio.get_running_loop().create_future()
+    send = AIOKafkaConnection.send
+
+    def unanswered(connection: AIOKafkaConnection, request: object, **more: object) -> Awaitable[Any]:
+        if not isinstance(request, MetadataRequest):
+            return cast("Awaitable[Any]", send(connection, request, **more))
+        asked.set_result(connection)
+        return asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(AIOKafkaConnection, "send", unanswered)
+    starting = asyncio.ensure_future(deployment.connection.consumer())
+    connection = await asyncio.wait_for(asked, 30)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert not connection.connected()
 
 
 async def test_a_broken_connection_is_an_error_that_aiokafka_expects(deployment: Deployment) -> None:
