@@ -31,6 +31,7 @@ from typing import Any
 import orjson
 
 from benchmarks.identity.people import records
+from benchmarks.machine import anonymous_mb, cpu_seconds
 from handlers.dedupe import DedupeSettings, explain, stages
 from worker import config as configuration
 from worker import embedded, inspect
@@ -151,12 +152,6 @@ def batched(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def rss_anon(pid: int | str = "self") -> float:
-    """Return a process's memory that is no file's, in MB."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return int(status.partition("RssAnon:")[2].split()[0]) / 1024
-
-
 def accuracy(clusters: Iterator[list[str]], file: Path, size: int) -> tuple[float, float, int]:
     """Return recall and precision of the pairs, and the size of the largest cluster."""
     people: Counter[str] = Counter()
@@ -210,16 +205,10 @@ def measure(file: Path, folder: Path, sizes: Sequence[int]) -> None:
             spent = [now - was for now, was in zip(run.seconds, before, strict=True)]
             disk = sum(path.stat().st_blocks * 512 for path in folder.rglob("data.mdb")) / 1e6
             rest = [f"{dearest:.0f}", f"{(run.sent.total() - messages) / (size - done):.1f}"]
-            rest += [f"{rss_anon():.0f}", f"{disk:,.0f}"]
+            rest += [f"{anonymous_mb(os.getpid()):.0f}", f"{disk:,.0f}"]
             recall, precision, largest = apart(run, file, size)
             print(line(done, size, spent, [*rest, f"{recall:.4f}", f"{precision:.4f}", str(largest)]), flush=True)
             done = size
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def publish(config: Config, file: Path) -> None:
@@ -258,7 +247,7 @@ async def with_broker(file: Path, folder: Path, size: int) -> None:
         await workers.ready()
         await at_rest(config, size)
         took, pid = time.monotonic() - started - QUIET, workers.pid("dedupe")
-        used, memory = cpu_seconds(pid) / size * 1e6, rss_anon(pid)
+        used, memory = cpu_seconds(pid) / size * 1e6, anonymous_mb(pid)
         await workers.stop_all()
         rows = await inspect.records(config, config.topics.clusters)
         groups = explain.groups({row.key: row.value for row in rows if row.key is not None})

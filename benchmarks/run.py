@@ -50,8 +50,6 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="rollcall-bench-") as folder:
         environment = {**surroundings(), **({"BENCH_RESULTS": folder} if quick else {})}
         for name, arguments in (QUICK if quick else FULL).items():
-            if not (ROOT / f"benchmarks/{name}.py").exists():
-                continue
             print(f"\n== {name} {' '.join(arguments)}", flush=True)
             if not quick:
                 results.forget(name)

@@ -14,11 +14,11 @@ from typing import Any, Final
 
 from worker.config import json_schema
 from worker.settings import NAME_PATTERN
+from worker.topics import STAGES
 
 Schema = dict[str, Any]
 
 TARGET: Final = Path(__file__).parent / "rollcall" / "values.schema.json"
-STAGES: Final = ("keys", "pairs", "clusters", "requests", "executor")
 OFF: Final = ("requests", "executor")  # until somebody switches them on: they delete
 
 # The settings that are the chart's, and what to use instead.
@@ -174,7 +174,7 @@ def chart() -> Schema:
         }),
         "workloads": whole({
             "poll": {"$ref": "#/$defs/poll"},
-            **dict.fromkeys(STAGES, own),
+            **dict.fromkeys(STAGES[1:], own),
             **dict.fromkeys(OFF, own | {"required": ["enabled"]}),
         }),
         "plugins": {

@@ -15,9 +15,9 @@ from typing import Any, Final, cast
 
 import orjson
 
-from handlers.plugins import Caller, Effect, Outcome, customer_hash
+from handlers.plugins import Caller, Effect, customer_hash
 from worker.events import Headers
-from worker.handling import Dead, Done, Record, Skip
+from worker.handling import Dead, Done, Outcome, Record, Skip
 from worker.redelivery import Redelivery
 from worker.times import rfc3339
 from worker.topics import DAY_MS

@@ -26,7 +26,7 @@ from pydantic import Field
 from worker.acls import ROLES
 from worker.errors import ConfigError, RecordError, RecordTooLargeError
 from worker.events import CustomerEvent, Headers, header, split_key
-from worker.handling import Dead, Done, Record, Retry, Skip
+from worker.handling import Dead, Done, Outcome, Record, Retry, Skip
 from worker.redelivery import REPLAY
 from worker.settings import Duration, Model
 from worker.topics import Topics
@@ -34,7 +34,6 @@ from worker.topics import Topics
 ENTRY_POINTS: Final = "rollcall.handlers"
 _RESERVED: Final = frozenset({*ROLES, "all", "dedupe", "deletes"})
 
-Outcome = Done | Skip | Retry | Dead
 Handle = Callable[["Event", "Context"], Awaitable[Outcome | None]]
 
 
@@ -236,7 +235,6 @@ def _entry_point(name: str) -> Any:
 class Effect:
     """What came of one event: the outcome (None where it was not finished), and what it writes unless it failed."""
 
-    record: Record
     outcome: Outcome | None
     changes: Mapping[bytes, bytes | None] = field(default_factory=dict)
     sent: Sequence[tuple[str, bytes, bytes | None, Headers]] = ()
@@ -262,9 +260,9 @@ class Caller:
         try:
             event = Event.read(record)
         except RecordError as error:
-            return Effect(record, Dead(error.message))
+            return Effect(Dead(error.message))
         if event.replay is not None and not settings.replays:
-            return Effect(record, Skip("replay"))
+            return Effect(Skip("replay"))
         attempt, pause = 1, settings.retry
         while True:
             effect = await self._attempt(record, event, read, attempt)
@@ -276,7 +274,7 @@ class Caller:
                 case _:
                     return effect
             if not await self._wait(seconds):
-                return Effect(record, None)
+                return Effect(None)
 
     async def _attempt(
         self, record: Record, event: Event, read: Callable[[bytes], bytes | None], attempt: int
@@ -289,15 +287,15 @@ class Caller:
         try:
             outcome = await self._within(self._handle(event, context))
         except RecordTooLargeError as error:
-            return Effect(record, Dead(error.message))
+            return Effect(Dead(error.message))
         except Exception as error:  # ruff: ignore[blind-except] - a handler's bug; its text may quote the event: only its class is kept
             failed = f"it failed {attempt} times, at last with {type(error).__name__}"
-            return Effect(record, Dead(failed) if attempt >= settings.attempts else None)
+            return Effect(Dead(failed) if attempt >= settings.attempts else None)
         if outcome is None or isinstance(outcome, Done | Skip):
-            return Effect(record, outcome or Done(), context.changes, context.sent)
+            return Effect(outcome or Done(), context.changes, context.sent)
         if isinstance(outcome, Retry | Dead):
-            return Effect(record, outcome)
-        return Effect(record, Dead(f"the handler returned {type(outcome).__name__}, which is no outcome"))
+            return Effect(outcome)
+        return Effect(Dead(f"the handler returned {type(outcome).__name__}, which is no outcome"))
 
     async def _within(self, call: Awaitable[Outcome | None]) -> Outcome | None:
         async with asyncio.timeout(self._plugin.settings.timeout):

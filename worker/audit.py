@@ -131,7 +131,7 @@ class Audit:
         source = config.sources[name]
         settings = source.settings.model_copy(update={"rate": rate or source.settings.rate / 2})
         self._source = Source(source.adapter, settings)
-        self._normalizer = normalizer(type(source.adapter), settings, config.hasher())
+        self._normalizer = normalizer(source.adapter, settings, config.hasher())
         self._upstream = Upstream(name, source.adapter, settings)
         self._progress = progress or (lambda *_: None)
         self._report = Report(name)

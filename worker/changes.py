@@ -73,6 +73,11 @@ class Entry:
         )
 
 
+def grave(sequence: int, first_seen: int) -> Entry:
+    """Return the entry of a customer of whom no more is known than that."""
+    return Entry(False, 0, sequence, first_seen, None, bytes(4), bytes(16), b"")
+
+
 def unchanged(raw: bytes | None, scope: bytes, fingerprint: bytes) -> bool:
     """Return whether a packed entry is live, not missed, and says the very same under the same scope."""
     return raw is not None and raw[_SCOPE : _LAYOUT.size] == scope + fingerprint and raw[_FLAGS] == _LIVE
@@ -154,6 +159,11 @@ def missed(entry: Entry, scope: bytes) -> Entry | None:
     return replace(entry, missed=min(entry.missed + 1, 100))
 
 
+def buried(entry: Entry) -> Entry:
+    """Return a live customer's entry as a grave."""
+    return replace(entry, live=False, missed=0, fingerprint=bytes(16), hashes=b"")
+
+
 def gone(entry: Entry | None, reason: Reason, deleted: int | None = None) -> Decision:
     """Decide on a deletion; the grave keeps the sequence.
 
@@ -164,8 +174,8 @@ def gone(entry: Entry | None, reason: Reason, deleted: int | None = None) -> Dec
     if entry is None or not entry.live or stale:
         return Decision(None, None)
     sequence = entry.sequence + 1
-    grave = replace(entry, live=False, missed=0, sequence=sequence, updated=deleted, fingerprint=bytes(16), hashes=b"")
-    return Decision(grave, Change(DELETED, sequence, [], entry.first_seen, reason))
+    change = Change(DELETED, sequence, [], entry.first_seen, reason)
+    return Decision(replace(buried(entry), sequence=sequence, updated=deleted), change)
 
 
 def rewritten(customer: Mapping[str, Any]) -> dict[str, bytes]:

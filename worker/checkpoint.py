@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import orjson
 
-from worker.settings import SourceSettings, Treatment
-from worker.sources import Adapter
+from worker.settings import SourceSettings
+from worker.sources import Adapter, policy
 
 # Raised when the normalization of any field changes for all sources: everything is then published anew.
 NORMALIZATION: Final = 1
@@ -55,11 +55,6 @@ class Checkpoint:
 
 
 _PARTS: Final = frozenset(part.name for part in fields(Checkpoint))
-
-
-def policy(adapter: Adapter, settings: SourceSettings) -> dict[str, Treatment]:
-    """Return the privacy policy of a source: what its adapter ships, and what the configuration puts over it."""
-    return {**adapter.privacy, **settings.privacy}
 
 
 def own(settings: SourceSettings) -> str:

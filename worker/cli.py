@@ -17,6 +17,7 @@ from worker.commands.common import config as configured
 from worker.commands.common import finish, run
 from worker.errors import RollcallError
 from worker.kafka import apply_topics, plan_topics
+from worker.topics import POLL
 
 
 class _Commands(click.Group):
@@ -47,7 +48,7 @@ def main(ctx: click.Context, path: Path | None) -> None:
 @click.pass_context
 def poll(ctx: click.Context) -> None:
     """Poll the sources, until SIGTERM."""
-    run(service.serve(configured(ctx), [service.POLL]))
+    run(service.serve(configured(ctx), [POLL]))
 
 
 @main.command()

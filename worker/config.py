@@ -88,7 +88,7 @@ class _File(Model):
         pattern=r"^([^:\s\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$",
         description="host:port or [IPv6]:port of /livez, /readyz and /metrics; port 0 takes a free one and logs it",
     )
-    grace: Duration = Field(default=25.0, gt=0, description="To come to an end in after SIGTERM")
+    grace: Duration = Field(default=25.0, gt=0, description="How long a worker may take to finish after SIGTERM")
     log: LogSettings = Field(default_factory=LogSettings)
     receipts_retention: Duration | None = Field(default=None, gt=0, description="Of receipts; default: for ever")
     handlers: HandlersSettings = Field(default_factory=HandlersSettings)

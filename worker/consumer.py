@@ -54,13 +54,12 @@ from worker.handling import (
 from worker.http import CalledOffError, Lane, MisplacedError, PrivateAddressError
 from worker.kafka import MARKERS_SECONDS, bounded_stop, emptied, linger, undecodable
 from worker.redelivery import Redelivery
-from worker.task import Task, Transaction
+from worker.task import POSITION, Task, Transaction
 from worker.times import now_ms
 from worker.topics import remedy
 
 log = structlog.get_logger()
 
-_POSITION: Final = b"\x00p/"
 _READ_RECORDS: Final = 2_000
 # A transaction is closed after so many seconds of work on its records, so that the heartbeats are sent in time.
 _WORK_SECONDS: Final = 0.5
@@ -132,7 +131,7 @@ class HandlerLoop:
 
         def take_up(tx: Transaction) -> None:
             for where in inputs:
-                key, raw = _POSITION + where.topic.encode(), b"%d" % self._kept[where]
+                key, raw = POSITION + where.topic.encode(), b"%d" % self._kept[where]
                 if tx.get(key) != raw:
                     tx.put(key, raw)
             self._timer = self._handler.open(tx, self._task.partition, by_topic, now_ms())
@@ -142,7 +141,7 @@ class HandlerLoop:
 
     def _position(self, given: Input, where: TopicPartition, start: int, end: int) -> int:
         with self._task.store.reading() as state:
-            raw = state.get(_POSITION + given.topic.encode())
+            raw = state.get(POSITION + given.topic.encode())
         if raw is None:
             return start if given.start == "earliest" else end
         position = int(raw)
@@ -324,7 +323,7 @@ class HandlerLoop:
     def _move(self, tx: Transaction, where: TopicPartition, offset: int) -> None:
         self._passed.pop(where, None)
         self._kept[where] = offset
-        tx.put(_POSITION + where.topic.encode(), b"%d" % offset)
+        tx.put(POSITION + where.topic.encode(), b"%d" % offset)
         if where.topic == self._handler.inputs[0].topic:
             tx.group_offsets[where] = offset
 
@@ -338,7 +337,7 @@ class HandlerLoop:
             return Skip("not_ours")
         record = given.record
         if given.verb == "replay":  # it comes now, whenever it first came
-            record = replace(record, offset=int(tx.get(_POSITION + record.topic.encode()) or b"0"))
+            record = replace(record, offset=int(tx.get(POSITION + record.topic.encode()) or b"0"))
         outcome = self._handler.on_record(tx, record, now)
         match outcome:
             case Retry():

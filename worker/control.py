@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from worker import orders, telemetry
+from worker import orders, redelivery, telemetry
 from worker.checkpoint import Checkpoint
 from worker.condition import NOT_CONFIGURED, Condition
 from worker.errors import RecordError, TransactionError
@@ -25,13 +25,12 @@ from worker.kafka import MARKERS_SECONDS, bounded_stop, emptied, undecodable
 from worker.leaving import JOBS, Leaving
 from worker.orders import Order, Outcome
 from worker.poller import Source
-from worker.task import Task, Transaction
+from worker.task import POSITION, Task, Transaction
 from worker.times import now_ms, rfc3339
 from worker.watch import FEED, WatchList
 
 log = structlog.get_logger()
 
-_POSITION: Final = b"\x00p/"
 _CHECKPOINTS: Final = b"s/"
 _PARTS: Final = b"o/"
 _READ_MS: Final = 500
@@ -89,7 +88,7 @@ class Control:
         first: int = (await consumer.beginning_offsets([self._where]))[self._where]
         end = (await consumer.end_offsets([self._where]))[self._where]
         with self._task.store.reading() as state:
-            raw = state.get(_POSITION + self._where.topic.encode())
+            raw = state.get(POSITION + self._where.topic.encode())
         self._position = first if raw is None else int(raw)
         if first <= self._position <= end:
             return self._position
@@ -108,7 +107,7 @@ class Control:
             await self._task.transact(lambda tx: self._move(tx, position))
 
     def _move(self, tx: Transaction, position: int) -> None:
-        tx.put(_POSITION + self._where.topic.encode(), b"%d" % position)
+        tx.put(POSITION + self._where.topic.encode(), b"%d" % position)
         self._position = position
 
     async def _taken(self, record: ConsumerRecord) -> bool:
@@ -145,11 +144,11 @@ class Control:
 
     def _set_aside(self, tx: Transaction, key: bytes | None, value: bytes | None, offset: int, reason: str) -> None:
         headers = [
-            ("rollcall-dead-stage", self._task.stage.encode()),
-            ("rollcall-dead-topic", self._where.topic.encode()),
-            ("rollcall-dead-partition", b"%d" % self._where.partition),
-            ("rollcall-dead-offset", b"%d" % offset),
-            ("rollcall-dead-reason", reason.encode()),
+            (redelivery.STAGE, self._task.stage.encode()),
+            (redelivery.TOPIC, self._where.topic.encode()),
+            (redelivery.PARTITION, b"%d" % self._where.partition),
+            (redelivery.OFFSET, b"%d" % offset),
+            (redelivery.REASON, reason.encode()),
         ]
         telemetry.DEAD_LETTERS.labels(self._task.stage).inc()
         key = key or b"control"

@@ -16,9 +16,8 @@ from worker.config import Config
 from worker.errors import UsageError
 from worker.kafka import Connection
 from worker.redelivery import Letter, Redelivery, letter_key, open_letters, resolved_headers
-from worker.topics import STAGES, partition_of
+from worker.topics import POLL, STAGES, partition_of
 
-POLL: Final = "poll"
 _SAID: Final = ("path", "status", "size", "hash")
 
 

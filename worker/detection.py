@@ -16,21 +16,20 @@ from typing import Final, Protocol
 
 import orjson
 
-from worker import changes
+from worker import changes, redelivery
 from worker.changes import Change, Decision, Entry
-from worker.checkpoint import NORMALIZATION, Checkpoint, own, policy, tag
+from worker.checkpoint import NORMALIZATION, Checkpoint, own, tag
 from worker.errors import RecordTooLargeError, StateError
 from worker.events import DELETED, UPDATED, Reason, customer_key
 from worker.handling import Tx
-from worker.normalize import Normalizer
 from worker.privacy import Hasher
 from worker.publish import SizedTx, publish
 from worker.roll import Notes, Roll, clear
 from worker.settings import SourceSettings
-from worker.sources import Adapter, Bad, Origin, Row, Stub, Tombstone, Unsure
+from worker.sources import Adapter, Bad, Origin, Row, Stub, Tombstone, Unsure, normalizer
 from worker.sources.reading import size_of
 from worker.times import milliseconds
-from worker.topics import Topics
+from worker.topics import POLL, Topics
 
 _SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 _COUNTED: Final = 2
@@ -70,7 +69,7 @@ class Detector:
         self._sum: int | None = 0  # of the hashes of all live customers' ids, None where it is not known yet
         self._hasher = hasher
         self._topics = topics
-        self._normalizer = Normalizer(settings.region, hasher, policy(adapter, settings))
+        self._normalizer = normalizer(adapter, settings, hasher)
         self._prefix = b"c/%s/" % source.encode()
         self._aside = b"b/%s/" % source.encode()
         self._position = b"s/%s" % source.encode()
@@ -350,7 +349,7 @@ class Detector:
                 self.shown[mark] += 1
 
     def learn(self, mark: bytes) -> None:
-        """Take those whom an enumeration has shown for the live customers: they are, as others have found out."""
+        """Keep the sum of the ids that an enumeration has shown: the caller knows them to be all live customers."""
         roll = self._rolls[mark]
         if roll.count == self.checkpoint.live:
             self._sum = roll.sum
@@ -386,7 +385,7 @@ class Detector:
         if known is None:
             self.checkpoint.set_aside += 1
         tx.put(key, packed)
-        headers = [("rollcall-dead-stage", b"poll"), ("rollcall-dead-reason", reason.encode())]
+        headers = [(redelivery.STAGE, POLL.encode()), (redelivery.REASON, reason.encode())]
         letter = orjson.dumps({**detail, **self._found(record)})
         tx.send(self._topics.deadletters, customer_key(self.source, customer_id), letter, headers)
         self._count(SET_ASIDE)

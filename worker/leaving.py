@@ -8,7 +8,6 @@ It is done piece by piece. The position within it is part of the state, so that 
 customer is published twice. What is handed over travels on the control topic, in the very transactions that let go.
 """
 
-from dataclasses import replace
 from itertools import islice
 from typing import Any, Final
 
@@ -70,7 +69,7 @@ class Leaving:
                 continue
             identity = key[len(prefix) :]
             if given["what"] == "forget":
-                grave = replace(entry, live=False, missed=0, fingerprint=bytes(16), hashes=b"")
+                grave = changes.buried(entry)
             else:
                 job["live"] -= 1
                 grave = self._delete(tx, given["source"], identity.decode(), changes.gone(entry, "absent"), job, now)
@@ -130,17 +129,7 @@ class Leaving:
         prefix = b"c/%s/" % given["source"].encode()
         for id_, first_seen in zip(given["ids"], given["seen"], strict=True):
             if tx.get(prefix + id_.encode()) is None:
-                entry = Entry(
-                    live=False,
-                    missed=0,
-                    sequence=0,
-                    first_seen=first_seen,
-                    updated=None,
-                    scope=bytes(4),
-                    fingerprint=bytes(16),
-                    hashes=b"",
-                )
-                tx.put(prefix + id_.encode(), entry.pack())
+                tx.put(prefix + id_.encode(), changes.grave(0, first_seen).pack())
 
 
 def _told(given: Order, count: int) -> str:

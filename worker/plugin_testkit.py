@@ -16,7 +16,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from handlers.parking import Batch, Runner
-from handlers.plugins import Caller, Outcome, Plugin, PluginSettings, customer_hash
+from handlers.plugins import Caller, Plugin, PluginSettings, customer_hash
 from worker.events import (
     CREATED,
     DELETED,
@@ -30,7 +30,7 @@ from worker.events import (
     customer_key,
     event_headers,
 )
-from worker.handling import Record
+from worker.handling import Outcome, Record
 from worker.redelivery import REPLAY, Redelivery
 from worker.task import check_size
 

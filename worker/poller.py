@@ -288,9 +288,9 @@ class Source:
             self._start_over()
 
     def _filters(self) -> str:
-        """Return what decides, beside the credential, who is seen; an adapter that does not say is taken at its all."""
-        scope = getattr(self._settings, "scope", None)
-        return f"{self._settings.url} {scope() if callable(scope) else self.detector.checkpoint.settings}"
+        """Return what decides, beside the credential, which customers are seen."""
+        scope = self._settings.scope()
+        return f"{self._settings.url} {self.detector.checkpoint.settings if scope is None else scope}"
 
     # Reading feeds
 
@@ -527,7 +527,7 @@ class Source:
 
 @cache
 def _spare_collector() -> None:
-    """Have the garbage collector leave pages alone, once a process.
+    """Have the garbage collector leave pages alone.
 
     A page of a thousand customers is many thousands of objects, none of them garbage, and all gone with the page. To go
     through them, and through the whole program with them, cost as much as to parse them.

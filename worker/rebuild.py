@@ -22,13 +22,11 @@ from aiokafka import TopicPartition
 
 from handlers import GROUPS
 from handlers.dedupe.events import (
-    MERGED,
     REVIEW,
-    SPLIT,
-    WINNER_CHANGED,
     IdentityType,
     Review,
     identity_headers,
+    identity_type,
 )
 from handlers.dedupe.explain import open_reviews
 from handlers.dedupe.graph import Edge, founder_id
@@ -39,10 +37,8 @@ from worker.errors import UsageError
 from worker.handling import Record
 from worker.kafka import Connection, Encoded, TransactionalProducer, apply_topics, bounded_stop
 from worker.times import now_ms, rfc3339
-from worker.topics import STAGES as BUILT_IN
-from worker.topics import Topics, partition_of, remedy
+from worker.topics import REBUILT, STAGES, Topics, partition_of, remedy
 
-STAGES: Final = tuple(GROUPS["dedupe"])
 _POLL_SECONDS: Final = 0.5
 _BATCH: Final = 1_000
 _STOP: Final = "caught up; now pause the sources, wait until nothing is behind, and stop every worker that runs dedupe"
@@ -80,19 +76,19 @@ async def rebuild(config: Config, handler: str, tell: Tell, *, behind: bool = Fa
     the table of customers, and, unless `behind`, where deletions are left that the present generation has not handled:
     they would be told to nobody. Raises whatever a worker raises, too.
     """
-    if handler not in {"dedupe", *STAGES}:
+    if handler not in {"dedupe", *REBUILT}:
         raise _refusal(config, handler)
     file = config.file.model_copy(update={"listen": "127.0.0.1:0"})
     following = Next(config.path, file, config.sources)
     number = following.topics.generation
-    if not behind and not await _members(config, STAGES):
+    if not behind and not await _members(config, REBUILT):
         await _demand_handled(config)  # at the end it would be no other: nobody is there to handle them
-    await _alone(following, STAGES, tell, f"generation {number} is at work; stop that rebuild, or those workers")
+    await _alone(following, REBUILT, tell, f"generation {number} is at work; stop that rebuild, or those workers")
     await _begin(config, following.topics)
     async with _at_work(following):
         tell(f"generation {number} reads {config.topics.latest}")
         await _caught_up(following, tell)
-        await _alone(config, STAGES, tell, _STOP)
+        await _alone(config, REBUILT, tell, _STOP)
         await _caught_up(following, tell)
     if not behind:  # also of what came until just now: the next generation has handled it, and told nobody
         await _demand_handled(config)
@@ -103,7 +99,7 @@ async def _begin(config: Config, made: Topics) -> None:
     """Make the topics of a generation anew, whatever an earlier rebuild has left there, and have it read all."""
     connection = Connection(config.file.kafka)
     present = {spec.name for spec in config.topics.declared()}
-    await _shut_out(connection, made, STAGES)
+    await _shut_out(connection, made, REBUILT)
     async with connection.admin() as admin:
         for spec in made.declared():
             if spec.name not in present:
@@ -121,7 +117,7 @@ async def _begin(config: Config, made: Topics) -> None:
 
 def _inputs(topics: Topics) -> dict[str, str]:
     """Return the topic that each stage reads."""
-    return {stage: acls.primary(stage, topics) for stage in STAGES}
+    return {stage: acls.primary(stage, topics) for stage in REBUILT}
 
 
 async def _shut_out(connection: Connection, topics: Topics, stages: Iterable[str]) -> None:
@@ -173,7 +169,7 @@ async def empty(config: Config, handler: str, tell: Tell) -> None:
     stages = tuple(GROUPS["deletes"]) if handler == "deletes" else (handler,)
     if not {*GROUPS["deletes"], *config.file.handlers.plugins}.issuperset(stages):
         known = ", ".join(["deletes", *GROUPS["deletes"], *config.file.handlers.plugins])
-        hint = remedy(handler) if handler in BUILT_IN else f"That can be done to {known}."
+        hint = remedy(handler) if handler in STAGES else f"That can be done to {known}."
         raise UsageError(f"the state of {handler!r} is not to be emptied", hint=hint)
     topics, connection = config.topics, Connection(config.file.kafka)
     specs = {spec.name: spec for spec in topics.declared()}
@@ -195,7 +191,7 @@ async def _at_work(config: Config) -> AsyncGenerator[None]:
     """Run the stages while the block runs; what ends them ends the block."""
     stop = asyncio.Event()
     block = asyncio.current_task()
-    serving = asyncio.ensure_future(service.serve(config, STAGES, stop=stop))
+    serving = asyncio.ensure_future(service.serve(config, REBUILT, stop=stop))
 
     def ended(_: object) -> None:
         if not stop.is_set() and block is not None:
@@ -309,7 +305,7 @@ async def _differing(config: Config, made: Topics) -> tuple[list[list[_Row]], Di
     told = _Told(topics.identity, made.generation, rfc3339(now_ms()))
     rows: list[tuple[str, _Row]]
     rows = [(related[cluster], (topics.clusters, (key, value, []))) for cluster, key, value in memberships]
-    rows += [(related[event["cluster"]], told.row(_type(event), event["cluster"], event)) for event in events]
+    rows += [(related[event["cluster"]], told.row(identity_type(event), event["cluster"], event)) for event in events]
     # A review is told for itself: it follows from what was told before.
     rows += [(f"review {number}", told.row(REVIEW, founder_id(one["a"]), one)) for number, one in enumerate(reviews)]
     counts = len(memberships) - len(removed), len(removed), len(events) + len(reviews), len(reviews)
@@ -367,14 +363,10 @@ def _related(old: Mapping[str, Shape], new: Mapping[str, Shape]) -> dict[str, st
     return found
 
 
-def _type(event: Mapping[str, Any]) -> IdentityType:
-    return WINNER_CHANGED if "previous" in event else MERGED if "joined" in event else SPLIT
-
-
 def _reviews(published: Sequence[Record], made: Sequence[Record]) -> list[Review]:
     """Return what becomes of pairs for review: those that are open now and were not so, and those that no longer are.
 
-    Who is to look at what is told by a log, which forgets after a while: what it has forgotten is opened once more.
+    Reviews stand on `customers.identity` alone, whose retention deletes them: one that it has deleted is opened again.
     """
     before, after = ({(one["a"], one["b"]): one for one in open_reviews(rows)} for rows in (published, made))
     news = itemgetter("reason", "score")

@@ -124,7 +124,7 @@ class Rounds:
                 del answer, answers, failed
 
     async def _witness(self, ids: Sequence[str]) -> None:
-        """Look up somebody else: whether it is the API or they, by whose failing alone nobody could be given up."""
+        """Look up one customer more, to tell an API that is down from look-ups that fail (`Upstream.lookup`)."""
         with self._task.store.reading() as state:
             others = [one for one in self._watch.after(state, None, len(ids) + 1) if one not in ids]
         with suppress(UpstreamError):

@@ -5,8 +5,8 @@ a session's time is up. Guarantees:
 
 - every new connection is made with the password, the certificates and the token that are there at that moment, so that
   a rotated one is taken up without a restart;
+- a certificate or password that cannot be read just then (its file is being replaced) leaves the last one in use;
 - closing a client does not wait for a broker's goodbye (RFC 8446, section 6.1: it may close without);
-- one that cannot be read just then (a file that is being replaced) leaves the last known one in use;
 - neither a password nor a token is in an error, or is sent where a token endpoint redirects to.
 """
 

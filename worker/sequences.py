@@ -14,14 +14,14 @@ from typing import Any, Final
 import orjson
 
 from worker import inspect
-from worker.changes import Entry
+from worker.changes import Entry, grave
 from worker.config import Config
 from worker.errors import RecordError, UsageError
 from worker.events import split_key
 from worker.kafka import Connection
-from worker.service import POLL, POLL_VERSION
+from worker.service import POLL_VERSION
 from worker.task import Task, TaskSpec, Transaction
-from worker.topics import partition_of
+from worker.topics import POLL, partition_of
 
 _START: Final = b"c/"
 _CHUNK: Final = 2_000
@@ -130,17 +130,7 @@ def _work(rows: list[Known], ahead: int, done: Taken) -> Callable[[Transaction],
             if tx.get(key) is not None:
                 done.left += 1
                 continue
-            grave = Entry(
-                live=False,
-                missed=0,
-                sequence=one.sequence + ahead,
-                first_seen=one.first_seen,
-                updated=None,
-                scope=bytes(4),
-                fingerprint=bytes(16),
-                hashes=b"",
-            )
-            tx.put(key, grave.pack())
+            tx.put(key, grave(one.sequence + ahead, one.first_seen).pack())
             done.taken += 1
 
     return work

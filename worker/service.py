@@ -36,14 +36,13 @@ from worker.membership import Membership
 from worker.poller import Source
 from worker.privacy import Hasher
 from worker.task import Task, TaskSpec
-from worker.topics import STAGES, Topics, partition_of
+from worker.topics import POLL, STAGES, Topics, partition_of
 
 if TYPE_CHECKING:
     from worker.tracing import Tracing
 
 log = structlog.get_logger()
 
-POLL: Final = "poll"
 POLL_VERSION: Final = 1
 # Beyond the grace period: for closing what had to be cut.
 _OVERDUE_SECONDS: Final = 15.0
@@ -138,7 +137,7 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
         loop.add_signal_handler(name, stopping.set)
     bound = asyncio.ensure_future(_bounded(stopping, config.file.grace, whole=stop is None))
     try:
-        await _start(config, stages, stopping)
+        await _serve(config, stages, stopping)
     finally:
         bound.cancel()
     log.info("stopped")
@@ -151,14 +150,6 @@ def collect_seldom() -> None:
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-async def _start(config: Config, stages: Sequence[str], stopping: asyncio.Event) -> None:
-    hasher = config.hasher()
-    connection = Connection(config.file.kafka)
-    ids = await _unless(stopping, _topics_of_ours(config, connection, stages, hasher))
-    if ids is not None:
-        await _serve(config, stages, (connection, hasher, ids), stopping)
 
 
 def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -214,10 +205,12 @@ async def _unless(stopping: asyncio.Event, work: Coroutine[Any, Any, Result]) ->
         await asyncio.wait([working, stopped], timeout=CLOSE_TIMEOUT)
 
 
-async def _serve(
-    config: Config, stages: Sequence[str], given: tuple[Connection, Hasher, Ids], stopping: asyncio.Event
-) -> None:
-    connection, hasher, ids = given
+async def _serve(config: Config, stages: Sequence[str], stopping: asyncio.Event) -> None:
+    hasher = config.hasher()
+    connection = Connection(config.file.kafka)
+    ids = await _unless(stopping, _topics_of_ours(config, connection, stages, hasher))
+    if ids is None:
+        return
     folder, lock = state.claim(config.file.state_dir)
     ways = handlers.lanes(config.file.handlers) if "executor" in stages else {}
     traces = _traces()

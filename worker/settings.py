@@ -258,6 +258,10 @@ class SourceSettings(HttpSettings):
     absence_guard_count: int = Field(default=10, ge=0, description="Absences held above max(this, the fraction)")
     absence_guard_fraction: float = Field(default=0.02, ge=0, le=1, description="Of the source's live customers")
 
+    def scope(self) -> str | None:
+        """Return what decides, beside the credential, who is seen; None: all settings that only this kind has."""
+        return None
+
     def filtered(self) -> bool:
         """Return whether it shows only some of the upstream's customers, so that one may leave it and live on."""
         return False

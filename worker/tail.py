@@ -12,6 +12,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 from aiokafka.structs import ConsumerRecord
 
+from worker.acls import PUBLIC
 from worker.config import Config
 from worker.errors import UsageError
 from worker.events import header
@@ -19,7 +20,7 @@ from worker.inspect import plain
 from worker.kafka import Connection, bounded_stop, unreadable
 from worker.reading import Moment, Span, Wanted, partitions_of, pick, places
 
-PUBLIC: Final = ("events", "latest", "clusters", "identity", "deletions", "receipts", "deadletters")
+SHOWN: Final = (*PUBLIC, "deadletters")
 _KEYED_OTHERWISE: Final = {"identity": "the id of a cluster", "receipts": "the id of a request"}
 _READ: Final = 2_000
 _WIDTH: Final = 160
@@ -41,8 +42,8 @@ async def tail(config: Config, topic: str, view: View) -> None:
 
     Raises UsageError where there is no such topic or what was to be read next has been deleted, KafkaUnavailableError.
     """
-    if topic not in PUBLIC:
-        raise UsageError(f"there is no topic {topic!r} to show; there are {', '.join(PUBLIC)}")
+    if topic not in SHOWN:
+        raise UsageError(f"there is no topic {topic!r} to show; there are {', '.join(SHOWN)}")
     if topic in _KEYED_OTHERWISE and (view.wanted.source or view.wanted.customer):
         message = f"the keys of {topic} are no customers: --source and --customer find nothing there"
         raise UsageError(message, hint=f"The key is {_KEYED_OTHERWISE[topic]}; use --type, --from and --until.")

@@ -38,6 +38,7 @@ _partition_of = lru_cache(1_024)(partition_of)  # of the keys that come again an
 
 # Keys of the runtime's own in a task's state start with a zero byte.
 VERSION_KEY: Final = b"\x00version"
+POSITION: Final = b"\x00p/"  # and a topic: how far it was read
 # Half of the state topics' delete.retention.ms: an older store may have missed tombstones that are gone since.
 STORE_AGE_MS: Final = 15 * DAY_MS
 _RESTORE_BATCH: Final = 20_000

@@ -18,16 +18,17 @@ LONGEST_PREFIX: Final = 63
 Cleanup = Literal["compact", "delete"]
 
 # The stages, in the order in which the data flows through them.
-STAGES: Final = ("poll", "keys", "pairs", "clusters", "requests", "executor")
+POLL: Final = "poll"
+STAGES: Final = (POLL, "keys", "pairs", "clusters", "requests", "executor")
 # Those whose state follows from the table of customers, and so can be built anew beside the old one.
-REBUILT: Final = frozenset({"keys", "pairs", "clusters"})
+REBUILT: Final = ("keys", "pairs", "clusters")
 
 
 def remedy(stage: str) -> str:
     """Return what to do where a stage cannot go on from its state; another name is that of a plug-in."""
     if stage in REBUILT:
         return f"`rollcall rebuild {stage}` builds its state anew from the table of customers."
-    if stage == "poll":
+    if stage == POLL:
         return "Run the release that wrote it, or start over under a new prefix (docs/recover.md, The topics are lost)."
     return f"`rollcall rebuild {stage} --empty` has it begin anew with no memory: docs/recover.md says what that means."
 

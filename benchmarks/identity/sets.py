@@ -11,10 +11,8 @@ import csv
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from itertools import combinations
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from rapidfuzz.distance import JaroWinkler
 
@@ -220,8 +218,3 @@ def customer(
         "updated_at": None,
         "first_seen": "2025-01-01T00:00:00.000Z",
     }
-
-
-def pairs_of(groups: Iterable[Iterable[Any]]) -> set[tuple[Any, Any]]:
-    """Return all pairs within the groups, each pair in order."""
-    return {pair for group in groups for pair in combinations(sorted(group), 2)}

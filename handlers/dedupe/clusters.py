@@ -349,7 +349,7 @@ class _Work:
             self._recall(node, leaving, besides=in_doubt)
 
     def _recall(self, node: Node, leaving: Change, *, besides: bool = False) -> None:
-        """Note on a deletion with whom its customer is together now; `besides`: and was, by what is noted already."""
+        """Note on a waiting deletion with whom its customer is published; `besides`: add to who is noted already."""
         self.settle()
         together = self._resolver.published(node)
         leaving.together = sorted({*leaving.together, *together}) if besides else together

@@ -4,8 +4,9 @@ Plain typed dictionaries, out of which the JSON Schemas are made. Customers are 
 `<source>/<customer id>`; nothing else of a customer's data is in here.
 """
 
+from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Final, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from worker.events import Headers
 
@@ -145,6 +146,11 @@ class Departure(TypedDict):
     evidence: list[Evidence]
     memberships: dict[str, str]
     doubt: list[str]
+
+
+def identity_type(event: Mapping[str, Any]) -> IdentityType:
+    """Return the type of what has happened to a cluster."""
+    return WINNER_CHANGED if "previous" in event else MERGED if "joined" in event else SPLIT
 
 
 def identity_headers(type_: IdentityType, cluster: str, time: str, origin: bytes) -> Headers:

@@ -102,9 +102,8 @@ class Keys:
 
     def _put(self, tx: Tx, customer: bytes, known: Known | None, version: int, raw: Raw) -> None:
         before = known if known is not None and known.live else None
-        # Whoever is known stays in the scope in which it is, whatever the settings say now: the clusters of another
-        # one could tell neither those of this one, nor the readers in order, that the customer has moved. So does who
-        # was deleted and comes back.
+        # A known customer keeps its scope, whatever the settings say now, also when it was deleted and comes back:
+        # another scope is another partition, and nothing would order what the two publish of it.
         refined = self._refiner.refine(raw, known.scope if known is not None and known.scope else None)
         digests = _digests(refined)
         same = before is not None and before.digests[:8] == digests[:8]

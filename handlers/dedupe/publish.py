@@ -6,10 +6,7 @@ from hashlib import blake2b
 import orjson
 
 from handlers.dedupe.events import (
-    MERGED,
     REVIEW,
-    SPLIT,
-    WINNER_CHANGED,
     IdentityType,
     Membership,
     Merged,
@@ -18,6 +15,7 @@ from handlers.dedupe.events import (
     Split,
     WinnerChanged,
     identity_headers,
+    identity_type,
 )
 from handlers.dedupe.lineage import Shape
 from handlers.dedupe.store import Node, Pair
@@ -71,8 +69,7 @@ class Publisher:
     def identity(self, events: Sequence[Merged | Split | WinnerChanged]) -> None:
         """Publish what has happened to clusters."""
         for event in events:
-            type_: IdentityType = WINNER_CHANGED if "previous" in event else MERGED if "joined" in event else SPLIT
-            self._send(type_, event["cluster"], orjson.dumps(event))
+            self._send(identity_type(event), event["cluster"], orjson.dumps(event))
 
     def review(self, cluster: str, pair: Pair, wanted: list[object] | None, *, same_source: bool) -> None:
         """Publish that a pair is to be looked at, or (`wanted` is None) no longer."""

@@ -54,10 +54,10 @@ class Weights(Model):
     postcode_one_edit: float = Field(default=1, description="A postcode a typing error apart, in the same city")
     postcode_differs: float = -1
     city: float = 2
+    city_differs: float = -1
     uncorroborated: float = Field(
         default=6, description="Taken off where only what a household shares, or only the names, agree"
     )
-    city_differs: float = -1
 
 
 class Vetoes(Model):
@@ -91,7 +91,9 @@ class Caps(Model):
     phones: int = Field(default=5, ge=1)
     identifiers: int = Field(default=1, ge=1, description="Of each unique type")
     opposed: float = Field(
-        default=1, ge=0, description="Members of two clusters held for two people, for each link between the clusters"
+        default=1,
+        ge=0,
+        description="Pairs held for two people, by how clearly, that are allowed for each link between two clusters",
     )
     component: int = Field(
         default=250, ge=2, description="Linked customers that are looked at together; a larger tangle merges nobody"
@@ -148,7 +150,7 @@ class Generic(Model):
 
 
 class DedupeSettings(Model):
-    """The section `duplicates` of the configuration."""
+    """The section `handlers.dedupe` of the configuration."""
 
     scopes: dict[SourceName, tuple[SourceName, ...]] = Field(
         default_factory=dict,

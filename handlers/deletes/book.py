@@ -191,8 +191,8 @@ class Book:
             return found
         return None
 
-    def queued(self, queue: Queue, target: str, upto: int, most: int) -> list[Deletion]:
-        """Return the first deletions of a queue (at most `most`) whose order is not above `upto`."""
+    def queued(self, queue: Queue, target: str, upto: int = _EVER, most: int | None = None) -> list[Deletion]:
+        """Return the deletions of a queue whose order is not above `upto`, or the first `most` of them."""
         prefix = f"{queue}/{target}/".encode()
         stop = prefix + number(upto + 1)
         keys = [value for key, value in islice(self.tx.scan(prefix), most) if key < stop]

@@ -110,8 +110,8 @@ class Calls:
     def not_done(self, deletion: Deletion) -> None:
         """Take it that the newest DELETE was not carried out: a deletion that its system reports is no echo of it.
 
-        An earlier one that was done, or whose outcome is not known, has left its own note, which is there again: by it
-        what was taken for an echo meanwhile is judged anew.
+        The note of an earlier DELETE that was done, or whose outcome is not known, is put back. What was taken for an
+        echo of the newest one is judged again by that note.
         """
         tx, key = self._life.tx, own_key(deletion)
         own = orjson.loads(tx.get(key) or b"{}")

@@ -23,8 +23,6 @@ _CALLS: Final = 3  # of a deletion: a look-up, the DELETE, and a look-up
 _OVERDUE_MS: Final = 30_000  # a question that the requests stage leaves unanswered
 _NO_ANSWER_MS: Final = 120_000  # beyond the target's time-out: the loop's waiting for the rate limit
 _STAND_BACK_MS: Final = 5_000
-_MANY: Final = 1 << 20
-_EVER: Final = 1 << 62
 _BUSY: Final = frozenset({State.CHECKING, State.LOOKING, State.EXECUTING, State.ACCEPTED, State.UNKNOWN, State.DELETED})
 
 
@@ -143,11 +141,11 @@ class Dispatch:
         self._book.runtime(name).canary = 0
         self.health.resume(name)
         for queue in ("a", "e"):
-            for deletion in self._book.queued(queue, name, _EVER, _MANY):
+            for deletion in self._book.queued(queue, name):
                 self._outcomes.interrupted(deletion, "interrupted")
-        asked = self._book.queued("k", name, _EVER, _MANY)
+        asked = self._book.queued("k", name)
         # Also what was vouched for: the configuration may stop its route now.
-        for deletion in (*asked, *self._book.queued("y", name, _EVER, _MANY)):
+        for deletion in (*asked, *self._book.queued("y", name)):
             self._life.must(deletion, Event.POSTPONE)
             self._book.put(deletion, "q", self._now)
 
@@ -155,13 +153,13 @@ class Dispatch:
         """Give up calls and questions that were not answered for longer than any can take; ask anew, in turn."""
         settings, runtime = self._settings.targets.get(name), self._book.runtime(name)
         latest = self._now - _NO_ANSWER_MS - int((settings.timeout if settings else 0) * 2000)
-        for deletion in self._book.queued("a", name, max(0, latest), _MANY):
+        for deletion in self._book.queued("a", name, max(0, latest)):
             self.health.count(name, Reply(None, error="silence"))
             self._outcomes.interrupted(deletion, "no answer")
         if runtime.canary and runtime.canary_at < latest:
             asked, runtime.canary = runtime.canary, 0
             self._outcomes.not_told(name, asked)
         if settings is not None and settings.enabled and runtime.paused is None:
-            for overdue in self._book.queued("k", name, self._now - _OVERDUE_MS, _MANY):
+            for overdue in self._book.queued("k", name, self._now - _OVERDUE_MS):
                 self._life.must(overdue, Event.POSTPONE)  # others go first: its route may be there no more
                 self._book.put(overdue, "q", self._now)

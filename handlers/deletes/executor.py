@@ -48,7 +48,7 @@ class Executor:
         undo: Undo | None = None,
         sources: Collection[str] | None = None,
     ) -> None:
-        """Take the configuration's section `deletes`; without `undo` no copies are kept.
+        """Take the configuration's section `handlers.deletes`; without `undo` no copies are kept.
 
         `sources`: those that are polled. With it, only a target that is one is asked for newer versions of its own.
         """

@@ -95,7 +95,8 @@ class Work:
     def vouch(self, id_: str, serial: int, since: int) -> Outcome:
         """Take the word of the requests stage that a request is still wanted, if it was asked for just that.
 
-        `since`: as which it has taken a duplicate's winner for gone; an older program knows nothing of that.
+        `since`: when the duplicate's winner had last been gone (`Book.winner_gone`) as the requests stage was asked; 0
+        from an older program. If it was seen to be gone again since, the word is out of date.
         """
         deletion = self.life.book.deletion(id_)
         if deletion is None or deletion.state != State.CHECKING or deletion.serial != serial:

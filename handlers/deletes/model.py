@@ -73,7 +73,7 @@ class Message(TypedDict):
 class Attempt(TypedDict):
     """One DELETE: when it was sent, the status it got, or why it got none.
 
-    `left_out`: so many that followed it, at which nothing was done, are not told, for there are too many.
+    `left_out`: how many later attempts without effect are not listed, to keep the list short.
     """
 
     at: int

@@ -61,10 +61,10 @@ def listing(
     return sorted(kept, key=itemgetter("since", "request"), reverse=True)
 
 
-def plans(status: Iterable[Record], *, state: str | None = "held") -> list[dict[str, Any]]:
-    """Return the plans on the status topic, the oldest first; those that wait for a person unless asked otherwise."""
+def plans(status: Iterable[Record]) -> list[dict[str, Any]]:
+    """Return the plans on the status topic that wait for a person, the oldest first."""
     found = [value for key, value in newest(status).items() if key.startswith("plan/")]
-    return sorted((plan for plan in found if state in {None, plan["state"]}), key=itemgetter("held_at"))
+    return sorted((plan for plan in found if plan["state"] == "held"), key=itemgetter("held_at"))
 
 
 def show(
@@ -224,12 +224,6 @@ def erase(plan: Erasure, command: Command) -> list[Decision]:
         )
         for number, key in enumerate(reached, 1)
     ]
-
-
-def answers(status: Iterable[Record], ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return what became of decisions, by their id; those that are not answered yet are missing."""
-    found = newest(status)
-    return {id_: found[f"command/{id_}"] for id_ in ids if f"command/{id_}" in found}
 
 
 def _row(entry: dict[str, Any]) -> Row:

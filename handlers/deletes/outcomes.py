@@ -19,7 +19,6 @@ from worker.handling import CALLED_OFF, UNASKED, Call, Reply
 _LOOKS: Final = 5  # after a DELETE that the target says was done; at an answer that cannot be read
 _POLLS: Final = 30  # after a DELETE that it says will be
 _BELIEVED_MS: Final = 30_000
-_MANY: Final = 1 << 20
 _IDLE: Final = 50  # attempts at which nothing was done that are kept: half of them the first, half the last
 _NOT_TRIED: Final = frozenset({401, 403, 429, 503})  # statuses that say that nothing was done
 NO_CANARY: Final = "there is none such, or the base URL is wrong: the target has no canary to tell"
@@ -285,7 +284,7 @@ class Outcomes:
 
         A 404 is asked for once more, now that the canary is there: it may have been the end of an outage.
         """
-        for waiting in self._book.queued("e", name, asked, _MANY):
+        for waiting in self._book.queued("e", name, asked):
             self._book.put(waiting, None)
             if waiting.doubt is not None:
                 self._unread(waiting, waiting.doubt)
@@ -303,7 +302,7 @@ class Outcomes:
 
     def not_told(self, name: str, asked: int) -> None:
         """Put back what the canary could not vouch for."""
-        for waiting in self._book.queued("e", name, asked, _MANY):
+        for waiting in self._book.queued("e", name, asked):
             waiting.failures += 1
             self._calls.look_later(waiting)
 

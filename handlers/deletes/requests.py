@@ -65,7 +65,7 @@ class Requests:
     version: Final = 1
 
     def __init__(self, topics: Topics, settings: DeletesSettings) -> None:
-        """`topics` names them; `settings` is the configuration's section `deletes`."""
+        """`topics` names them; `settings` is the configuration's section `handlers.deletes`."""
         self._topics = topics
         self._requests = topics.requests
         self._inputs = (

@@ -194,7 +194,7 @@ class BreakerSettings(Model):
 
 
 class DeletesSettings(Model):
-    """The section `deletes` of the configuration."""
+    """The section `handlers.deletes` of the configuration."""
 
     targets: dict[SourceName, Target] = Field(default_factory=dict)
     routes: tuple[Route, ...] = ()

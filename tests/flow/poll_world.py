@@ -18,12 +18,11 @@ from worker.changes import Entry
 from worker.detection import Detector
 from worker.errors import TransactionError
 from worker.events import CREATED, DELETED, Headers, header
-from worker.normalize import Normalizer
 from worker.poller import Source
 from worker.privacy import Hasher
 from worker.simulator.drivly import Drivly as Upstream
 from worker.simulator.server import Request
-from worker.sources import Row
+from worker.sources import Row, normalizer
 from worker.sources.drivly import Drivly, DrivlySettings
 from worker.state import Identity, Store
 from worker.task import Task, Transaction
@@ -208,10 +207,10 @@ class World:
         """Return every customer of an upstream as it has to be published, by key."""
         settings = self.settings[name]
         adapter = Drivly(name, settings)
-        normalizer = Normalizer(settings.region, HASHER, {**Drivly.privacy, **settings.privacy})
+        normal = normalizer(adapter, settings, HASHER)
         found: dict[str, Any] = {}
         for customer_id, document in self.upstreams[name].customers().items():
-            customer: Any = adapter.normalize(Row(customer_id, document), normalizer)
+            customer: Any = adapter.normalize(Row(customer_id, document), normal)
             del customer["first_seen"]
             found[f"{name}/{customer_id}"] = orjson.loads(orjson.dumps(customer))
         return found

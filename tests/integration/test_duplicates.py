@@ -19,10 +19,11 @@ import yaml
 
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from tests.integration.conftest import Deployment
-from worker import inspect, rebuild, service
+from worker import inspect, service
 from worker.config import Config, load, parse
 from worker.events import Customer
 from worker.testkit import deleted, latest, person
+from worker.topics import REBUILT
 
 DEADLINE = 90.0
 PAGE = Path(__file__).parents[2] / "docs" / "duplicates.md"
@@ -109,7 +110,7 @@ async def found(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.Monk
     rows.append((deployment.topics.latest, *deleted("crm", "9", 2)))
     await deployment.connection.publish(deployment.topics, rows)
     stop = asyncio.Event()
-    serving = asyncio.ensure_future(service.serve(config, rebuild.STAGES, stop=stop))
+    serving = asyncio.ensure_future(service.serve(config, REBUILT, stop=stop))
     try:
         async with asyncio.timeout(DEADLINE):
             while not await _settled(config):

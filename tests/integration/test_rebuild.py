@@ -18,6 +18,7 @@ from worker.config import Config, parse
 from worker.errors import UsageError
 from worker.kafka import apply_topics
 from worker.testkit import deleted, latest, person
+from worker.topics import REBUILT
 
 DEADLINE = 90.0
 
@@ -44,7 +45,7 @@ def raw(deployment: Deployment, folder: Path, generation: int, **dedupe: Any) ->
 async def handling(config: Config) -> AsyncGenerator[asyncio.Event]:
     """Run the stages of dedupe while the block runs, or until the event is set."""
     stop = asyncio.Event()
-    serving = asyncio.ensure_future(service.serve(config, rebuild.STAGES, stop=stop))
+    serving = asyncio.ensure_future(service.serve(config, REBUILT, stop=stop))
     try:
         yield stop
     finally:
@@ -229,7 +230,7 @@ async def test_deletions_that_nobody_has_handled_are_not_swallowed(
 
         async def delete_late() -> None:
             stop.set()
-            while sum([await admin.members(config.topics.group(stage)) for stage in rebuild.STAGES]):
+            while sum([await admin.members(config.topics.group(stage)) for stage in REBUILT]):
                 await asyncio.sleep(0.1)
             await publish(deployment, [deleted("crm", "1", 2)])
 

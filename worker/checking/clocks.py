@@ -1,4 +1,4 @@
-"""Clocks: ours beside that of another machine. What a difference spoils is said by nobody later on."""
+"""Clocks: ours beside that of another machine. Nothing reports later on what a wrong clock has spoilt."""
 
 from typing import Final
 

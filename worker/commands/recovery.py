@@ -217,7 +217,7 @@ def replay(
     config = configured(ctx)
     if resume is not None:
         if name or start:
-            raise UsageError("--resume goes on with a replay as it was begun; nothing else can be said")
+            raise UsageError("--resume continues a replay exactly as it was started: give no other option with it")
         _copy(config, run(replays.resumed(config, resume)), rate)
         return
     if name is None or start is None:
@@ -292,7 +292,13 @@ async def _export(config: Config, file: Path) -> int:
 
 @sequences.command("import")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@click.option("--ahead", type=click.IntRange(0, 1_000_000), default=1000, show_default=True, help="Left free above it.")
+@click.option(
+    "--ahead",
+    type=click.IntRange(0, 1_000_000),
+    default=1000,
+    show_default=True,
+    help="Versions to leave free above each exported one.",
+)
 @click.pass_context
 def sequences_import(ctx: click.Context, file: Path, ahead: int) -> None:
     """Take up the versions in FILE on new topics, before the first poll; customers known already are left alone."""
@@ -306,7 +312,7 @@ def sequences_import(ctx: click.Context, file: Path, ahead: int) -> None:
     "--empty", is_flag=True, help="Take the state of the deletes (or a stage of them) or of a plug-in away instead."
 )
 @click.option(
-    "--behind", is_flag=True, help="Go on where deletions are left unhandled: the deletes hear nothing of them."
+    "--behind", is_flag=True, help="Rebuild although deletions are unhandled; `deletes` never hears of those."
 )
 @click.pass_context
 def rebuild(ctx: click.Context, handler: str, *, empty: bool, behind: bool) -> None:

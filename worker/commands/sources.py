@@ -15,7 +15,7 @@ from worker.commands.common import config as configured
 from worker.commands.common import finish, run
 from worker.config import Config
 from worker.errors import UsageError
-from worker.orders import Order
+from worker.orders import Order, What
 from worker.settings import NAME_PATTERN
 
 _NAME: Final = re.compile(NAME_PATTERN).match
@@ -42,7 +42,7 @@ def _order(config: Config, wanted: Order, timeout: float) -> None:
 
 @click.group()
 def watch() -> None:
-    """Say which customers of a source are looked up that cannot list them."""
+    """Choose which customers to look up in a source that cannot list them."""
 
 
 def _ids(ids: tuple[str, ...], file: Any) -> list[str]:
@@ -117,7 +117,7 @@ def resume(ctx: click.Context, source: str, who: str | None, timeout: float) -> 
     _simple(ctx, "resume", source, who, timeout)
 
 
-def _simple(ctx: click.Context, what: Any, source: str, who: str | None, timeout: float, **more: Any) -> None:
+def _simple(ctx: click.Context, what: What, source: str, who: str | None, timeout: float, **more: Any) -> None:
     config = configured(ctx)
     ordering.configured(config, source)
     _order(config, ordering.given(what, source, who, **more), timeout)

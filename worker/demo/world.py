@@ -52,10 +52,18 @@ class World:
     lookalikes: defaultdict[str, list[Pair]] = field(default_factory=lambda: defaultdict(list))
     done: Counter[str] = field(default_factory=Counter)
 
-    async def start(self, customers: int) -> None:
-        """Start crm and shop with `customers` each, the others with a fifth of that."""
+    def __post_init__(self) -> None:
+        """Set up what no caller gives."""
         self.people = People(self.seed)
         self.random = random.Random(self.seed)  # ruff: ignore[suspicious-non-cryptographic-random-usage] - a story, not a secret
+        self._people_by_key: dict[str, Person] = {}
+        self._doomed: list[str] = []
+        self._spared: set[str] = set()
+        self._colleague: str | None = None
+        self._anonymous: str | None = None
+
+    async def start(self, customers: int) -> None:
+        """Start crm and shop with `customers` each, the others with a fifth of that."""
         for number, name in enumerate((CRM, SHOP)):
             self.systems[name] = await Drivly(seed=self.seed * 10 + number, authorization=KEY).start()
         for person in self.people.people(customers // 2):
@@ -96,14 +104,6 @@ class World:
         if name == GARAGE:
             self.unwatched.append(customer_id)
         return customer_id
-
-    def __post_init__(self) -> None:
-        """Set up what no caller gives."""
-        self._people_by_key: dict[str, Person] = {}
-        self._doomed: list[str] = []
-        self._spared: set[str] = set()
-        self._colleague: str | None = None
-        self._anonymous: str | None = None
 
     def live(self) -> dict[str, dict[str, Any]]:
         """Return every customer that exists now, as its system serves it, by `<source>/<id>`."""

@@ -7,7 +7,7 @@ appended to `history`, the record that an independent checker reads.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -157,8 +157,3 @@ class Store(View):
         for row in rows:
             insort(self.ordered, row, key=by_order)
             insort(self.changed, row, key=by_change)
-
-
-def after(rows: list[Row], bound: Any, key: Callable[[Row], Any]) -> int:
-    """Return the index of the first row whose key is above `bound`."""
-    return bisect_right(rows, bound, key=key)

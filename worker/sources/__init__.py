@@ -192,16 +192,20 @@ class Adapter(Protocol):
     Raised by the `read_*` methods: `MalformedPageError` where the answer is not what the document describes,
     `RefusedError` for a status that will not get better, `CredentialError` where the credential is not accepted,
     `CursorExpiredError` where the feed has to start over. Statuses 401, 408, 429 and 5xx never arrive here.
+
+    An adapter may have more, as class attributes unless something else is said:
+
+    - `fields`, a frozen set of the fields that its API's document names: a privacy policy that names another one, which
+      is not in the settings' `own_fields` either, is refused as misspelt;
+    - `references`, a frozen set of the types of its customers' references: a route by another type is refused;
+    - `recycles_ids`: True where an id that was deleted may later be given to another customer;
+    - `related`, a method: the ids of other customers that a record names (`worker.rounds.Following`).
     """
 
     kind: ClassVar[str]
     # Raised when a record would be normalized differently than before: everything is then published anew.
     version: ClassVar[int]
     Settings: ClassVar[type[SourceSettings]]
-    # An adapter may also have `fields`, a frozen set of the fields that its API's document names: a privacy policy that
-    # speaks of another one (and of none of the settings' `own_fields`) is then refused as misspelt.
-    # It may have `references`, a frozen set of the types of its customers' references: a route by another one, over
-    # which nothing could ever be carried, is then refused.
     # What becomes of which of the upstream's fields unless the settings say otherwise (see `worker.privacy`).
     privacy: ClassVar[Mapping[str, Treatment]]
 
@@ -239,9 +243,14 @@ class Adapter(Protocol):
         """Return the normalized customer, with `first_seen` left empty. Never raises over bad data in a field."""
 
 
-def normalizer(adapter: type[Adapter], settings: SourceSettings, hasher: Hasher) -> Normalizer:
-    """Return the normalizer of a source: its region, and the adapter's privacy policy under that of the settings."""
-    return Normalizer(settings.region, hasher, {**adapter.privacy, **settings.privacy})
+def policy(adapter: Adapter | type[Adapter], settings: SourceSettings) -> dict[str, Treatment]:
+    """Return the privacy policy of a source: what its adapter ships, and what the configuration puts over it."""
+    return {**adapter.privacy, **settings.privacy}
+
+
+def normalizer(adapter: Adapter | type[Adapter], settings: SourceSettings, hasher: Hasher) -> Normalizer:
+    """Return the normalizer of a source, by its region and its privacy policy."""
+    return Normalizer(settings.region, hasher, policy(adapter, settings))
 
 
 def available() -> dict[str, type[Adapter]]:

@@ -29,18 +29,16 @@ from worker.sources import (
     Request,
     Response,
     Row,
-    Token,
     Unsure,
     Verdict,
 )
 from worker.sources.documented import CONNECT
 from worker.sources.lists import follow, in_order, twice
-from worker.sources.reading import malformed, named, parse, refuse, unusable
+from worker.sources.reading import Tokenless, malformed, named, parse, refuse, unusable, usable
 from worker.times import milliseconds
 
 _NOT_FOUND: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 _EXPIRED: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.GONE})
-_LONGEST_ID: Final = 255
 
 # What moves without the customer having changed, or stands in some editions' answers only: a look-up and a listing
 # must give one fingerprint. `contactPersonUserId` says what `contactPerson.userId` says.
@@ -79,7 +77,7 @@ class ConnectSettings(SourceSettings):
         return self.search is not None
 
 
-class Connect:
+class Connect(Tokenless):
     """One connect source."""
 
     kind: ClassVar[str] = "connect"
@@ -123,7 +121,7 @@ class Connect:
     def lookup(self, customer_id: str) -> Request | None:
         """Return the request for one customer; None for what a path would take for a step up."""
         path = quote(customer_id, safe="")
-        return Request("GET", f"/customers/{path}") if _usable(customer_id) and path not in {".", ".."} else None
+        return Request("GET", f"/customers/{path}") if usable(customer_id) and path not in {".", ".."} else None
 
     def read_lookup(self, customer_id: str, response: Response) -> Verdict:
         """Read a look-up: 404 says that the customer is gone, and only its own id that it exists.
@@ -144,14 +142,6 @@ class Connect:
     def authorize(self, secrets: Mapping[str, str], token: str | None) -> Mapping[str, str]:  # ruff: ignore[unused-method-argument] - no tokens
         """Return the header with the API key."""
         return {"X-Api-Key": secrets["key"]}
-
-    def token_request(self, secrets: Mapping[str, str]) -> Request | None:  # ruff: ignore[unused-method-argument] - the API has no tokens
-        """Return None: the key is sent as it is."""
-        return None
-
-    def read_token(self, response: Response) -> Token:
-        """Refuse: the API has no tokens."""
-        raise malformed(f"{self.name}: reading a token", f"the API has none ({response.status})")
 
     def essence(self, row: Row) -> object:
         """Return the record without its times and in a settled order of its users (keys are sorted by the poller)."""
@@ -210,15 +200,11 @@ def _answer(doing: str, response: Response) -> dict[str, Any]:
 def _read(doing: str, item: object) -> Row | Bad:
     if isinstance(item, dict):
         customer_id, updated = item.get("customerId"), item.get("updatedAt")
-        if isinstance(customer_id, str) and _usable(customer_id):
+        if usable(customer_id):
             return Row(customer_id, item, None if updated is None else milliseconds(updated))
         if named(customer_id):
             return unusable(customer_id, item)
     raise malformed(doing, "a customer has no customerId")
-
-
-def _usable(customer_id: str) -> bool:
-    return 0 < len(customer_id) <= _LONGEST_ID and customer_id.isprintable() and not customer_id.isspace()
 
 
 def _following(doing: str, answer: dict[str, Any], cursor: Cursor, count: int) -> tuple[Cursor | None, int | None]:

@@ -12,12 +12,11 @@ from worker.normalize import Normalizer, text
 from worker.privacy import Policy
 from worker.sources import Bad, Item, Row, Tombstone
 from worker.sources.lists import in_order
-from worker.sources.reading import objects, size_of, unusable
+from worker.sources.reading import objects, size_of, unusable, usable
 from worker.times import milliseconds
 
 User = dict[str, Any]
 
-_LONGEST_ID: Final = 255
 # The year 9999 in ms since the epoch: no time beyond it can be written.
 _LATEST: Final = 253_370_764_800_000
 # The type of the one reference there is.
@@ -79,7 +78,7 @@ def items(users: Sequence[User]) -> list[Item]:
 
 
 def _item(user: User, time: int | None) -> Item:
-    if not _usable(user["id"]):
+    if not usable(user["id"]):
         return unusable(user["id"], user)
     if user.get("deleted_at") is None:
         return Row(user["id"], user, time)
@@ -87,10 +86,6 @@ def _item(user: User, time: int | None) -> Item:
     if deleted is None:
         return Bad(user["id"], "deleted_at is no time", size_of(user), user)
     return Tombstone(user["id"], deleted)
-
-
-def _usable(id_: object) -> bool:
-    return isinstance(id_, str) and 0 < len(id_) <= _LONGEST_ID and id_.isprintable() and not id_.isspace()
 
 
 def newest(users: Sequence[User]) -> int | None:

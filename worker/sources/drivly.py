@@ -34,13 +34,13 @@ from worker.sources import (
     Response,
     Row,
     Stub,
-    Token,
     Unsure,
     Verdict,
 )
 from worker.sources.documented import DRIVLY
+from worker.sources.lists import twice
 from worker.sources.payload import IDS, Document, Place, Walk, check, documents, encode, id_of, listing, total_of
-from worker.sources.reading import malformed, parse, size_of
+from worker.sources.reading import Tokenless, malformed, parse, size_of
 from worker.times import milliseconds, rfc3339
 
 _ONLY_TIMES: Final = (("select[id]", "true"), ("select[updatedAt]", "true"))
@@ -110,7 +110,7 @@ class DrivlySettings(SourceSettings):
         return self.where is not None
 
 
-class Drivly:
+class Drivly(Tokenless):
     """One drivly source."""
 
     kind: ClassVar[str] = "drivly"
@@ -217,14 +217,6 @@ class Drivly:
         """Return the Authorization header; its whole value is configured."""
         return {"Authorization": secrets["key"]}
 
-    def token_request(self, secrets: Mapping[str, str]) -> Request | None:  # ruff: ignore[unused-method-argument] - as said
-        """Return None: the key is sent as it is."""
-        return None
-
-    def read_token(self, response: Response) -> Token:
-        """Refuse: the API has no tokens."""
-        raise malformed(f"{self.name}: reading a token", f"the API has none ({response.status})")
-
     def essence(self, row: Row) -> object:
         """Return the whole record; `updatedAt` too, since the published customer shows it and the sweep compares it."""
         return row.body
@@ -288,7 +280,7 @@ def _swept(walk: Walk, docs: Sequence[tuple[str | Bad, Document]], total: int, *
         item = named if isinstance(named, Bad) else Stub(named, milliseconds(doc.get("updatedAt")))
         items[item.id] = item
     cursor = {"id": walk.place[1], "total": total} if walk.place else {}
-    return Page(list(items.values()), cursor, more, total, _twice(docs, items))
+    return Page(list(items.values()), cursor, more, total, twice(len(docs), len(items)))
 
 
 def _changed(
@@ -311,12 +303,7 @@ def _changed(
         item = named if isinstance(named, Bad) else Row(named, doc, updated)
         items[item.id] = item
     following = {"updatedAt": stamp, "id": walk.place[1]} if walk.place else {}
-    return Page(list(items.values()), following, more, None, _twice(docs, items))
-
-
-def _twice(docs: Sequence[object], items: Mapping[str, object]) -> str | None:
-    twice = len(docs) - len(items)
-    return f"{twice} entries of a page stood there twice; the later one was taken" if twice else None
+    return Page(list(items.values()), following, more, None, twice(len(docs), len(items)))
 
 
 def _references(doc: Document) -> list[Reference]:

@@ -38,7 +38,7 @@ def _circle(doing: str) -> MalformedPageError:
 
 def twice(came: int, kept: int) -> str | None:
     """Return what to tell the operator where `came` entries of a page were `kept` customers, None if as many."""
-    return f"{came - kept} entries of a page stood there twice; the newest one was taken" if came > kept else None
+    return f"{came - kept} entries of a page stood there twice; each was taken once" if came > kept else None
 
 
 def in_order(values: object) -> Any:

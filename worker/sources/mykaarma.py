@@ -33,13 +33,12 @@ from worker.sources import (
     Request,
     Response,
     Row,
-    Token,
     Unsure,
     Verdict,
 )
 from worker.sources.documented import MYKAARMA
 from worker.sources.lists import in_order
-from worker.sources.reading import malformed, parse, refuse
+from worker.sources.reading import Tokenless, malformed, parse, refuse
 
 # What the vendor calls a UUID: one in its usual form, or 256 bits in base64 for URLs or in hexadecimal.
 _UUID_PATTERN: Final = r"^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9A-Za-z_-]{43}|[0-9a-f]{64})$"
@@ -65,7 +64,7 @@ _ADDRESS_V2: Final = {
 _USED: Final = Policy(
     dict.fromkeys(
         [
-            *("uuid", "fname", "lname", "customerKey", "company"),
+            *("uuid", "fname", "lname", _CUSTOMER_KEY, "company"),
             *(f"communications.{name}" for name in ("commValue", "commLabel", "preferred")),
             *(f"addressListV2.{name}" for name in (*_ADDRESS_V2.values(), "addressType", "isPreferred")),
             *(f"addressList.{name}" for name in ("line1", "line2", "city", "zip", "zipExt", "stateCode")),
@@ -93,7 +92,7 @@ class MykaarmaSettings(SourceSettings):
         return json.dumps([self.requester_user_uuid, sorted(self.dealer_uuids)])
 
 
-class Mykaarma:
+class Mykaarma(Tokenless):
     """One mykaarma source."""
 
     kind: ClassVar[str] = "mykaarma"
@@ -172,14 +171,6 @@ class Mykaarma:
         pair = f"{secrets['username']}:{secrets['password']}"
         return {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
 
-    def token_request(self, secrets: Mapping[str, str]) -> Request | None:  # ruff: ignore[unused-method-argument] - the API has no tokens
-        """Return None: user and password are sent as they are."""
-        return None
-
-    def read_token(self, response: Response) -> Token:
-        """Refuse: the API has no tokens."""
-        raise malformed(f"{self.name}: reading a token", f"the API has none ({response.status})")
-
     def essence(self, row: Row) -> object:
         """Return the whole row: what is volatile was left out as it was read."""
         return row.body
@@ -195,7 +186,7 @@ class Mykaarma:
         old = _objects(get("addressList"))
         phones = [contact for email, contact in contacts if contact and not email]
         phones += [phone for entry in old if (phone := _old_phone(normalizer, entry))]
-        customer_key = text(get("customerKey"))
+        customer_key = text(get(_CUSTOMER_KEY))
         references: list[Reference] = [{"type": _CUSTOMER_KEY, "id": customer_key.strip()}] if customer_key else []
         identifiers = list(starmap(normalizer.identifier, secret))
         return {

@@ -15,13 +15,28 @@ from typing import Any, Final, NoReturn, TypeGuard
 import orjson
 
 from worker.errors import CredentialError, MalformedPageError, RefusedError
-from worker.sources import Bad, Response
+from worker.sources import Bad, Request, Response, Token
 
 _SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
 _REPLACEMENT: Final = "\N{REPLACEMENT CHARACTER}"
 _INTEGER_BITS: Final = 63
 _INTEGER_DIGITS: Final = 20
 _TOLD: Final = 1_000
+_LONGEST_ID: Final = 255
+
+
+class Tokenless:
+    """Base of an adapter whose API has no access tokens: the credential is sent as it is."""
+
+    name: str
+
+    def token_request(self, secrets: Mapping[str, str]) -> Request | None:  # ruff: ignore[unused-method-argument] - no tokens
+        """Return None."""
+        return None
+
+    def read_token(self, response: Response) -> Token:
+        """Refuse."""
+        raise malformed(f"{self.name}: reading a token", f"the API has none ({response.status})")
 
 
 def parse(response: Response, doing: str) -> Any:
@@ -67,6 +82,11 @@ def content_type(response: Response) -> str:
 def named(id_: object) -> TypeGuard[str | int]:
     """Return whether a record has an id, be it one that cannot be used: a text or an integer."""
     return type(id_) is int or (type(id_) is str and bool(id_))
+
+
+def usable(id_: object) -> TypeGuard[str]:
+    """Return whether an id is a text that can be shown and looked up: printable, not blank, of no more than 255."""
+    return isinstance(id_, str) and 0 < len(id_) <= _LONGEST_ID and id_.isprintable() and not id_.isspace()
 
 
 def objects(value: object) -> list[dict[str, Any]]:

@@ -26,11 +26,10 @@ from worker.sources import (
     Request,
     Response,
     Row,
-    Token,
     Unsure,
     Verdict,
 )
-from worker.sources.reading import malformed, parse, refuse
+from worker.sources.reading import Tokenless, malformed, parse, refuse
 
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}").fullmatch
 
@@ -47,7 +46,7 @@ class LedgerSettings(SourceSettings):
         return json.dumps(self.city)
 
 
-class Ledger:
+class Ledger(Tokenless):
     """One ledger source."""
 
     kind: ClassVar[str] = "ledger"
@@ -102,14 +101,6 @@ class Ledger:
     def authorize(self, secrets: Mapping[str, str], token: str | None) -> Mapping[str, str]:  # ruff: ignore[unused-method-argument] - no tokens
         """Return the header that carries the key."""
         return {"Authorization": f"Bearer {secrets['key']}"}
-
-    def token_request(self, secrets: Mapping[str, str]) -> Request | None:  # ruff: ignore[unused-method-argument] - no tokens
-        """Return None: the key is sent as it is."""
-        return None
-
-    def read_token(self, response: Response) -> Token:
-        """Refuse: the API has no tokens."""
-        raise malformed(f"{self.name}: reading a token", f"the API has none ({response.status})")
 
     def essence(self, row: Row) -> object:
         """Return the record without the count of its visits, which moves without the customer having changed."""

@@ -312,7 +312,7 @@ def test_a_customer_that_stands_twice_on_a_page_is_told_once() -> None:
     items = [{"customerId": "1", "name": "a"}, {"customerId": "1", "name": "b"}]
     page = source().read("scan", None, MOMENT, answer({"items": items}))
     assert page.items == [Row("1", {"customerId": "1", "name": "b"})]
-    assert page.note == "1 entries of a page stood there twice; the newest one was taken"
+    assert page.note == "1 entries of a page stood there twice; each was taken once"
 
 
 def test_only_a_cursor_can_expire() -> None:

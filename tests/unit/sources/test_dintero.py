@@ -442,7 +442,7 @@ def test_of_two_entries_of_one_customer_the_later_counts() -> None:
     users = [tombstone(1, NOW), user(1, NOW - SECOND), user(2, NOW - SECOND), user(2, NOW - 2 * SECOND)]
     page = read(None, users)
     assert page.items == [Tombstone("u1", NOW), Row("u2", users[2], NOW - SECOND)]
-    assert page.note == "2 entries of a page stood there twice; the newest one was taken"
+    assert page.note == "2 entries of a page stood there twice; each was taken once"
 
 
 @pytest.mark.parametrize("deleted_at", ["yesterday", 7, True, [], ""])

@@ -387,7 +387,7 @@ class TestReading:
         """Of two entries of one customer the later is taken, and the operator is told."""
         page = read("head", listing(doc(1, T0, email="old"), doc(1, T1, email="new")))
         assert page.items == [Row("1", doc(1, T1, email="new"), 1_749_988_800_001)]
-        assert page.note == "1 entries of a page stood there twice; the later one was taken"
+        assert page.note == "1 entries of a page stood there twice; each was taken once"
 
     def test_half_an_emoji_does_not_block_a_source(self) -> None:
         """A name with half a surrogate pair is read, with the rest of its page."""

@@ -62,7 +62,6 @@ def test_plans_that_wait_are_shown_with_what_an_approval_is_bound_to(world: Worl
     (plan,) = operate.plans(contents(world, world.topics.status))
     assert plan["count"] == 2
     assert operate.handle(plan) == f"{plan['plan']}@{plan['hash']}"
-    assert operate.plans(contents(world, world.topics.status), state="approved") == []
 
 
 def test_an_approval_is_bound_to_what_was_seen(world: World) -> None:
@@ -116,13 +115,6 @@ def test_receipts_are_exported_as_structured_cloud_events(world: World) -> None:
         event = JSONFormat().read(None, line)
         assert event.get_type() == "customer.deletion.receipt"
         assert event.get_data()["request"] == event.get_id()  # type: ignore[index, call-overload]
-
-
-def test_answers_are_found_by_the_commands_ids(world: World) -> None:
-    """Those that have none yet are missing."""
-    status = contents(world, world.topics.status)
-    assert operate.answers(status, ["command-1", "command-2"])["command-1"]["outcome"] == "done"
-    assert "command-2" not in operate.answers(status, ["command-1", "command-2"])
 
 
 # Erasures
