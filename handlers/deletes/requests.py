@@ -175,9 +175,7 @@ class Requests:
             send_cancel(tx, self._requests, request, target, "a newer version of the customer was published")
         entry.sequence, entry.live, entry.changed, entry.seen_live = sequence, True, moment, record.timestamp
         entry.references, entry.requested, entry.reason = references, [], None
-        if entry.waiting:
-            tx.delete(_WAITING + _digest(record.key or b""))
-            entry.waiting = False
+        self._stop_waiting(tx, entry, record.key or b"")
 
     def _is_deleted(
         self, tx: Tx, entry: Entry, record: Record, sequence: int, moment: int, customer: str, now: int
@@ -190,13 +188,21 @@ class Requests:
         asked_for = header(record.headers, REPLAY) is not None
         routes = self._routes.get(source, []) if asked_for else self._above(tx, source, record)
         self._ask(tx, entry, drafts.by_deletion(self._settings, cause, entry, routes, now))
-        if entry.waiting:
-            waiting = _WAITING + _digest(record.key or b"")
-            departure = orjson.loads(tx.get(waiting) or b"")
-            tx.delete(waiting)
-            entry.waiting = False
-            if departure["sequence"] == sequence:
-                self._carry(tx, entry, (source, customer), departure, now)
+        departure = self._stop_waiting(tx, entry, record.key or b"")
+        if departure is not None and departure["sequence"] == sequence:
+            self._carry(tx, entry, (source, customer), departure, now)
+
+    @staticmethod
+    def _stop_waiting(tx: Tx, entry: Entry, key: bytes) -> dict[str, Any] | None:
+        """Return the departure that has waited for this version, or an older one; one of a later deletion waits on."""
+        if not entry.waiting:
+            return None
+        departure: dict[str, Any] = orjson.loads(tx.get(_WAITING + _digest(key)) or b"")
+        if departure["sequence"] > entry.sequence:
+            return None
+        tx.delete(_WAITING + _digest(key))
+        entry.waiting = False
+        return departure
 
     def _cause(self, source: str, customer: str, entry: Entry, doubt: str | None = None, **evidence: Any) -> Cause:
         """Return the deletion of a customer, as it was published, as the cause of requests."""

@@ -213,6 +213,40 @@ def test_a_cluster_route_deletes_the_other_half_of_a_deleted_customer(*, departu
     assert receipt["evidence"]["links"][0]["customer"] == "crm/5"
 
 
+@pytest.mark.parametrize("older", [["live"], ["deleted"], ["live", "deleted", "live"]], ids=" ".join)
+def test_a_departure_waits_for_its_own_deletion_past_older_versions(older: list[str]) -> None:
+    """A backlog of both topics is read in any order: only the deletion itself, or a newer version, ends the wait."""
+    world = World(CLUSTER)
+    world.systems["crm"].add("5")
+    world.live("shop", "a")
+    world.settle()
+    world.sequences[b"shop/a"] += len(older) + 1
+    world.departed("shop/a", ["crm/5"])
+    world.settle(0.2)
+    world.sequences[b"shop/a"] -= len(older) + 1
+    for version in older:
+        (world.live if version == "live" else world.deleted)("shop", "a")
+        world.settle(0.2)
+    assert list(world.requests()) == []
+    world.deleted("shop", "a", "gone")
+    world.settle()
+    assert world.outcomes() == {"crm/5": "VERIFIED"}
+
+
+def test_a_departure_whose_customer_is_back_already_deletes_nobody() -> None:
+    """It has waited for a deletion that a newer version has overtaken."""
+    world = World(CLUSTER)
+    world.systems["crm"].add("5")
+    world.live("shop", "a")
+    world.sequences[b"shop/a"] += 1
+    world.departed("shop/a", ["crm/5"])
+    world.settle(0.2)
+    world.live("shop", "a")
+    world.deleted("shop", "a", "gone")
+    world.settle()
+    assert list(world.requests()) == []
+
+
 def test_a_departure_for_another_cause_deletes_nobody() -> None:
     """A customer that became another person's is no reason to delete anybody."""
     world = World(CLUSTER)
