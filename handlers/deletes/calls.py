@@ -48,7 +48,8 @@ class Calls:
         """Look a customer up, before the DELETE or after one; where there is no look-up, do what that leaves."""
         if deletion.state == State.CHECKING:
             self._life.must(deletion, Event.VOUCH)
-        customer = deletion.request["customer"]
+            deletion.stays = False
+        customer = deletion.sought
         if customer is None or not target.valid(customer):
             self.block(deletion, "the id is not one that this target gives out")
             return

@@ -112,11 +112,22 @@ class Deletion:
     absent: bool = False  # the newest DELETE was answered with 404
     published: str | None = None
     doubt: str | None = None  # why an answer cannot be read, once the canary is found; None: the customer is gone then
+    stays: bool = False  # a duplicate's winner was found at the target, in the look-ups before the DELETE
     undo: str | None = None
     verified: int | None = None  # when a look-up showed that it is gone
     attempts: list[Attempt] = field(default_factory=list)
     decisions: list[Decided] = field(default_factory=list)
     history: list[tuple[int, str, str]] = field(default_factory=list)  # at, event, state
+
+    @property
+    def sought(self) -> str | None:
+        """Return whom the next look-up is of: before its DELETE, a duplicate's winner is looked up first."""
+        return self.request["winner"] if self.seeks_winner else self.request["customer"]
+
+    @property
+    def seeks_winner(self) -> bool:
+        """Return whether a duplicate's winner is still to be found at the target."""
+        return self.state == State.LOOKING and self.request["winner"] is not None and not self.stays
 
     def encode(self) -> bytes:
         """Return it as JSON."""

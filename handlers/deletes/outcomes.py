@@ -23,6 +23,7 @@ _IDLE: Final = 50  # attempts at which nothing was done that are kept: half of t
 _NOT_TRIED: Final = frozenset({401, 403, 429, 503})  # statuses that say that nothing was done
 NO_CANARY: Final = "there is none such, or the base URL is wrong: the target has no canary to tell"
 CHANGED: Final = "the customer has changed at the target since"
+NOBODY_STAYS: Final = "the customer that was to stay is not found at the target"
 ANEW: Final = "a new customer has the id since"
 
 
@@ -56,7 +57,7 @@ class Outcomes:
         elif deletion.state == State.EXECUTING:
             self._answered(target, deletion, target.read_delete(reply), reply)
         else:
-            self._seen(target, deletion, target.read_lookup(deletion.request["customer"] or "", reply), reply)
+            self._seen(target, deletion, target.read_lookup(deletion.sought or "", reply), reply)
 
     def interrupted(self, deletion: Deletion, why: str) -> None:
         """Take it that a call will not be answered any more."""
@@ -161,10 +162,16 @@ class Outcomes:
             case Missing():
                 # After a DELETE that was done, the target's own word stands beside the 404.
                 said = deletion.state == State.DELETED or (deletion.state == State.ACCEPTED and target.canary() is None)
-                if said or self._now < deletion.vouched + _BELIEVED_MS:
-                    self._gone(deletion)
-                else:
+                if not (said or self._now < deletion.vouched + _BELIEVED_MS):
                     self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
+                elif deletion.seeks_winner:
+                    self._life.must(deletion, Event.SUPERSEDE, NOBODY_STAYS)
+                    self._life.end(deletion)
+                else:
+                    self._gone(deletion)
+            case Found() if deletion.seeks_winner:
+                deletion.stays = True
+                self._calls.take_up(target, deletion)
             case Found():
                 deletion.vouched = 0
                 self._still_there(target, deletion, sight)

@@ -1152,6 +1152,60 @@ def test_a_duplicate_whose_winner_is_known_to_be_gone_stays_before_its_poller_no
     assert set(world.systems["crm"].rows) == {"2", "999999"}
 
 
+@pytest.mark.parametrize("before", [None, 404, 500], ids=["at once", "404 at first", "500 at first"])
+def test_a_duplicate_whose_winner_is_not_at_the_target_stays(before: int | None) -> None:
+    """Somebody has merged the two the other way round, and no poller has seen it: it is looked up before the DELETE."""
+    world = doubled()
+    world.settle(10)
+    del world.systems["crm"].rows["1"]
+    if before is not None:
+        world.systems["crm"].fault = lambda _: Reply(before)
+    world.settle(20)
+    assert world.systems["crm"].deletes() == []
+    world.systems["crm"].fault = lambda _: None
+    world.settle(30)
+    assert world.outcomes() == {"crm/2": "SUPERSEDED"}
+    assert "to stay" in world.receipt("2")["reason"]
+    assert set(world.systems["crm"].rows) == {"2", "999999"}
+
+
+def test_a_duplicate_is_deleted_although_its_winner_was_not_found_while_the_target_was_down() -> None:
+    """A 404 for everything, or one at its end, says nothing of the winner."""
+    world = doubled()
+    world.systems["crm"].fault = lambda _: Reply(404)
+    world.settle(20)
+    assert world.status("target/crm")["state"] == "paused"
+    missed: list[Call] = []
+
+    def once_more(call: Call) -> Reply | None:
+        if call.path.endswith("/1") and not missed:
+            missed.append(call)
+            return Reply(404)
+        return None
+
+    world.systems["crm"].fault = once_more
+    world.settle(30)
+    assert missed
+    assert world.outcomes() == {"crm/2": "VERIFIED"}
+    assert set(world.systems["crm"].rows) == {"1", "999999"}
+
+
+@pytest.mark.parametrize("answer", [Reply(200, body=b'{"id": "7"}'), Reply(404)], ids=["somebody else", "none such"])
+def test_a_duplicate_whose_winner_cannot_be_told_goes_to_a_person(answer: Reply) -> None:
+    """An answer that is not about the winner, or a 404 of a target without a canary, is no word that it stays."""
+    canary = {} if answer.status == 404 else {"canary_id": "999999"}
+    target = http(lookup="/customers/{id}", id_field="id", **canary)
+    world = World({**doubles(), "targets": {"crm": target}})
+    for customer in ("1", "2"):
+        world.systems["crm"].add(customer)
+        world.live("crm", customer)
+    world.clustered("crm/2", "crm/1")
+    world.systems["crm"].fault = lambda call: answer if call.path.endswith("/1") else None
+    world.settle(40)
+    assert world.outcomes() == {"crm/2": "BLOCKED"}
+    assert world.systems["crm"].deletes() == []
+
+
 def test_a_duplicate_whose_winner_is_there_anew_is_deleted() -> None:
     """What was published of the winner is newer than our DELETE of it."""
     world = doubled_and_routed(delete=True)
