@@ -191,7 +191,7 @@ class Connection:
         await self._start(consumer, "consumer")
         return consumer
 
-    async def demand(self, client: AIOKafkaConsumer | AIOKafkaProducer, *topics: str) -> None:
+    async def demand(self, client: AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient, *topics: str) -> None:
         """Raise TopicError for topics of ours that are not there, or that have another number of partitions.
 
         A client would wait for them in vain and not say why, or leave out what is in the others.

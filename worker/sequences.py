@@ -18,7 +18,7 @@ from worker.changes import Entry, grave
 from worker.config import Config
 from worker.errors import RecordError, UsageError
 from worker.events import split_key
-from worker.kafka import Connection
+from worker.kafka import Admin, Connection
 from worker.service import POLL_VERSION
 from worker.task import Task, TaskSpec, Transaction
 from worker.topics import POLL, partition_of
@@ -95,15 +95,17 @@ class Taken:
 async def take_up(config: Config, customers: Iterable[Known], ahead: int) -> Taken:
     """Take up versions, each raised by `ahead`, for customers of whom the topics know nothing yet.
 
-    No poller may be running: raises UsageError where one is. Raises StateError, FencedError, KafkaUnavailableError.
+    No poller may be running: raises UsageError where one is. Raises TopicError, StateError, FencedError,
+    KafkaUnavailableError.
     """
     by_partition: dict[int, list[Known]] = {}
     for one in customers:
         source = one.key.partition("/")[0]
         by_partition.setdefault(partition_of(source.encode(), config.topics.partitions), []).append(one)
     connection = Connection(config.file.kafka)
-    await _nobody_polls(config, connection)
     async with connection.admin() as admin:
+        await connection.demand(admin.client, config.topics.state(POLL))
+        await _nobody_polls(config, admin)
         cluster_id, ids = await admin.topic_ids([config.topics.state(POLL)])
     done = Taken()
     with TemporaryDirectory(prefix="rollcall-sequences-") as folder:
@@ -136,11 +138,10 @@ def _work(rows: list[Known], ahead: int, done: Taken) -> Callable[[Transaction],
     return work
 
 
-async def _nobody_polls(config: Config, connection: Connection) -> None:
+async def _nobody_polls(config: Config, admin: Admin) -> None:
     """Raise UsageError if the pollers' group has a member."""
     group = config.topics.group(POLL)
-    async with connection.admin() as admin:
-        members = await admin.members(group)
+    members = await admin.members(group)
     if members:
         hint = "Stop every poller first, import, and start them again."
         raise UsageError(f"{members} poller{'s are' if members > 1 else ' is'} running in the group {group}", hint=hint)

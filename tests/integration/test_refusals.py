@@ -18,6 +18,7 @@ from worker.errors import KafkaUnavailableError
 from worker.handling import Record
 from worker.kafka import Connection
 from worker.plugin_testkit import event
+from worker.sequences import Known
 from worker.settings import KafkaSettings
 from worker.testkit import person
 from worker.topics import partition_of
@@ -105,6 +106,7 @@ asyncio.run(Connection(KafkaSettings(bootstrap="127.0.0.1:1")).producer("one"))
         ["deletions", "approve", "plan-1@1"],
         ["duplicates", "list"],
         ["sequences", "export", "versions.jsonl"],
+        ["sequences", "import", "sequences.jsonl"],
         ["pause", "crm", "--timeout", "3"],
         ["watch", "list", "crm"],
     ],
@@ -117,6 +119,7 @@ async def test_a_command_says_that_a_topic_is_not_there(
     source = {"kind": "drivly", "url": "http://crm.example.com", "key": {"env": "T_KEY"}}
     where = {"bootstrap": kafka.bootstrap, "partitions": kafka.partitions}
     path = written(tmp_path, prefix="nothing", kafka=where, sources={"crm": source})
+    (tmp_path / "sequences.jsonl").write_bytes(Known("crm/7", 500, 1).line())
     code, output = await ended(await started(path, *command, folder=tmp_path))
     assert code == 2, output
     assert "there is no topic " in output
@@ -132,20 +135,24 @@ async def test_a_command_with_another_partition_count_reads_and_writes_nothing(
     source = {"kind": "drivly", "url": "http://crm.example.com", "key": {"env": "T_KEY"}}
     where = {"bootstrap": settings.bootstrap, "partitions": settings.partitions + more}
     path = written(tmp_path, prefix=deployment.topics.prefix, kafka=where, sources={"crm": source})
-    kept = tmp_path / "versions.jsonl"
+    kept, versions = tmp_path / "versions.jsonl", tmp_path / "sequences.jsonl"
     kept.write_text("the last export\n")
-    commands = (
+    versions.write_bytes(Known("crm/7", 500, 1).line())
+    commands: tuple[tuple[str, ...], ...] = (
         ("status",),
         ("deadletters", "list"),
         ("deletions", "list"),
         ("erase", "--email", "someone@example.com"),
         ("duplicates", "list"),
         ("sequences", "export", str(kept)),
+        ("sequences", "import", str(versions)),
         ("pause", "crm"),
         ("watch", "list", "crm"),
         ("rebuild", "requests", "--empty"),
         ("replay", "--to", "group:billing", "--from", "beginning"),
     )
+    if more > 0:  # too many are told as too few are: one command is enough
+        commands = (("pause", "crm"),)
     processes = [await started(path, *command, folder=tmp_path) for command in commands]
     for command, (code, output) in zip(commands, await asyncio.gather(*map(ended, processes)), strict=True):
         assert code, command
@@ -153,6 +160,7 @@ async def test_a_command_with_another_partition_count_reads_and_writes_nothing(
         assert f"has {settings.partitions} partitions, the configuration says {where['partitions']}" in said, command
         assert "Set kafka.partitions" in said
     assert kept.read_text() == "the last export\n"
+    assert not await deployment.read(deployment.topics.state("poll"))
 
 
 async def test_a_changed_partition_count_is_refused(kafka: KafkaSettings, tmp_path: Path) -> None:
