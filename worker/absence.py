@@ -10,10 +10,15 @@ Nobody is taken for deleted unless:
   none, and a filter that they may have left, a person approved exactly these.
 
 What is withheld is said: as an alarm, and as a plan that `rollcall sources approve` lets pass.
+
+Look-ups take their time: they are done a part at a time, so that other feeds and the status have their turn, and end
+where the source is paused. What is left of a plan that was approved stays approved, also for a successor.
 """
 
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -37,6 +42,7 @@ log = structlog.get_logger()
 
 _CHUNK: Final = 5_000
 _LOOKUPS_A_TRANSACTION: Final = 50
+_TURN_SECONDS: Final = 10.0  # of look-ups, then it is the other feeds' turn
 _TWICE: Final = 2
 _CANARIES: Final = 3
 
@@ -49,7 +55,7 @@ class Enumeration:
     by whom it did not find; `shown` counts those it has found then. `canaries`: some customers that are there.
     `uncounted`: it may have shown some whom the total leaves out. `ended`: it was read to its end; `everybody`: it has
     shown just those who live, and there are no marks; `counted`: its misses are counted, and what is left are look-ups,
-    which may be repeated.
+    which may be repeated: of those after the id `confirmed`. `plan` is of the missing, less those who are settled.
     """
 
     mark: bytes
@@ -64,6 +70,8 @@ class Enumeration:
     counted: bool = False
     looked_up: bool = False
     everybody: bool = False
+    confirmed: bytes = b""
+    plan: changes.PlanHash = field(default_factory=changes.PlanHash)
     flaw: str | None = None
 
     def spoil(self, flaw: str) -> None:
@@ -90,8 +98,8 @@ class _Missing:
     ours: int = 0
     others: int = 0
     blind: int = 0
-    plan: str = ""
-    other_plan: str = ""
+    plan: changes.PlanHash = field(default_factory=changes.PlanHash)
+    other_plan: changes.PlanHash = field(default_factory=changes.PlanHash)
 
 
 class Absence:
@@ -129,32 +137,39 @@ class Absence:
             scan.spoil("it was begun by an earlier owner")
         return scan
 
-    async def conclude(self, feed: str, scan: Enumeration, recount: Callable[[], Awaitable[int | None]]) -> None:
-        """Conclude from an enumeration that has ended; `recount` asks the upstream once more how many there are."""
-        if scan.flaw is None and not scan.by_lookup:
+    async def conclude(self, feed: str, scan: Enumeration, recount: Callable[[], Awaitable[int | None]]) -> bool:
+        """Conclude from an enumeration that has ended; return False as long as look-ups are left.
+
+        `recount` asks the upstream once more how many there are.
+        """
+        if scan.flaw is None and not scan.by_lookup and not scan.counted:
             await self._tally(scan)
         await self._committer.done(lambda tx: self._ended(tx, scan))  # after everything that it showed
         flaw = scan.flaw or ("it showed a record that cannot be read" if scan.bad else None)
         if flaw is not None:
             self._log.info("absence_not_concluded", feed=feed, reason=flaw)
-            return
+            return True
+        if not scan.counted and not await self._weigh(feed, scan, recount):
+            return True
+        return await self._confirm_next(scan)
+
+    async def _weigh(self, feed: str, scan: Enumeration, recount: Callable[[], Awaitable[int | None]]) -> bool:
+        """Find out who is missing, and whether that can be; return whether they have to be looked up."""
         missing = await self._compare(scan)
         problem = await self._incomplete(scan, missing, recount)
         if problem is not None:
             self._condition.raise_alarm("listing", problem)
-            return
+            return False
         held, adopted = self._held(scan, missing), self._unobserved(missing)
         self._condition.clear_alarm("listing", *(() if held else ("held",)))
         telemetry.HELD.labels(self._detector.source).set(missing.ours if held else 0)
-        if not scan.counted:
-            if missing.ours or adopted:
-                await self._count(scan, adopted=adopted)
-            self._checkpoint.scans[feed] = self._checkpoint.scans.get(feed, 0) + 1
-            scan.counted = True
-        if not held and (not missing.ours or await self._confirm_all(scan)):
+        if missing.ours or adopted:
+            await self._count(scan, adopted=adopted)
+        self._checkpoint.scans[feed] = self._checkpoint.scans.get(feed, 0) + 1
+        scan.counted, scan.plan = True, missing.plan
+        if not held and not missing.ours:
             self._condition.clear_alarm("canary")
-            if missing.ours:
-                self._checkpoint.approved = None  # it is done
+        return bool(missing.ours) and not held
 
     async def _tally(self, scan: Enumeration) -> None:
         """Find out how many different customers it has shown, and mark them unless they are just those who live."""
@@ -165,7 +180,7 @@ class Absence:
             await self._committer.done(lambda tx, note=note: detector.count(tx, mark, note), _CHUNK)  # type: ignore[misc]
 
     def _ended(self, tx: Transaction, scan: Enumeration) -> None:
-        if scan.flaw is None and not scan.by_lookup:
+        if scan.flaw is None and not scan.by_lookup and not scan.counted:
             self._detector.forget_set_aside(tx, scan.mark)
             self._save(tx)
 
@@ -199,27 +214,26 @@ class Absence:
     async def _compare(self, scan: Enumeration) -> _Missing:
         if self._whole(scan):
             return _Missing()
-        found, ours, others = _Missing(), changes.PlanHash(), changes.PlanHash()
-        async for identity, same_scope in self._unshown(scan):
+        found, scope = _Missing(), self._detector.scope
+        async for identity, entry in self._unshown(scan):
             found.blind += not self._upstream.looks_up(identity.decode())
-            if same_scope:
+            if entry.scope == scope:
                 found.ours += 1
-                ours.add(identity)
+                found.plan.add(identity)
             else:
                 found.others += 1
-                others.add(identity)
-        found.plan, found.other_plan = ours.value(), others.value()
+                found.other_plan.add(identity)
         return found
 
-    async def _unshown(self, scan: Enumeration) -> AsyncIterator[tuple[bytes, bool]]:
-        """Yield (id, whether last seen under the present scope) of the live customers that were not shown.
+    async def _unshown(self, scan: Enumeration) -> AsyncGenerator[tuple[bytes, Entry]]:
+        """Yield the live customers that were not shown, and are not looked up yet, in the order of their ids.
 
         Of a watch list, only those who are still watched. A chunk at a time: others run in between.
         """
-        prefix, scope = self._detector.prefix, self._detector.scope
-        start: bytes | None = prefix
+        prefix = self._detector.prefix
+        start: bytes | None = prefix + scan.confirmed + b"\0" if scan.confirmed else prefix
         while start is not None:
-            found: list[tuple[bytes, bool]] = []
+            found: list[tuple[bytes, Entry]] = []
             with self._task.store.reading() as state:
                 last, start = start, None
                 for count, (key, raw) in enumerate(state.scan(prefix, last)):
@@ -230,29 +244,26 @@ class Absence:
                     if state.marked(scan.mark + identity) != scan.by_lookup or not (entry := Entry.unpack(raw)).live:
                         continue
                     if not scan.by_lookup or self._watch.watches(state, identity.decode()):
-                        found.append((identity, entry.scope == scope))
+                        found.append((identity, entry))
             for one in found:
                 yield one
             await self._committer.done(lambda _: None)
 
     async def _count(self, scan: Enumeration, *, adopted: bool) -> None:
         """Count the misses; `adopted`: also of those last seen under another scope."""
-        async for chunk in _chunks(self._unshown(scan), adopted=adopted):
+        async for chunk in _chunks(self._unshown(scan), None if adopted else self._detector.scope):
             await self._committer.done(lambda tx, ids=chunk: self._miss(tx, ids, adopted=adopted), len(chunk))  # type: ignore[misc]
 
-    async def _confirm_all(self, scan: Enumeration) -> bool:
-        """Have everyone confirmed who was missed twice or more; return whether that could be done."""
-        async for chunk in _chunks(self._unshown(scan), adopted=False):
-            again = self._missed_again(chunk)
-            for start in range(0, len(again), _LOOKUPS_A_TRANSACTION):
-                if not await self._confirm(again[start : start + _LOOKUPS_A_TRANSACTION], scan):
-                    return False
-        return True
-
-    def _missed_again(self, identities: list[bytes]) -> list[str]:
-        with self._task.store.reading() as state:
-            known = [(one, state.get(self._detector.prefix + one)) for one in identities]
-        return [one.decode() for one, raw in known if raw is not None and Entry.unpack(raw).missed >= _TWICE]
+    async def _missed_again(self, scan: Enumeration) -> list[bytes]:
+        """Return the next who were missed twice or more, not more than one transaction is to hold."""
+        found: list[bytes] = []
+        async with aclosing(self._unshown(scan)) as unshown:
+            async for identity, entry in unshown:
+                if entry.scope == self._detector.scope and entry.missed >= _TWICE:
+                    found.append(identity)
+                if len(found) == _LOOKUPS_A_TRANSACTION:
+                    break
+        return found
 
     def _save(self, tx: Transaction) -> None:
         """Write the checkpoint with what is written anyway; alone it is worth no transaction."""
@@ -271,44 +282,69 @@ class Absence:
         count, fraction = settings.absence_guard_count, settings.absence_guard_fraction
         left = missing.ours and missing.blind and settings.filtered()
         much = left or changes.guard(missing.ours, live, count=count, fraction=fraction)
-        if not much or missing.plan == checkpoint.approved:
+        if not much or missing.plan.value() == checkpoint.approved:
             checkpoint.held = None
             return False
-        checkpoint.held = {"plan": missing.plan, "missing": missing.ours, "live": live}
+        plan = missing.plan.value()
+        checkpoint.held = {"plan": plan, "missing": missing.ours, "live": live}
         why = ", or have only left the filter: there is no look-up to tell" if left else ""
-        text = f"{missing.ours} of {live} customers are missing{why}: held as plan {missing.plan}, which needs approval"
+        text = f"{missing.ours} of {live} customers are missing{why}: held as plan {plan}, which needs approval"
         self._condition.raise_alarm("held", text)
         return True
 
     def _unobserved(self, missing: _Missing) -> bool:
         """Say who is not seen since filter or credential changed; return whether a person approved to count them."""
         checkpoint = self._checkpoint
-        approved = bool(missing.others) and missing.other_plan == checkpoint.approved
+        plan = missing.other_plan.value()
+        approved = bool(missing.others) and plan == checkpoint.approved
         if approved or not missing.others:
             checkpoint.unobserved = None
             self._condition.clear_alarm("unobserved")
             return approved
-        checkpoint.unobserved = {"plan": missing.other_plan, "customers": missing.others}
+        checkpoint.unobserved = {"plan": plan, "customers": missing.others}
         text = (
             f"{missing.others} customers are not seen under the present filter and credential, and are left as they "
-            f"were: plan {missing.other_plan} counts them as missing"
+            f"were: plan {plan} counts them as missing"
         )
         self._condition.raise_alarm("unobserved", text)
         return False
 
-    async def _confirm(self, ids: list[str], scan: Enumeration) -> bool:
+    async def _confirm_next(self, scan: Enumeration) -> bool:
+        """Have the next of the missing confirmed; return False where that has to be gone on with."""
+        ids = await self._missed_again(scan)
+        if ids and not await self._confirm(ids, scan):
+            return not self._paused
+        if len(ids) == _LOOKUPS_A_TRANSACTION or (ids and scan.confirmed != ids[-1]):
+            return False
+        self._condition.clear_alarm("canary")
+        self._checkpoint.approved = None  # it is done
+        return True
+
+    @property
+    def _paused(self) -> bool:
+        return self._checkpoint.paused is not None
+
+    async def _confirm(self, ids: list[bytes], scan: Enumeration) -> bool:
         """Look the missing up, one by one, between two looks at a customer that is known to be there.
 
-        Returns False, having published nothing, if no such canary is found: then nothing is proved.
+        Of as many as there is time for. Returns False, having published nothing, if the source is paused meanwhile, or
+        no such canary is found: then nothing is proved.
         """
         if not await self._sound(scan):
             return False
-        verdicts = [(customer_id, await self._verdict(customer_id)) for customer_id in ids]
-        if not await self._sound(scan):
+        until = time.monotonic() + _TURN_SECONDS
+        verdicts: list[tuple[str, Verdict]] = []
+        for identity in ids:
+            if self._paused or (verdicts and time.monotonic() > until):
+                break
+            verdicts.append((identity.decode(), await self._verdict(identity.decode())))
+        if self._paused or not await self._sound(scan):
             return False
         self._condition.clear_alarm("canary")
         now = now_ms()
-        await self._committer.done(lambda tx: self._bury(tx, verdicts, now), len(verdicts))
+        if not await self._committer.done(lambda tx: self._bury(tx, verdicts, scan, now), len(verdicts)):
+            return False
+        scan.confirmed = ids[len(verdicts) - 1]
         return True
 
     async def _verdict(self, customer_id: str) -> Verdict:
@@ -325,7 +361,11 @@ class Absence:
         self._condition.raise_alarm("canary", "customers of the listing are not found by look-up: nobody is gone")
         return False
 
-    def _bury(self, tx: Transaction, verdicts: list[tuple[str, Verdict]], now: int) -> None:
+    def _bury(self, tx: Transaction, verdicts: list[tuple[str, Verdict]], scan: Enumeration, now: int) -> bool:
+        """Publish what the look-ups said, unless the source is paused; what is left of an approved plan is approved."""
+        if self._paused:
+            return False
+        approved = self._checkpoint.approved == scan.plan.value()
         for customer_id, verdict in verdicts:
             match verdict:
                 case Missing(conclusive):
@@ -333,8 +373,12 @@ class Absence:
                 case Exists(row, origin):
                     self._detector.row(tx, row, now, None, origin)
                 case Unsure():
-                    pass  # it stays missed, and is asked for again after the next enumeration
+                    continue  # it stays missed, and is asked for again after the next enumeration
+            scan.plan.take(customer_id.encode())
+        if approved:
+            self._checkpoint.approved = scan.plan.value()
         self._save(tx)
+        return True
 
 
 def agrees(shown: int, before: int, now: int, moved: int, *, confirmed: bool) -> bool:
@@ -349,11 +393,11 @@ def agrees(shown: int, before: int, now: int, moved: int, *, confirmed: bool) ->
     return any(changes.complete(marked=shown, total=count, moved=moved) for count in (before, now))
 
 
-async def _chunks(found: AsyncIterator[tuple[bytes, bool]], *, adopted: bool) -> AsyncIterator[list[bytes]]:
-    """Yield ids many at a time: of those last seen under the present scope or, with `adopted`, of all."""
+async def _chunks(found: AsyncIterator[tuple[bytes, Entry]], scope: bytes | None) -> AsyncIterator[list[bytes]]:
+    """Yield ids many at a time: of those last seen under this scope, or of all (None)."""
     chunk: list[bytes] = []
-    async for identity, same_scope in found:
-        if same_scope or adopted:
+    async for identity, entry in found:
+        if scope in {None, entry.scope}:
             chunk.append(identity)
         if len(chunk) == _CHUNK:
             yield chunk

@@ -210,16 +210,24 @@ def complete(*, marked: int, total: int | None, moved: int) -> bool:
 
 
 class PlanHash:
-    """A hash of who is missing, independent of when it is computed: the ids come in byte order."""
+    """A hash of who is missing: a sum of hashes, so that who is settled can be taken out of it."""
 
     def __init__(self) -> None:
         """Start with nobody."""
-        self._hash = hashlib.blake2b(digest_size=6)
+        self._sum = 0
 
     def add(self, identity: bytes) -> None:
         """Add an id."""
-        self._hash.update(b"%d:%s" % (len(identity), identity))
+        self._sum += _number(identity)
+
+    def take(self, identity: bytes) -> None:
+        """Take an id out that was added."""
+        self._sum -= _number(identity)
 
     def value(self) -> str:
-        """Return the hash of all that was added, in hexadecimal."""
-        return self._hash.hexdigest()
+        """Return the hash of those who are in it, in hexadecimal, in whatever order they came and went."""
+        return f"{self._sum % 2**48:012x}"
+
+
+def _number(identity: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(identity, digest_size=6).digest(), "big")

@@ -141,6 +141,7 @@ class Source:
             if self.detector.checkpoint.resync:
                 await self._committer.done(self._resync)
             if self._halted():
+                self._spoil("the source was paused meanwhile")
                 await self._tell()
                 await self._wait(_IDLE)
                 continue
@@ -182,6 +183,12 @@ class Source:
         self._pages = dict.fromkeys(self.feeds, 0)
         self._rounds.spoil("it was started over")
         self._due = dict.fromkeys(self.feeds, 0.0)
+
+    def _spoil(self, flaw: str) -> None:
+        """Let no enumeration under way prove anything."""
+        for scan in self._scans.values():
+            scan.spoil(flaw)
+        self._rounds.spoil(flaw)
 
     def _startable(self, feed: Feed) -> bool:
         return feed.after is None or feed.after in self.detector.checkpoint.read
@@ -349,9 +356,12 @@ class Source:
         now, mark, size = now_ms(), None if scan is None else scan.mark, len(page.items)
         if Stub in set(map(type, page.items)):
             for customer_id in await self._committer.done(lambda tx: self._named(tx, page, now, mark), size):
+                if self._halted():
+                    return  # the page is read again afterwards
                 if scan is not None:
                     scan.looked_up = True
                 await self._look_up(customer_id)
+                await self._tell()
             await self._committer.put(lambda tx: self._move(tx, feed, page.cursor))
         else:
             await self._committer.put(lambda tx: self._whole(tx, feed, page, now, mark), size)
@@ -367,8 +377,9 @@ class Source:
         await self._conclude(feed, scan)
 
     async def _conclude(self, feed: Feed, scan: Enumeration) -> None:
-        """Conclude from an enumeration that was read to its end; what it takes may have to be tried again."""
-        await self._absence.conclude(feed.name, scan, lambda: self._count(feed))
+        """Conclude from an enumeration that was read to its end: a part at a time, and what fails is tried again."""
+        if not await self._absence.conclude(feed.name, scan, lambda: self._count(feed)):
+            return
         await self._committer.done(lambda _: self.detector.checkpoint.cursors.pop(feed.name, None))
         self._cursors.pop(feed.name, None)
         self._scans.pop(feed.name, None)
@@ -473,6 +484,8 @@ class Source:
     async def _look_wanted_up(self) -> None:
         """Look up whom an operator asked for, and answer him in the transaction that takes in what came of it."""
         for wanted in list(self.detector.checkpoint.wanted):
+            if self._halted():
+                return  # he is answered afterwards
             verdict = await self._upstream.lookup(wanted[1])
             now = now_ms()
             await self._committer.done(lambda tx: self._answer(tx, wanted, verdict, now))  # ruff: ignore[function-uses-loop-variable] - awaited

@@ -67,7 +67,8 @@ class Rounds:
                 await self._look(ids, scan)
                 return False
             scan.ended = True
-        await self._absence.conclude(FEED, scan, self._uncounted)
+        if not await self._absence.conclude(FEED, scan, self._uncounted):
+            return False
         self._scan = self._last = None
         await self._committer.put(self._over)
         return True

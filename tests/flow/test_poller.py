@@ -1,16 +1,18 @@
 """The poll loop against a real API: nothing is lost, nothing comes twice, and nobody is taken for deleted wrongly."""
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from structlog.testing import capture_logs
 
 from tests.flow.poll_world import KEY, TOPICS, World, until, world
-from worker import breaker, poller, telemetry, upstream
+from worker import absence, breaker, poller, telemetry, upstream
 from worker.events import CREATED, DELETED, UPDATED
 from worker.simulator.drivly import Drivly as Upstream
 from worker.sources import Bad, Cursor, Moment, Page, Response
@@ -288,6 +290,109 @@ async def test_an_approval_lets_no_other_plan_pass(here: World) -> None:
     await here.swept(3)
     assert here.deleted() == []
     assert here.status()["held"]["plan"] == plans[1]
+
+
+def held(here: World) -> set[tuple[str, int]]:
+    """Return every plan that was held, each with how many were missing."""
+    said = (orjson.loads(value or b"{}").get("held") for _, value, _ in here.log.topics[TOPICS.status])
+    return {(plan["plan"], plan["missing"]) for plan in said if plan is not None}
+
+
+@pytest.mark.parametrize("trouble", [503, 429, "killed"])
+async def test_an_approved_plan_is_carried_out_whatever_comes_between(
+    here: World, monkeypatch: pytest.MonkeyPatch, trouble: int | str
+) -> None:
+    """What is left of it stays approved, over a look-up that fails and over a restart: nobody is asked again."""
+    monkeypatch.setattr(absence, "_LOOKUPS_A_TRANSACTION", 3)
+    crm = await here.add(customers=12, absence_guard_count=3, absence_guard_fraction=0.1)
+    here.start()
+    await here.settled()
+    for number in range(1, 9):
+        crm.delete(number)
+    await until(lambda: (here.status().get("held") or {}).get("missing") == 8, "the plan")
+    if trouble == "killed":
+        crm.fault("latency", seconds=5, path="/customers/5", times=1)
+    else:
+        crm.fault("status", status=trouble, path="/customers/5", times=1)
+    before = held(here)
+    here.detectors["crm"].checkpoint.approved = here.status()["held"]["plan"]
+    if trouble == "killed":
+        await until(lambda: len(here.deleted()) == 3, "a part of it")
+        await here.kill()
+        here.start()
+    await here.settled()
+    await here.swept(2)
+    assert held(here) == before
+    assert here.detectors["crm"].checkpoint.approved is None
+
+
+async def test_a_pause_ends_the_look_ups_of_who_is_missing(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one under way is the last; nobody more is published as gone, and what was read before proves nothing."""
+    monkeypatch.setattr(poller, "_IDLE", 0.02)
+    crm = await here.add(customers=40, absence_guard_count=40)
+    here.start()
+    await here.settled()
+    crm.fault("latency", seconds=0.05, path=LOOKUP)
+    for number in range(1, 31):
+        crm.delete(number)
+    await until(lambda: here.lookups(5), "look-ups of who is missing")
+    asked = await paused(here)
+    crm.clear_faults()
+    here.detectors["crm"].checkpoint.paused = None
+    await here.settled()
+    again = [
+        request for request in list(crm.requests)[asked:] if request.path.count("/") > 2 or "select" in request.query
+    ]
+    assert "select" in again[0].query
+
+
+async def test_a_pause_ends_the_look_ups_of_a_page(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those whom it only names; it is read again afterwards."""
+    monkeypatch.setattr(poller, "_IDLE", 0.02)
+    crm = await here.add(customers=30, page_size=30, interval=60)
+    here.start()
+    await here.settled()
+    crm.fault("latency", seconds=0.05, path=LOOKUP)
+    for number in range(1, 31):
+        crm.update(number)
+    await until(lambda: here.lookups(5), "look-ups of who was named")
+    await paused(here)
+    crm.clear_faults()
+    here.detectors["crm"].checkpoint.paused = None
+    await here.settled()
+
+
+async def paused(here: World) -> int:
+    """Pause the source, and see that it is asked nothing from then on; return how often it was asked in all."""
+    crm = here.upstreams["crm"]
+    here.detectors["crm"].checkpoint.paused = {"who": "ann", "at": "2025-01-31T12:00:00Z"}
+    asked, gone = len(crm.requests), here.deleted()
+    await here.state("paused")
+    await asyncio.sleep(0.3)
+    assert len(crm.requests) <= asked + 1
+    assert here.deleted() == gone
+    return len(crm.requests)
+
+
+@pytest.mark.parametrize(("bound", "value"), [("_LOOKUPS_A_TRANSACTION", 3), ("_TURN_SECONDS", 0.1)])
+async def test_a_conclusion_holds_up_neither_changes_nor_the_status(
+    here: World, monkeypatch: pytest.MonkeyPatch, bound: str, value: float
+) -> None:
+    """However many have to be looked up, and however slowly: it is done a part at a time."""
+    monkeypatch.setattr(absence, bound, value)
+    monkeypatch.setattr(poller, "_COUNTS_SECONDS", 0.05)
+    crm = await here.add(customers=40, absence_guard_count=40)
+    here.start()
+    await here.settled()
+    crm.fault("latency", seconds=0.05, path=LOOKUP)
+    for number in range(1, 31):
+        crm.delete(number)
+    await until(here.deleted, "the first deletion")
+    crm.create(id=77)
+    await until(lambda: "crm/77" in here.latest() and here.status()["live"] < 40, "the change, and a status")
+    assert len(here.deleted()) < 20
+    crm.clear_faults()
+    await here.settled()
 
 
 async def test_look_ups_that_find_nobody_prove_nothing(here: World) -> None:

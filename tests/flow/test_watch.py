@@ -165,6 +165,22 @@ async def test_a_customer_that_is_not_found_in_two_rounds_is_absent(world: World
     assert sequences == ["1", "2", "3"]
 
 
+async def test_a_round_is_concluded_a_part_at_a_time(
+    world: World, dealer: MyKaarma, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every part of those who are missing is published, and nobody else."""
+    monkeypatch.setattr("worker.absence._LOOKUPS_A_TRANSACTION", 2)
+    ids = sorted(dealer.customers())
+    async with world.polling():
+        await watch(world, ids)
+        await world.until(lambda: len(world.latest) == 40)
+        for id_ in ids[5:10]:
+            dealer.delete(id_)
+        await world.until(lambda: len(world.reasons) == 5)
+        await rounds(world)
+    assert world.reasons == dict.fromkeys(ids[5:10], "absent")
+
+
 async def test_a_customer_that_was_missed_once_is_not_absent(world: World, dealer: MyKaarma) -> None:
     """Only two rounds in a row count."""
     ids = sorted(dealer.customers())

@@ -1,5 +1,7 @@
 """Change detection: what a record, a stub, a tombstone or a miss means for what is known of a customer."""
 
+import re
+from random import Random
 from typing import Any
 
 import pytest
@@ -242,17 +244,31 @@ def test_an_enumeration_is_complete_within_what_moved_meanwhile(marked: int, tot
     assert changes.complete(marked=marked, total=total, moved=moved) == (total - moved <= marked <= total + moved)
 
 
-@given(st.lists(st.binary(max_size=8), unique=True), st.lists(st.binary(max_size=8), unique=True))
-def test_a_plan_is_told_by_who_is_in_it(some: list[bytes], others: list[bytes]) -> None:
-    """The same ids give the same hash, other ids another one, however they are cut."""
+@given(st.sets(st.binary(max_size=8)), st.sets(st.binary(max_size=8)), st.randoms())
+def test_a_plan_is_told_by_who_is_in_it(some: set[bytes], others: set[bytes], random: Random) -> None:
+    """The same ids give the same hash in whatever order; other ids another one; of twelve digits."""
 
-    def plan(ids: list[bytes]) -> str:
+    def plan(ids: set[bytes]) -> str:
         made = PlanHash()
-        for identity in sorted(ids):
+        for identity in random.sample(sorted(ids), len(ids)):
             made.add(identity)
         return made.value()
 
-    assert (plan(some) == plan(others)) == (sorted(some) == sorted(others))
+    assert (plan(some) == plan(others)) == (some == others)
+    assert re.fullmatch(r"[0-9a-f]{12}", plan(some))
+
+
+@given(st.sets(st.binary(max_size=8)), st.sets(st.binary(max_size=8)))
+def test_what_is_left_of_a_plan_is_the_plan_of_those_who_are_left(settled: set[bytes], left: set[bytes]) -> None:
+    """So that it is known again, whoever looks for it."""
+    whole, rest = PlanHash(), PlanHash()
+    for identity in settled | left:
+        whole.add(identity)
+    for identity in settled - left:
+        whole.take(identity)
+    for identity in left:
+        rest.add(identity)
+    assert whole.value() == rest.value()
 
 
 @pytest.mark.parametrize("field", FIELDS)
