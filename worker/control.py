@@ -2,13 +2,13 @@
 
 Guarantees: an order takes effect in the transaction that moves the position behind it, in the order of the topic, and
 is answered once; one that takes long (a whole source to be taken off) is remembered in that transaction and worked off
-piece by piece, also by a successor.
+piece by piece, also by a successor. Customers who were handed over are known before their new source is polled.
 
 State, by key: `j/<source>` such a job, `o/<order>` what the first records of a long order came to.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import orjson
@@ -53,7 +53,38 @@ class Control:
     async def prepare(self) -> None:
         """Finish what was begun, and say which sources are there no more; before any source is polled."""
         await self._work_off()
+        if self._sources:
+            await self._take_over()
         await self._task.transact(self._say_unconfigured)
+
+    async def _take_over(self) -> None:
+        """Take over whom others have handed to our sources in orders not carried out yet: polled first, they were new.
+
+        The position stays: in its turn each such order is carried out once more, which changes nothing.
+        """
+        end = (await self._task.connection.ends([self._where]))[self._where]
+        consumer = await self._task.connection.consumer()
+        try:
+            consumer.assign([self._where])
+            consumer.seek(self._where, await self._start(consumer))
+            while not self._task.stopping.is_set() and await consumer.position(self._where) < end:
+                handed = [given for record in await self._read(consumer) if (given := self._handed(record)) is not None]
+                if handed:
+                    await self._task.transact(lambda tx, some=handed: self._adopt(tx, some))  # type: ignore[misc]
+        finally:
+            await bounded_stop(consumer.stop(), "orders")
+
+    def _handed(self, record: ConsumerRecord) -> Order | None:
+        """Return the order in a record if it hands customers to one of our sources."""
+        try:
+            given = orders.read(record.key, record.value)
+        except RecordError:
+            return None  # it is set aside in its turn
+        return given if given is not None and given["what"] == "adopt" and given["source"] in self._sources else None
+
+    def _adopt(self, tx: Transaction, some: Iterable[Order]) -> None:
+        for given in some:
+            self._leaving.adopt(tx, given, WatchList(given["source"]))  # the sources have not counted theirs yet
 
     def _say_unconfigured(self, tx: Transaction) -> None:
         for key, raw in list(tx.scan(_CHECKPOINTS)):
@@ -69,19 +100,24 @@ class Control:
             consumer.assign([self._where])
             consumer.seek(self._where, await self._start(consumer))
             while not self._task.stopping.is_set():
-                try:
-                    read = await consumer.getmany(self._where, timeout_ms=_READ_MS, max_records=100)
-                except UnicodeDecodeError:
-                    raise await undecodable(consumer, [self._where]) from None
-                except KafkaError as error:
-                    message = f"the orders in {self._where.topic} cannot be read ({type(error).__name__})"
-                    raise TransactionError(message) from error
-                for record in read.get(self._where, []):
+                for record in await self._read(consumer):
                     if self._task.stopping.is_set() or not await self._taken(record):
                         return  # a successor carries it out: the sources are at their end
                 await self._pass(await consumer.position(self._where))
         finally:
             await bounded_stop(consumer.stop(), "orders")
+
+    async def _read(self, consumer: AIOKafkaConsumer) -> list[ConsumerRecord]:
+        """Return the next records."""
+        try:
+            read = await consumer.getmany(self._where, timeout_ms=_READ_MS, max_records=100)
+        except UnicodeDecodeError:
+            raise await undecodable(consumer, [self._where]) from None
+        except KafkaError as error:
+            message = f"the orders in {self._where.topic} cannot be read ({type(error).__name__})"
+            raise TransactionError(message) from error
+        records: list[ConsumerRecord] = read.get(self._where, [])
+        return records
 
     async def _start(self, consumer: AIOKafkaConsumer) -> int:
         """Return where to read on; orders that were deleted unread are said, and there is no waiting for them."""

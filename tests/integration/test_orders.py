@@ -12,14 +12,16 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import RecordsToDelete
 from structlog.testing import capture_logs
 
-from tests.integration.conftest import Deployment, owner
+from tests.integration.conftest import PARTITIONS, Deployment, owner
 from tests.integration.polling import Poller
-from worker import inspect, ordering, orders
+from worker import deadletters, inspect, ordering, orders
 from worker.control import Control
 from worker.errors import UnavailableError, UsageError
 from worker.kafka import Connection
 from worker.settings import KafkaSettings
 from worker.simulator import Connect, Drivly, MyKaarma
+from worker.times import rfc3339
+from worker.topics import partition_of
 
 KEY = "users API-Key x"
 os.environ |= {"T_KEY": KEY, "T_API": "connect-test-key", "T_USER": "rollcall", "T_PASSWORD": "mykaarma-test-password"}
@@ -267,9 +269,13 @@ async def test_a_source_that_is_deleted_has_its_customers_published_as_deleted(p
         assert (await poller.rollcall("sources", "delete", "crm"))[0] == 2
 
 
-@pytest.mark.parametrize("name", ["shop", "store"])
+NAMES = ("shop", "abc")
+
+
+@pytest.mark.parametrize("name", NAMES)
 async def test_a_source_that_is_renamed_goes_on_under_its_new_name(poller: Poller, name: str) -> None:
     """Its customers were first seen when they were, whichever partition the new name leads to."""
+    assert {partition_of(one.encode(), PARTITIONS) for one in NAMES} == set(range(PARTITIONS))
     async with Drivly(seed=1, customers=8, authorization=KEY) as simulator:
         await leave(poller, simulator, "sources", "rename", "crm", name)
         before = {id_: data["first_seen"] for id_, _, data in await poller.events("crm")}
@@ -284,6 +290,28 @@ async def test_a_source_that_is_renamed_goes_on_under_its_new_name(poller: Polle
         events = await poller.events(name)
         assert {id_: data["first_seen"] for id_, _, data in events} == before
         assert {headers["ce_type"] for _, headers, _ in events} == {"customer.created"}
+
+
+async def test_whom_a_source_takes_over_is_known_before_it_is_polled(poller: Poller) -> None:
+    """However many orders stand before those that hand customers over: they are taken in their turn once more."""
+    async with Drivly(seed=1, customers=8, authorization=KEY) as simulator:
+        await poller.configure({"shop": crm(simulator)})
+        ids = sorted(simulator.customers())
+        before = [orders.order(f"order-{number}", "resync", "shop", who="me", at=1) for number in range(100)]
+        handed = orders.order("order-100", "adopt", "shop", who="me", at=1, ids=ids, seen=[7_000] * len(ids))
+        rows = [(poller.config.topics.control, b"shop", orjson.dumps(order)) for order in (*before, handed)]
+        await Connection(poller.config.file.kafka).publish(poller.config.topics, [*rows, (rows[0][0], b"shop", b"x")])
+        async with poller.running():
+
+            async def set_aside() -> bool:  # the last of them
+                return bool(await deadletters.waiting(poller.config))
+
+            await poller.until(set_aside)
+            assert sorted(await poller.latest("shop")) == ids
+        assert {data["first_seen"] for _, _, data in await poller.events("shop")} == {rfc3339(7_000)}
+        answers = [row for row in await inspect.statuses(poller.config) if row.get("kind") == "command"]
+        assert {row["outcome"] for row in answers} == {"done"}
+        assert len(answers) == len(before)
 
 
 async def test_a_renamed_watch_list_is_watched_under_its_new_name(poller: Poller) -> None:
