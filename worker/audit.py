@@ -6,6 +6,7 @@ published, or patience is over, and only then is it a finding. No value of a fie
 """
 
 import asyncio
+import contextlib
 import hashlib
 import random
 import time
@@ -14,11 +15,14 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import orjson
+
 from worker import changes, inspect, ordering
 from worker.changes import Entry
-from worker.checkpoint import Checkpoint
+from worker.checkpoint import Checkpoint, tag
 from worker.config import Config, Source
-from worker.errors import UpstreamUnavailableError, UsageError
+from worker.detection import SORTED
+from worker.errors import CursorExpiredError, UpstreamUnavailableError, UsageError
 from worker.events import header
 from worker.handling import decoded
 from worker.sources import Exists, Missing, Row, Tombstone, normalizer
@@ -32,6 +36,7 @@ Progress = Callable[[str, int, int], None]  # what is being done, how many are d
 _AGAIN_SECONDS: Final = 2.0
 _TRIES: Final = 5
 _HASH: Final = 4
+_TIMES: Final = frozenset({"created_at", "updated_at"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +109,9 @@ class _Published:
 
 @dataclass
 class _Remembered:
-    """What the state says: sequences of the living, who is set aside, who is watched or no more, and the checkpoint."""
+    """What the state says: the living, who is set aside, who is watched or no more, and the checkpoint."""
 
-    live: dict[str, int] = field(default_factory=dict)
+    live: dict[str, Entry] = field(default_factory=dict)
     aside: set[str] = field(default_factory=set)
     watched: set[str] = field(default_factory=set)
     removed: set[str] = field(default_factory=set)
@@ -131,9 +136,11 @@ class Audit:
         source = config.sources[name]
         settings = source.settings.model_copy(update={"rate": rate or source.settings.rate / 2})
         self._source = Source(source.adapter, settings)
-        self._normalizer = normalizer(source.adapter, settings, config.hasher())
+        self._hasher = config.hasher()
+        self._normalizer = normalizer(source.adapter, settings, self._hasher)
         self._upstream = Upstream(name, source.adapter, settings)
         self._progress = progress or (lambda *_: None)
+        self._known = _Remembered()
         self._report = Report(name)
 
     async def run(self, *, sample: int | None = None, patience: float = 60.0) -> Report:
@@ -142,11 +149,11 @@ class Audit:
         Raises UsageError, UpstreamError, KafkaUnavailableError.
         """
         try:
-            published, remembered = await self._published(), await self._remembered()
+            published, self._known = await self._published(), await self._remembered()
             if self._source.adapter.feeds() and sample is None:
                 suspects = await self._everybody(published)
             else:
-                suspects = await self._some(published, remembered, sample)
+                suspects = await self._some(published, sample)
             await self._settle(suspects, patience)
         finally:
             await self._upstream.close()
@@ -187,7 +194,7 @@ class Audit:
                 entry = None if value is None else Entry.unpack(value)
                 id_ = key[len(entries) :].decode()
                 if entry is not None and entry.live:
-                    found.live[id_] = entry.sequence
+                    found.live[id_] = entry
                 else:
                     found.live.pop(id_, None)
             elif key.startswith(aside):
@@ -235,9 +242,24 @@ class Audit:
             return Finding(row.id, "missed")
         hashes = _hashes(self._source.adapter.normalize(row, self._normalizer))
         names = changes.differing(published.hashes, hashes)
-        return Finding(row.id, "differs", tuple(names)) if names else None
+        if not names or (_TIMES.issuperset(names) and self._is_known(row)):  # times that move alone bring no event
+            return None
+        return Finding(row.id, "differs", tuple(names))
+
+    def _is_known(self, row: Row) -> bool:
+        """Return whether the record is, in its essence, the one that was entered last (`Adapter.essence`)."""
+        adapter, settings, entry = self._source.adapter, self._source.settings, self._known.live.get(row.id)
+        fingerprint = self._hasher.fingerprints(tag(adapter, settings).encode())
+        return entry is not None and fingerprint(orjson.dumps(adapter.essence(row), option=SORTED)) == entry.fingerprint
 
     async def _everybody(self, published: Mapping[str, _Published]) -> dict[str, Finding]:
+        """Compare all; begin anew where the upstream has forgotten how far it was read, as a poller does."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(CursorExpiredError):
+                return await self._all(published)
+        return await self._all(published)
+
+    async def _all(self, published: Mapping[str, _Published]) -> dict[str, Finding]:
         suspects: dict[str, Finding] = {}
         seen: set[str] = set()
         async for item in self._rows(len(published)):
@@ -253,14 +275,12 @@ class Audit:
         self._report.upstream, self._report.compared = len(seen), len(seen)
         return suspects
 
-    async def _some(
-        self, published: Mapping[str, _Published], remembered: _Remembered, sample: int | None
-    ) -> dict[str, Finding]:
+    async def _some(self, published: Mapping[str, _Published], sample: int | None) -> dict[str, Finding]:
         """Look customers up one by one: a sample of those published, or all of a watch list.
 
         Who was removed from that stays published as he was then, and is left out.
         """
-        ids = sorted((published.keys() | remembered.watched) - remembered.removed)
+        ids = sorted((published.keys() | self._known.watched) - self._known.removed)
         if sample is not None and sample < len(ids):
             ids = random.sample(ids, sample)
         if ids and not self._upstream.looks_up(ids[0]):
@@ -293,17 +313,17 @@ class Audit:
         """Look at suspects again until they are as published, or patience is over; what is left are findings."""
         report, deadline, first = self._report, time.monotonic() + patience, len(suspects)
         while True:
-            published, remembered = await self._published(), await self._remembered()
+            published, self._known = await self._published(), await self._remembered()
             suspects = await self._again(suspects, published)
-            strange = _strange(published, remembered)
+            strange = _strange(published, self._known.live)
             if not (suspects or strange) or time.monotonic() > deadline:
                 break
             self._progress("looking again at what differs", first - len(suspects), first)
             await asyncio.sleep(_AGAIN_SECONDS)
-        report.published, report.remembered = len(published), len(remembered.live)
+        report.published, report.remembered = len(published), len(self._known.live)
         report.late = first - len(suspects)
         report.delays = _delays(published)
-        self._find(suspects, strange, remembered)
+        self._find(suspects, strange)
 
     async def _again(self, suspects: Mapping[str, Finding], published: Mapping[str, _Published]) -> dict[str, Finding]:
         if suspects and not self._upstream.looks_up(next(iter(suspects))):
@@ -315,9 +335,9 @@ class Audit:
                 found[id_] = finding
         return found
 
-    def _find(self, suspects: Mapping[str, Finding], strange: Sequence[Finding], remembered: _Remembered) -> None:
+    def _find(self, suspects: Mapping[str, Finding], strange: Sequence[Finding]) -> None:
         """Sort what is left into findings and what is withheld on purpose."""
-        report, checkpoint = self._report, remembered.checkpoint
+        report, checkpoint = self._report, self._known.checkpoint
         waiting = 0
         if checkpoint is not None:
             waiting = (checkpoint.held or {}).get("missing", 0) + (checkpoint.unobserved or {}).get("customers", 0)
@@ -326,15 +346,15 @@ class Audit:
             report.held, extra = len(extra), []
         rest = [finding for finding in suspects.values() if finding.kind != "extra"]
         report.findings = [
-            Finding(one.id, "set aside", one.fields) if one.id in remembered.aside else one
+            Finding(one.id, "set aside", one.fields) if one.id in self._known.aside else one
             for one in sorted([*rest, *extra, *strange], key=lambda finding: finding.id)
         ]
 
 
-def _strange(published: Mapping[str, _Published], remembered: _Remembered) -> list[Finding]:
+def _strange(published: Mapping[str, _Published], live: Mapping[str, Entry]) -> list[Finding]:
     """Return where what was published and what is remembered are not of one mind."""
-    ids = published.keys() ^ remembered.live.keys()
-    ids |= {id_ for id_, one in published.items() if remembered.live.get(id_, one.sequence) != one.sequence}
+    ids = published.keys() ^ live.keys()
+    ids |= {id_ for id_, one in published.items() if id_ in live and live[id_].sequence != one.sequence}
     return [Finding(id_, "state") for id_ in sorted(ids)]
 
 

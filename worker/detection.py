@@ -31,7 +31,7 @@ from worker.sources.reading import size_of
 from worker.times import milliseconds
 from worker.topics import POLL, Topics
 
-_SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
+SORTED: Final = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 _COUNTED: Final = 2
 # The outcome, in `Detector.counts`, of records that are dead letters now.
 SET_ASIDE: Final = "set_aside"
@@ -189,7 +189,7 @@ class Detector:
                 continue
             shown.append(row.id)
             try:
-                found = fingerprint(orjson.dumps(essence(row), option=_SORTED))
+                found = fingerprint(orjson.dumps(essence(row), option=SORTED))
             except Exception as error:  # ruff: ignore[blind-except] - see _unreadable
                 self._unreadable(tx, row, error)
                 continue
@@ -398,7 +398,7 @@ class Detector:
             found["hash"] = self._content(record).hex()
         elif record is not None:
             with suppress(orjson.JSONEncodeError):  # it nests too deeply
-                found["hash"] = self._content(orjson.dumps(record, option=_SORTED)).hex()
+                found["hash"] = self._content(orjson.dumps(record, option=SORTED)).hex()
         return found
 
     def _not_missed(self, tx: Tx, identity: bytes) -> None:

@@ -23,7 +23,7 @@ KINDS = ["drivly", "connect", "mykaarma", "dintero"]
 
 
 @asynccontextmanager
-async def upstream(kind: str, customers: int = 25) -> AsyncGenerator[tuple[Simulator, dict[str, Any]]]:
+async def upstream(kind: str, customers: int = 25, **options: Any) -> AsyncGenerator[tuple[Simulator, dict[str, Any]]]:
     """Start a simulated system; give it with the settings of a source of it."""
     match kind:
         case "drivly":
@@ -31,7 +31,7 @@ async def upstream(kind: str, customers: int = 25) -> AsyncGenerator[tuple[Simul
                 url = f"{crm.url}/api"
                 yield crm, {"kind": kind, "url": url, "key": {"env": "T_KEY"}, "lookback": "1s"}
         case "connect":
-            async with Connect(seed=1, customers=customers, api_key="connect-test-key") as telco:
+            async with Connect(seed=1, customers=customers, api_key="connect-test-key", **options) as telco:
                 yield telco, {"kind": kind, "url": telco.url, "key": {"env": "T_API"}, "page_size": 10}
         case "mykaarma":
             async with MyKaarma(seed=1, customers=customers) as dealer:
@@ -93,6 +93,24 @@ async def test_what_was_missed_is_found_by_customer_and_field(poller: Poller, ki
 
 def _id(kind: str, customer_id: str) -> Any:
     return int(customer_id) if kind == "drivly" else customer_id
+
+
+@pytest.mark.parametrize("edition", ["offset", "cursor"])
+async def test_what_an_upstream_may_do_is_no_finding(poller: Poller, edition: str) -> None:
+    """The older edition's times move by themselves, which brings no event; the newer one forgets a cursor."""
+    async with upstream("connect", edition=edition) as (simulator, settings):
+        await poller.configure({"it": settings})
+        async with poller.running():
+            await filled(poller, simulator, "connect")
+            await ordering.carry_out(poller.config, ordering.given("pause", "it"), 30)
+            touched = min(simulator.customers())
+            simulator.update(touched, {"name": simulator.customers()[touched]["name"]})
+            simulator.fault("expired_cursor", times=1, skip=1)
+            report = await Audit(poller.config, "it", rate=1000).run(patience=0)
+            assert (report.findings, report.compared) == ([], 25)
+            simulator.update(touched, {"name": "Zebedee"})
+            report = await Audit(poller.config, "it", rate=1000).run(patience=0)
+            assert [(one.id, one.kind) for one in report.findings] == [(touched, "differs")]
 
 
 async def test_the_command_says_it_in_words_and_in_its_exit_code(poller: Poller) -> None:
