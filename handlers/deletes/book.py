@@ -281,6 +281,16 @@ class Book:
         own = orjson.loads(self.tx.get(b"d/" + whom(deletion)) or b"null")
         return None if own is None or own["done"] is None else (own["request"], own["done"])
 
+    def unsettled(self, deletion: Deletion) -> str | None:
+        """Return which request of ours has sent the same customer a DELETE whose outcome is not known; None: none.
+
+        Nor one that was sent before the customer was published as live: it is there, whatever became of that.
+        """
+        own = orjson.loads(self.tx.get(b"d/" + whom(deletion)) or b"null")
+        if own is None or own["done"] is not None:
+            return None
+        return None if (deletion.request["seen_live"] or 0) > (own.get("sent") or _EVER) else own["request"]
+
     def show(self, deletion: Deletion) -> None:
         """Have a request be the one whose states are published for its customer."""
         self.tx.put(b"i/" + whom(deletion), deletion.request["id"].encode())

@@ -64,7 +64,14 @@ class Calls:
             self._execute_blindly(target, deletion)
 
     def _execute_blindly(self, target: Target, deletion: Deletion) -> None:
-        """Send the DELETE without a look-up, unless one of ours has done it: whoever has the id since is another."""
+        """Send the DELETE without a look-up, unless one of ours has done it: whoever has the id since is another.
+
+        Where it is not known whether one has, only a person's `retry` has another sent.
+        """
+        unsettled = self._book.unsettled(deletion)
+        if unsettled is not None and deletion.request["retry_of"] is None:
+            self.block(deletion, f"it is not known whether {unsettled} has done it, and the target has no look-up")
+            return
         by, done = self._book.done(deletion) or ("", 0)
         if done >= deletion.request["as_of"]:
             self._life.must(deletion, Event.GONE, f"{by} has done it")

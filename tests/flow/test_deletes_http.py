@@ -900,6 +900,38 @@ def test_a_later_request_for_a_customer_that_was_deleted_blindly_is_held(authori
     assert world.systems["crm"].deletes() == ["1", "1"]
 
 
+@pytest.mark.parametrize("lost", [Reply(None, error="timeout"), Reply(500), Reply(202)], ids=["none", "500", "202"])
+def test_no_second_delete_is_sent_blindly_while_nobody_knows_what_the_first_has_done(lost: Reply) -> None:
+    """Another source asks for the same customer: that goes to a person too, whose `retry` has it sent."""
+    world = blind()
+    world.systems["crm"].fault = once(lost)
+    world.deleted("shop", "1")
+    world.deleted("erp", "1")
+    world.settle(5)
+    first, second = sorted(world.receipts(), key=lambda receipt: len(receipt["attempts"]), reverse=True)
+    assert [first["outcome"], second["outcome"]] == ["BLOCKED", "BLOCKED"]
+    assert first["request"] in second["reason"]
+    assert world.systems["crm"].deletes() == ["1"]
+    world.decide("retry", target="crm", request=second["request"])
+    world.settle(5)
+    assert sorted(receipt["outcome"] for receipt in world.receipts()) == ["BLOCKED", "BLOCKED", "DELETED"]
+    assert world.systems["crm"].deletes() == ["1", "1"]
+
+
+def test_a_customer_that_is_back_after_a_blind_delete_of_unknown_outcome_is_deleted_again() -> None:
+    """Its source has published it as live since: it is there, whatever the first DELETE has done."""
+    world = blind()
+    world.systems["crm"].fault = once(Reply(500))
+    world.deleted("shop", "1")
+    world.settle()
+    world.live("shop", "1")
+    world.settle()
+    world.deleted("shop", "1")
+    world.settle()
+    assert [receipt["outcome"] for receipt in world.receipts()] == ["BLOCKED", "DELETED"]
+    assert world.systems["crm"].deletes() == ["1", "1"]
+
+
 def test_a_customer_that_is_back_after_a_blind_deletion_is_deleted_again() -> None:
     """Its source has published it as live since."""
     world = blind()

@@ -4,7 +4,7 @@ Hypothesis makes up a history, the harness a schedule. Whatever comes of it:
 
 1. a DELETE is only ever sent for a request that says so, and while the ledger says EXECUTING;
 2. right before every DELETE the customer was looked up, and found unchanged since the request's reason; where there is
-   no look-up, none follows an attempt whose outcome is not known;
+   no look-up, none follows one for the same customer whose outcome is not known, unless it was published as live since;
 3. no DELETE is sent once the customer's return has been published (at an earlier moment);
 4. once the target is healthy and persons have decided, every request has exactly one receipt, and nothing is open;
 5. every deletion went through the table, step by step.
@@ -133,7 +133,7 @@ class Checked(Stepped):
         routes = [route(), route("erp")]
         super().__init__({"targets": {"crm": target}, "routes": routes, **FAST}, seed=seed, partitions=2)
         self.looked: dict[str, int | None] = {}  # the last look-up that found the customer, until the next DELETE
-        self.unsure: set[str] = set()  # requests with an attempt whose outcome is not known
+        self.unsure: dict[str, int] = {}  # customers with a DELETE whose outcome is not known, and when that was sent
         crm = self.systems["crm"]
         crm.fault, crm.after = self._before, self._after
 
@@ -159,10 +159,12 @@ class Checked(Stepped):
             assert customer in self.looked, "a DELETE without a look-up right before it"
             assert (self.looked.pop(customer) or 0) <= request["as_of"]
         else:
-            assert request_id not in self.unsure, "a DELETE after one whose outcome is not known"
+            lost = self.unsure.pop(customer, None)
+            back = lost is not None and (request["seen_live"] or 0) > lost
+            assert lost is None or back, "a DELETE after one whose outcome is not known"
             faulty = self.fault in {"500", "none"} and self.method in {None, "DELETE"}
             if faulty or self.fault == "after" or self.systems["crm"].silent(call):
-                self.unsure.add(request_id)
+                self.unsure[customer] = self.harness.now
         for record in self.harness.records(self.topics.latest):
             if record.key == f"{request['source']}/{request['origin']}".encode() and record.value is not None:
                 newer = int(header(record.headers, "ce_sequence") or "0") > request["sequence"]
