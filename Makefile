@@ -22,8 +22,8 @@ COMPILER := $(shell command -v cc)
 COMPILED := .cache/compiled
 COMPILED_RUN := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED)/site
 
-test-compiled: $(COMPILED)/done ## the tests of what is compiled, on the compiled build
-	$(COMPILED_RUN) ROLLCALL_COMPILED=1 $(PYTEST) tests/unit tests/contract tests/flow
+test-compiled: $(COMPILED)/done ## the tests of what is compiled, on the compiled build; of deletions nothing is
+	$(COMPILED_RUN) ROLLCALL_COMPILED=1 $(PYTEST) --ignore-glob='*deletes*' tests/unit tests/contract tests/flow
 
 $(COMPILED)/done: $(COMPILED)/wheel
 	rm -rf $(COMPILED)/site
