@@ -11,21 +11,26 @@ Guarantees that aiokafka does not give by itself, each beside the code that give
 import asyncio
 import random
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Iterable, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    GroupCoordinatorNotAvailableError,
+    GroupLoadInProgressError,
     InvalidProducerEpoch,
     InvalidTopicError,
     KafkaConnectionError,
     KafkaError,
     NodeNotReadyError,
+    NotCoordinatorForGroupError,
     ProducerFenced,
     RequestTimedOutError,
     TopicAlreadyExistsError,
@@ -41,18 +46,22 @@ from worker.errors import ConfigError, FencedError, KafkaUnavailableError, State
 from worker.events import Headers
 from worker.settings import KafkaSettings
 from worker.topics import Found, Plan, Topics, TopicSpec, partition_of, plan
-from worker.wire import TopicsRequest
+from worker.wire import GroupsRequest, TopicsRequest
 
 log = structlog.get_logger()
 
 Encoded = tuple[bytes | None, bytes | None, Headers]
 Outputs = Mapping[tuple[str, int], Sequence[Encoded]]
+Answer = TypeVar("Answer")
 
 CLOSE_TIMEOUT: Final = 5.0
 _BATCH_BYTES: Final = 128 * 1024  # larger ones do not stay in the caches: aiokafka copies a request six times
 _FENCED: Final = (ProducerFenced, InvalidProducerEpoch)
+_NOT_YET: Final = (GroupCoordinatorNotAvailableError, GroupLoadInProgressError, NotCoordinatorForGroupError)
+_PATIENCE: Final = 10.0
 _NOT_ALLOWED: Final = TopicAuthorizationFailedError
 _NO_TOPIC: Final = (UnknownTopicOrPartitionError, InvalidTopicError)
+_TRANSACTION: Final = 1  # the kind of coordinator
 _LOOK_MS: Final = 1_000
 _LOOKED_AT: Final = 2_000
 _APPEAR_SECONDS: Final = 0.05
@@ -351,7 +360,7 @@ class TransactionalProducer:
 
     async def _end_once(self, commit_result: int) -> None:
         sender = self._client._sender  # ruff: ignore[private-member-access]
-        node = await sender._find_coordinator(1, self._id)  # ruff: ignore[private-member-access] - 1: a transaction's coordinator
+        node = await sender._find_coordinator(_TRANSACTION, self._id)  # ruff: ignore[private-member-access]
         await _EndTxnOnce(sender, commit_result).do(node)
 
     async def transact(
@@ -437,6 +446,18 @@ class TransactionalProducer:
             await self._client.client.close()
 
 
+async def _patiently(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask until a coordinator answers: a new cluster makes the topics that they keep when it is first asked for one."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return await ask()
+        except _NOT_YET:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_APPEAR_SECONDS)
+
+
 class _AnyBroker(AIOKafkaAdminClient):  # type: ignore[misc]  # aiokafka has no types
     """An admin client that asks the next broker where one is away; everything asked may be asked twice."""
 
@@ -492,8 +513,25 @@ class Admin:
 
     async def members(self, group: str) -> int:
         """Return how many members a consumer group has; none where there is no such group."""
-        described = await self.client.describe_consumer_groups([group])
-        return sum(len(row[5]) for response in described for row in response.groups)
+        _, _, _, _, _, members, *_ = await self.group(group)
+        return len(members)
+
+    async def group(self, name: str) -> tuple[Any, ...]:
+        """Return what the cluster says of a consumer group, as `GroupsRequest` has it; raises KafkaError."""
+        return await _patiently(partial(self._group, name))
+
+    async def _group(self, name: str) -> tuple[Any, ...]:
+        node = await self.client.find_coordinator(name)
+        row: tuple[Any, ...] = (await self.network.send(node, GroupsRequest([name]))).groups[0]
+        if row[0]:
+            message = f"{name} cannot be described"
+            raise for_code(row[0])(message)
+        return row
+
+    async def coordinator(self, transactional_id: str) -> int:
+        """Return the node that looks after a transactional id; raises KafkaError."""
+        node: int = await _patiently(partial(self.client.find_coordinator, transactional_id, _TRANSACTION))
+        return node
 
     async def create(self, specs: Sequence[TopicSpec]) -> frozenset[str]:
         """Create topics; return the names of those that were there already, which are left alone. Raises TopicError."""

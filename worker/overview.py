@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from aiokafka import TopicPartition
 from aiokafka.coordinator.protocol import ConsumerProtocol
-from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError, for_code
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 
 from handlers.deletes import operate
 from worker import acls, deadletters, inspect
@@ -20,7 +20,6 @@ from worker.errors import KafkaUnavailableError
 from worker.kafka import Admin, Connection, bounded_stop
 from worker.times import milliseconds, now_ms, rfc3339
 from worker.topics import Topics
-from worker.wire import GroupsRequest
 
 Row = dict[str, Any]
 # A source says how it is once a minute at least.
@@ -104,12 +103,7 @@ async def _stage(stage: str, topics: Topics, admin: Admin, consumer: Any) -> Row
 
 async def _members(group: str, admin: Admin) -> tuple[str, list[list[int]]]:
     """Return the state of a group, and the partitions of each of its members."""
-    coordinator = await admin.client.find_coordinator(group)
-    # The admin client's own request lacks a version.
-    answer = await admin.network.send(coordinator, GroupsRequest([group]))
-    code, _, state, _, _, members, *_ = answer.groups[0]
-    if code:
-        raise for_code(code)(group)
+    _, _, state, _, _, members, *_ = await admin.group(group)
     return _GROUP_STATES.get(state, state), [_partitions(assignment) for *_, assignment, _ in members]
 
 

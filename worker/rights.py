@@ -5,18 +5,16 @@ ending a transaction of a producer that cannot exist, which the coordinator refu
 one answer where we may write under that id and another where we may not.
 """
 
-import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError, for_code
-from aiokafka.protocol.coordination import FindCoordinatorRequest
+from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TransactionalIdAuthorizationFailed
 from aiokafka.protocol.transaction import EndTxnRequest
 
 from worker.acls import Grant, Operation
-from worker.wire import GroupsRequest, QuorumRequest, TopicsRequest
+from worker.kafka import Admin
+from worker.wire import QuorumRequest, TopicsRequest
 
 # AclOperation's codes are the positions of the bits (KIP-430).
 _BITS: Final[dict[Operation, int]] = {
@@ -28,22 +26,18 @@ _BITS: Final[dict[Operation, int]] = {
     "DescribeConfigs": 10,
     "AlterConfigs": 11,
 }
-_TRANSACTION: Final = 1
-_GROUP: Final = 0
 _NO_PRODUCER: Final = 2**62
 _NOT_AUTHORIZED: Final = frozenset({29, 30, 31, 53})  # of a topic, a group, the cluster, a transactional id
 _UNKNOWN_TOPIC: Final = 3
-_NOT_YET: Final = frozenset({14, 15, 16})  # a coordinator is loading, not there yet, or has moved
-_PATIENCE: Final = 10.0
-_PAUSE: Final = 0.2
 
 
 class Rights:
-    """Asks one cluster; `client` is started and stays the caller's."""
+    """Asks one cluster."""
 
-    def __init__(self, client: AIOKafkaClient) -> None:
-        """Ask by `client`."""
-        self._client = client
+    def __init__(self, admin: Admin) -> None:
+        """Ask by `admin`."""
+        self._admin = admin
+        self._client = admin.network
 
     async def missing(self, wanted: Iterable[Grant]) -> list[tuple[Grant, frozenset[Operation]]]:
         """Return which of the wanted operations are refused to us, by resource; raises KafkaError."""
@@ -94,39 +88,19 @@ class Rights:
         return _operations(answer.cluster_authorized_operations)
 
     async def _group(self, name: str) -> frozenset[Operation]:
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            node, code = await self._coordinator(name, _GROUP)
-            if not code:
-                code, *_, bits, _ = (await self._client.send(node, GroupsRequest([name]))).groups[0]
-            if not code:
-                return _operations(bits)
-            if code in _NOT_AUTHORIZED:
-                return frozenset()
-            await _pause(code, name, deadline)
+        try:
+            *_, bits, _ = await self._admin.group(name)
+        except GroupAuthorizationFailedError:
+            return frozenset()
+        return _operations(bits)
 
     async def _transactional_id(self, name: str) -> frozenset[Operation]:
-        node, code = await self._coordinator(name, _TRANSACTION)
-        if code in _NOT_AUTHORIZED:
+        try:
+            node = await self._admin.coordinator(name)
+        except TransactionalIdAuthorizationFailed:
             return frozenset()
         answer = await self._client.send(node, EndTxnRequest(name, _NO_PRODUCER, 0, False))
         return frozenset({"Describe"}) if answer.error_code in _NOT_AUTHORIZED else frozenset({"Write", "Describe"})
-
-    async def _coordinator(self, name: str, kind: int) -> tuple[int, int]:
-        """Return (node, 0) or (-1, why we may not know); a new cluster first has to make the coordinators' topics."""
-        deadline = time.monotonic() + _PATIENCE
-        while True:
-            answer = await self._client.send(self._client.get_random_node(), FindCoordinatorRequest(name, kind))
-            if not answer.error_code or answer.error_code in _NOT_AUTHORIZED:
-                return answer.coordinator_id, answer.error_code
-            await _pause(answer.error_code, name, deadline)
-
-
-async def _pause(code: int, name: str, deadline: float) -> None:
-    """Wait before a coordinator is asked again; raises the error where that is no use, or has lasted too long."""
-    if code not in _NOT_YET or time.monotonic() > deadline:
-        raise for_code(code)(f"{name} cannot be described")
-    await asyncio.sleep(_PAUSE)
 
 
 def _operations(bits: int) -> frozenset[Operation]:

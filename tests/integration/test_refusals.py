@@ -13,11 +13,13 @@ from aiokafka.admin import NewPartitions, RecordsToDelete
 
 from tests.integration.conftest import Deployment
 from tests.integration.polling import Poller
-from worker import embedded
+from worker import embedded, overview
+from worker.acls import Grant
 from worker.errors import KafkaUnavailableError
 from worker.handling import Record
 from worker.kafka import Connection
 from worker.plugin_testkit import event
+from worker.rights import Rights
 from worker.sequences import Known
 from worker.settings import KafkaSettings
 from worker.testkit import person
@@ -243,11 +245,21 @@ async def test_input_that_retention_has_deleted_is_not_skipped(kafka: KafkaSetti
 
 
 async def test_a_worker_stops_in_its_time_while_kafka_is_away(tmp_path: Path) -> None:
-    """SIGTERM with no broker there, and a client that keeps its connection to the probes: it ends, and says so."""
+    """SIGTERM with no broker there, and a client that keeps its connection to the probes: it ends, and says so.
+
+    Before that the cluster is new: whoever asks for groups waits until it has made the topic in which they are kept.
+    """
     async with embedded.cluster(tmp_path / "kafka") as cluster:
         settings = {"bootstrap": cluster.bootstrap, "partitions": 2}
         poller = Poller(KafkaSettings(**settings), tmp_path)
         await poller.configure({}, log={"format": "json"})
+        async with Connection(poller.config.file.kafka).admin() as admin:
+            grant = Grant("group", poller.config.topics.group("poll"), frozenset({"Read"}))
+            rows, *told = await asyncio.gather(
+                overview.overview(poller.config), admin.members(grant.name), Rights(admin).missing([grant])
+            )
+        assert {row["state"] for row in rows if row["kind"] == "stage"} == {"no worker"}
+        assert told == [0, []]
         worker = await started(poller.path, "poll")
         port = await _port(worker)
         await cluster.kill(0)

@@ -71,7 +71,7 @@ class Secured:
     async def _known(self, who: dict[str, Any], grants: Collection[Grant]) -> bool:
         try:
             async with Connection(self.settings(**who)).admin() as admin:
-                return not await Rights(admin.network).missing(grants)
+                return not await Rights(admin).missing(grants)
         except KafkaUnavailableError:
             return False
 

@@ -173,10 +173,10 @@ async def test_a_principal_without_any_right(
 async def test_the_clusters_clock(secured: Secured, admin: KafkaSettings) -> None:
     """Who may describe the cluster can read its clock, which here is ours; to others it is not told."""
     async with Connection(admin).admin() as client:
-        theirs, ours = await Rights(client.network).clock() or (0, 0)
+        theirs, ours = await Rights(client).clock() or (0, 0)
     assert abs(theirs - ours) < 5_000
     async with Connection(secured.settings(**await secured.user("timeless"))).admin() as client:
-        assert await Rights(client.network).clock() is None
+        assert await Rights(client).clock() is None
 
 
 def test_the_command_ends_with_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

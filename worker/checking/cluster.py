@@ -24,7 +24,7 @@ async def problems(config: Config, roles: Sequence[str]) -> list[str]:
         return []
     try:
         async with Connection(config.file.kafka).admin() as admin:
-            rights = Rights(admin.network)
+            rights = Rights(admin)
             refused, hidden = await _refused(config, roles, rights)
             topics, there = await _topics(config, admin, hidden)
             outputs = await _outputs(config, admin, roles, hidden)
