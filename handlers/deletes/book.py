@@ -65,6 +65,7 @@ class Runtime:
     canary: int = 0  # number of the canary under way, 0: none
     canary_at: int = 0
     canaries: int = 0  # sent so far
+    obeyed: int = 0  # when the newest DELETE was sent that it says is done, or will be
 
 
 @dataclass(frozen=True, slots=True)

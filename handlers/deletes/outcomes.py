@@ -20,6 +20,7 @@ _LOOKS: Final = 5  # after a DELETE that the target says was done; at an answer 
 _POLLS: Final = 30  # after a DELETE that it says will be
 _BELIEVED_MS: Final = 30_000
 _IDLE: Final = 50  # attempts at which nothing was done that are kept: half of them the first, half the last
+_DENIED: Final = frozenset({401, 403})
 _NOT_TRIED: Final = frozenset({401, 403, 429, 503})  # statuses that say that nothing was done
 NO_CANARY: Final = "there is none such, or the base URL is wrong: the target has no canary to tell"
 CHANGED: Final = "the customer has changed at the target since"
@@ -83,9 +84,7 @@ class Outcomes:
                 self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
             case Answer.DENIED:
                 self._calls.not_done(deletion)
-                self._life.must(deletion, Event.POSTPONE)
-                self._book.put(deletion, "q", self._now)
-                self._denied(deletion, reply)
+                self._not_allowed(deletion, reply)
             case Answer.LATER:
                 self._calls.not_done(deletion)
                 self._later(deletion, reply)
@@ -100,8 +99,20 @@ class Outcomes:
             case _:
                 assert_never(answer)
 
+    def _not_allowed(self, deletion: Deletion, reply: Reply) -> None:
+        """Pause the target; leave to a person one that was refused before, if another was deleted since then."""
+        refused = [attempt["at"] for attempt in deletion.attempts[:-1] if attempt["status"] in _DENIED]
+        if refused and refused[0] < self._health.runtime(deletion.request["target"]).obeyed:
+            self._calls.block(deletion, f"the target refuses this one ({reply.status}), and has deleted others")
+            return
+        self._life.must(deletion, Event.POSTPONE)
+        self._book.put(deletion, "q", self._now + int(self._settings.probe * 1000))  # after all that wait by then
+        self._denied(deletion, reply)
+
     def _said_done(self, deletion: Deletion, answer: Answer) -> None:
         """Take the target's word, and look whether it is so."""
+        runtime = self._health.runtime(deletion.request["target"])
+        runtime.obeyed = max(runtime.obeyed, deletion.sent or 0)
         looks = self._has_lookup(deletion)
         if answer == Answer.ACCEPTED and not looks:
             self._calls.block(deletion, "the target has accepted it for later, and has no look-up to see it done")

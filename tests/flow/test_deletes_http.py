@@ -325,6 +325,47 @@ def test_a_paused_target_without_canary_goes_on_when_a_person_says_so() -> None:
     assert world.answered(again) == ("refused", "the target is not paused")
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_customer_that_alone_may_not_be_deleted_goes_to_a_person(status: int, concurrency: int) -> None:
+    """The target is paused at first; refused again after another was deleted since, this one holds nobody up."""
+    world = World(simple(drivly(canary_id="999999", concurrency=concurrency)))
+    world.systems["crm"].fault = lambda call: (
+        Reply(status) if call.method == "DELETE" and call.path.endswith("/1") else None
+    )
+    for number in range(1, 9):
+        world.systems["crm"].add(str(number))
+        world.deleted("shop", str(number))
+        if number in {1, 4}:
+            world.settle(10)
+    world.settle(10)
+    outcomes = world.outcomes()
+    assert len(outcomes) == 8
+    assert outcomes.pop("crm/1") == "BLOCKED"
+    assert set(outcomes.values()) == {"VERIFIED"}
+    assert f"refuses this one ({status})" in world.receipt("1")["reason"]
+    assert world.status("target/crm")["state"] == "working"
+
+
+def test_a_key_that_may_delete_nobody_any_more_loses_nothing() -> None:
+    """What it has deleted before says nothing of now: the target is paused, and everything waits."""
+    world = World(simple(drivly(canary_id="999999")))
+    for number in range(1, 9):
+        world.systems["crm"].add(str(number))
+        world.deleted("shop", str(number))
+        if number == 4:
+            world.settle()
+            world.systems["crm"].fault = always(Reply(403), "DELETE")
+    for _ in range(5):
+        world.settle(30)
+        world.harness.crash("executor")
+    assert len(world.receipts()) == 4
+    world.systems["crm"].fault = lambda _: None
+    world.settle(30)
+    assert set(world.outcomes().values()) == {"VERIFIED"}
+    assert len(world.receipts()) == 8
+
+
 @pytest.mark.parametrize("status", [409, 412, 423])
 def test_a_conflict_is_looked_at_again(status: int) -> None:
     """A second DELETE follows a second look-up."""
