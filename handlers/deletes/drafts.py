@@ -47,10 +47,11 @@ class Cause:
 def request_of(
     cause: Cause, target: str, customer: str | None, now: int, *, route: Route | None = None, seed: str | None = None
 ) -> Request:
-    """Return the request for one customer at one target; its id follows from these and from `seed`."""
-    name = route.name if route is not None else None
+    """Return the request for one customer at one target; its id follows from these, from `seed`, and a dry run."""
+    name, dry_run = (route.name, route.dry_run) if route is not None else (None, False)
+    asked = (cause.authority, cause.source, cause.origin, cause.sequence, target, customer, name, seed)
     given: Request = {
-        "id": digest(cause.authority, cause.source, cause.origin, cause.sequence, target, customer, name, seed),
+        "id": digest(*asked, "dry run") if dry_run else digest(*asked),
         "target": target,
         "customer": customer,
         "source": cause.source,
@@ -60,7 +61,7 @@ def request_of(
         "authority": cause.authority,
         "route": name,
         "approval": route is not None and route.mode(cause.authority) == "approval",
-        "dry_run": route is not None and route.dry_run,
+        "dry_run": dry_run,
         "not_before": now + _milliseconds(route.cooling if route is not None else None),
         "live": cause.live,
         "held": UNSEEN if customer is None else cause.doubt,

@@ -560,6 +560,23 @@ def test_a_replay_never_deletes_unless_it_says_so() -> None:
     assert len(world.receipts()) == 1
 
 
+def test_what_was_rehearsed_can_be_replayed_and_done() -> None:
+    """A dry run is another request than the same deletion in earnest: `dry_run` off, and a replay, carry it out."""
+    world = World({"targets": {"crm": drivly()}, "routes": [route(dry_run=True)]})
+    world.systems["crm"].add("1")
+    world.deleted("shop", "1")
+    world.settle()
+    assert world.outcomes() == {"crm/1": "DRY_RUN"}
+    world.settings = DeletesSettings.model_validate(simple())
+    world.harness.crash("requests")
+    world.harness.crash("executor")
+    world.sequences[b"shop/1"] -= 1
+    world.deleted("shop", "1", extra=[("rollcall-replay", b"replay-1;with-deletes")])
+    world.settle()
+    assert sorted(receipt["outcome"] for receipt in world.receipts()) == ["DRY_RUN", "VERIFIED"]
+    assert world.states() == {"crm/1": "VERIFIED"}
+
+
 def test_a_replayed_deletion_of_one_who_is_back_is_no_request() -> None:
     """It is an older version than the one that is known."""
     world = World(simple())

@@ -37,8 +37,15 @@ def routes(*given: dict[str, Any]) -> list[Route]:
 def test_a_requests_id_follows_from_what_is_asked_and_not_from_when() -> None:
     """The same deletion asked for again, later, is the same request."""
     (first,) = by_deletion(SETTINGS, cause(), ENTRY, routes(route()), 100)
-    (again,) = by_deletion(SETTINGS, cause(live=9), ENTRY, routes(route(dry_run=True)), 999)
+    (again,) = by_deletion(SETTINGS, cause(live=9), ENTRY, routes(route(cooling="1h")), 999)
     assert first["id"] == again["id"]
+
+
+def test_a_dry_run_is_another_request() -> None:
+    """It has ended without a DELETE: in earnest the same deletion can still be asked for."""
+    (rehearsed,) = by_deletion(SETTINGS, cause(), ENTRY, routes(route(dry_run=True)), 100)
+    (earnest,) = by_deletion(SETTINGS, cause(), ENTRY, routes(route()), 100)
+    assert rehearsed["id"] != earnest["id"]
 
 
 @pytest.mark.parametrize("other", [{"source": "web"}, {"origin": "b"}, {"sequence": 4}, {"authority": "tombstone"}])
