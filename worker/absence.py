@@ -12,7 +12,9 @@ Nobody is taken for deleted unless:
 What is withheld is said: as an alarm, and as a plan that `rollcall sources approve` lets pass.
 
 Look-ups take their time: they are done a part at a time, so that other feeds and the status have their turn, and end
-where the source is paused. What is left of a plan that was approved stays approved, also for a successor.
+where the source is paused. Where they are not answered a part gets smaller, so that some of it is done between two
+failures; where that is of no use either, the enumeration proves nothing, and the next one is begun. What is left of a
+plan that was approved stays approved, also for a successor.
 """
 
 import time
@@ -31,6 +33,7 @@ from worker.checkpoint import Checkpoint
 from worker.committer import Committer
 from worker.condition import Condition
 from worker.detection import Detector
+from worker.errors import UpstreamUnavailableError
 from worker.settings import SourceSettings
 from worker.sources import Bad, Exists, Missing, Page, Tombstone, Unsure, Verdict
 from worker.task import Task, Transaction
@@ -45,6 +48,7 @@ _LOOKUPS_A_TRANSACTION: Final = 50
 _TURN_SECONDS: Final = 10.0  # of look-ups, then it is the other feeds' turn
 _TWICE: Final = 2
 _CANARIES: Final = 3
+_TRIES: Final = 3
 
 
 @dataclass
@@ -55,7 +59,8 @@ class Enumeration:
     by whom it did not find; `shown` counts those it has found then. `canaries`: some customers that are there.
     `uncounted`: it may have shown some whom the total leaves out. `ended`: it was read to its end; `everybody`: it has
     shown just those who live, and there are no marks; `counted`: its misses are counted, and what is left are look-ups,
-    which may be repeated: of those after the id `confirmed`. `plan` is of the missing, less those who are settled.
+    which may be repeated: of those after the id `confirmed`, since whom they failed `failures` times. `plan` is of the
+    missing, less those who are settled. `tallied`: it is known whom it has shown.
     """
 
     mark: bytes
@@ -67,10 +72,12 @@ class Enumeration:
     uncounted: bool = False
     bad: bool = False
     ended: bool = False
+    tallied: bool = False
     counted: bool = False
     looked_up: bool = False
     everybody: bool = False
     confirmed: bytes = b""
+    failures: int = 0
     plan: changes.PlanHash = field(default_factory=changes.PlanHash)
     flaw: str | None = None
 
@@ -122,6 +129,7 @@ class Absence:
         self._upstream = upstream
         self._condition = condition
         self._watch = WatchList(detector.source)
+        self._together = _LOOKUPS_A_TRANSACTION
         self._log = log.bind(source=detector.source)
 
     @property
@@ -142,16 +150,24 @@ class Absence:
 
         `recount` asks the upstream once more how many there are.
         """
-        if scan.flaw is None and not scan.by_lookup and not scan.counted:
+        if scan.flaw is None and not scan.by_lookup and not scan.tallied:
             await self._tally(scan)
         await self._committer.done(lambda tx: self._ended(tx, scan))  # after everything that it showed
+        scan.tallied = True
         flaw = scan.flaw or ("it showed a record that cannot be read" if scan.bad else None)
         if flaw is not None:
             self._log.info("absence_not_concluded", feed=feed, reason=flaw)
             return True
-        if not scan.counted and not await self._weigh(feed, scan, recount):
-            return True
-        return await self._confirm_next(scan)
+        try:
+            if not scan.counted and not await self._weigh(feed, scan, recount):
+                return True
+            return await self._confirm_next(scan)
+        except UpstreamUnavailableError:
+            scan.failures += 1
+            self._together = max(1, self._together // 2)
+            if scan.failures == _TRIES:
+                scan.spoil(f"its look-ups were not answered {_TRIES} times in a row")
+            raise
 
     async def _weigh(self, feed: str, scan: Enumeration, recount: Callable[[], Awaitable[int | None]]) -> bool:
         """Find out who is missing, and whether that can be; return whether they have to be looked up."""
@@ -175,12 +191,12 @@ class Absence:
         """Find out how many different customers it has shown, and mark them unless they are just those who live."""
         detector, mark = self._detector, scan.mark
         notes = await self._committer.done(lambda tx: detector.notes(tx, mark))
-        scan.everybody = detector.everybody(mark) and not self._checkpoint.set_aside
+        scan.everybody = not self._checkpoint.set_aside and detector.everybody(mark)
         for note in range(0 if scan.everybody else notes):
             await self._committer.done(lambda tx, note=note: detector.count(tx, mark, note), _CHUNK)  # type: ignore[misc]
 
     def _ended(self, tx: Transaction, scan: Enumeration) -> None:
-        if scan.flaw is None and not scan.by_lookup and not scan.counted:
+        if scan.flaw is None and not scan.by_lookup and not scan.tallied:
             self._detector.forget_set_aside(tx, scan.mark)
             self._save(tx)
 
@@ -254,14 +270,14 @@ class Absence:
         async for chunk in _chunks(self._unshown(scan), None if adopted else self._detector.scope):
             await self._committer.done(lambda tx, ids=chunk: self._miss(tx, ids, adopted=adopted), len(chunk))  # type: ignore[misc]
 
-    async def _missed_again(self, scan: Enumeration) -> list[bytes]:
-        """Return the next who were missed twice or more, not more than one transaction is to hold."""
+    async def _missed_again(self, scan: Enumeration, count: int) -> list[bytes]:
+        """Return the next who were missed twice or more."""
         found: list[bytes] = []
         async with aclosing(self._unshown(scan)) as unshown:
             async for identity, entry in unshown:
                 if entry.scope == self._detector.scope and entry.missed >= _TWICE:
                     found.append(identity)
-                if len(found) == _LOOKUPS_A_TRANSACTION:
+                if len(found) == count:
                     break
         return found
 
@@ -311,11 +327,13 @@ class Absence:
 
     async def _confirm_next(self, scan: Enumeration) -> bool:
         """Have the next of the missing confirmed; return False where that has to be gone on with."""
-        ids = await self._missed_again(scan)
+        together = self._together
+        ids = await self._missed_again(scan, together)
         if ids and not await self._confirm(ids, scan):
             return not self._paused
-        if len(ids) == _LOOKUPS_A_TRANSACTION or (ids and scan.confirmed != ids[-1]):
+        if len(ids) == together or (ids and scan.confirmed != ids[-1]):
             return False
+        self._together = _LOOKUPS_A_TRANSACTION
         self._condition.clear_alarm("canary")
         self._checkpoint.approved = None  # it is done
         return True
@@ -344,7 +362,7 @@ class Absence:
         now = now_ms()
         if not await self._committer.done(lambda tx: self._bury(tx, verdicts, scan, now), len(verdicts)):
             return False
-        scan.confirmed = ids[len(verdicts) - 1]
+        scan.confirmed, scan.failures = ids[len(verdicts) - 1], 0
         return True
 
     async def _verdict(self, customer_id: str) -> Verdict:

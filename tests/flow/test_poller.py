@@ -13,9 +13,11 @@ from structlog.testing import capture_logs
 
 from tests.flow.poll_world import KEY, TOPICS, World, until, world
 from worker import absence, breaker, poller, telemetry, upstream
+from worker.absence import Enumeration
+from worker.errors import UpstreamUnavailableError
 from worker.events import CREATED, DELETED, UPDATED
 from worker.simulator.drivly import Drivly as Upstream
-from worker.sources import Bad, Cursor, Moment, Page, Response
+from worker.sources import Bad, Cursor, Feed, Moment, Page, Response
 from worker.sources.drivly import Drivly
 
 SWEEP = "select"
@@ -395,6 +397,34 @@ async def test_a_conclusion_holds_up_neither_changes_nor_the_status(
     await here.settled()
 
 
+async def test_a_sweep_is_tallied_once(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where what follows has to be tried again: whom it has shown would be counted on top of the living."""
+    tally, count = absence.Absence._tally, poller.Source._count
+    tallied: list[Enumeration] = []
+    failed: list[Feed] = []
+
+    async def tallying(self: absence.Absence, scan: Enumeration) -> None:
+        tallied.append(scan)
+        await tally(self, scan)
+
+    async def failing(self: poller.Source, feed: Feed) -> int | None:
+        if len(failed) < 2:
+            failed.append(feed)
+            message = "no answer"
+            raise UpstreamUnavailableError(message)
+        return await count(self, feed)
+
+    monkeypatch.setattr(absence.Absence, "_tally", tallying)
+    monkeypatch.setattr(poller.Source, "_count", failing)
+    crm = await here.add(customers=9)
+    here.start()
+    await here.settled()
+    crm.fault("empty", path=SWEEP_LATER)
+    await here.alarm("though the upstream counts 9")
+    assert len(failed) == 2
+    assert len(tallied) == len({id(scan) for scan in tallied})
+
+
 async def test_look_ups_that_find_nobody_prove_nothing(here: World) -> None:
     """Where even a customer of the listing is not found, the look-up is what is broken."""
     crm = await here.add()
@@ -734,6 +764,18 @@ async def test_a_record_that_cannot_be_used_is_set_aside_and_the_others_go_on(he
     assert here.status()["set_aside"] == 0
     counted = telemetry.REGISTRY.get_sample_value("rollcall_dead_letters_total", {"stage": "poll"})
     assert counted == before + len(here.log.topics[TOPICS.deadletters])
+
+
+async def test_a_customer_who_is_set_aside_makes_no_listing_too_long(here: World) -> None:
+    """He is listed as before, and counted once: there is nothing to look at but his record."""
+    crm = await here.add()
+    here.start(max_bytes=20_000)
+    await here.settled()
+    await here.swept(2)
+    crm.update(3, {"companyServiceOrders": "x" * 30_000})
+    await here.state("degraded")
+    await here.swept(3)
+    assert here.alarms() == {None}
 
 
 async def test_a_record_that_was_set_aside_and_is_deleted_is_forgotten(here: World) -> None:

@@ -1,0 +1,77 @@
+"""Absences at an API that lists as ever and answers look-ups badly: what it lists is published, and who is gone."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.flow.local import World
+from worker.simulator import Connect
+from worker.simulator.answers import Answer, Ask
+
+pytestmark = pytest.mark.usefixtures("hurry")
+
+
+@pytest.fixture
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have pauses that a test can wait for."""
+    monkeypatch.setattr("worker.breaker._BACKOFF", (0.01, 0.05))
+    monkeypatch.setattr("worker.breaker._PAUSE", (0.02, 0.05))
+
+
+class Throttling(Connect):
+    """A connect that answers 429 to every so-manieth request, once `every` is set."""
+
+    every = 0
+    _asked = 0
+
+    async def answer(self, ask: Ask) -> Answer:
+        """Answer, or refuse."""
+        self._asked += 1
+        if self.every and self._asked % self.every == 0:
+            return Answer(429, b"{}", headers={"Retry-After": "0"})
+        return await super().answer(ask)
+
+
+def connect(folder: Path, api: Connect) -> World:
+    """Return a source whose only feed is a listing."""
+    os.environ["T_API"] = "connect-test-key"
+    more: dict[str, Any] = {"interval": "20ms", "page_size": 20, "absence_guard_count": 40}
+    return World(folder, "connect", {"url": api.url, "key": {"env": "T_API"}, **more})
+
+
+@pytest.mark.parametrize("one", [False, True], ids=["all", "one of the listing"])
+async def test_look_ups_that_fail_hold_up_no_listing(tmp_path: Path, *, one: bool) -> None:
+    """Nobody is gone before they are answered, and who comes meanwhile is published."""
+    async with Connect(seed=1, customers=40, api_key="connect-test-key") as api:
+        world = connect(tmp_path, api)
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == 40)
+            last = str(api.store.ordered[-1].id)
+            gone = min(api.customers())
+            failing = api.fault("status", status=500, path=f"/customers/{last}" if one else "/customers/.+")
+            api.delete(gone)
+            await world.until(lambda: failing.hits >= 3)
+            new = api.create()
+            await world.until(lambda: new in world.latest)
+            assert one or world.reasons == {}
+            api.clear_faults()
+            await world.until(lambda: world.reasons == {gone: "gone"} and world.condition.alarm is None)
+        world.check()
+
+
+async def test_absences_are_confirmed_by_an_api_that_throttles(tmp_path: Path) -> None:
+    """However few requests it answers in a row, there are never so many that must be."""
+    async with Throttling(seed=1, customers=60, api_key="connect-test-key") as api:
+        world = connect(tmp_path, api)
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == 60)
+            gone = sorted(api.customers())[:30]
+            for id_ in gone:
+                api.delete(id_)
+            api.every = 8
+            await world.until(lambda: sorted(world.reasons) == gone)
+            new = api.create()
+            await world.until(lambda: new in world.latest)
+        world.check()
