@@ -3,8 +3,8 @@
 The API has no change feed and no tombstones; what it has is `updatedAt`. Two cursors walk along (updatedAt, id), so
 that no row is passed over however many share a time. The head reads what is new at once. A row may become visible after
 one with a later stamp, so the tail follows `lookback` behind the server's clock and reads every row a second time: what
-becomes visible within `lookback` is not lost. The sweep lists every id with its `updatedAt`: it finds what was deleted,
-and what was written with a time in the past.
+becomes visible within `lookback` is not lost; where no answer bears a `Date` there is no tail, and that is said. The
+sweep lists every id with its `updatedAt`: it finds what was deleted, and what was written with a time in the past.
 
 Every answer is held against what was asked. The server ignores a sort or a filter that it does not know and answers
 something else: a page that is not in the order asked for, or does not lie behind the cursor, is refused.
@@ -12,6 +12,7 @@ something else: a page that is not in the order asked for, or does not lie behin
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Annotated, Any, ClassVar, Final, Literal
 
@@ -46,6 +47,8 @@ from worker.times import milliseconds, rfc3339
 _ONLY_TIMES: Final = (("select[id]", "true"), ("select[updatedAt]", "true"))
 # A row stamped in the future is left to the sweep, else the head would wait at it until that time has come.
 _AHEAD_MS: Final = 60_000
+
+_UNDATED: Final = "its answers bear no Date: what becomes visible late is found by the sweep only"
 
 _LICENCE: Final = "drivers_licence"
 _IDENTIFIERS: Final = {
@@ -182,6 +185,8 @@ class Drivly(Tokenless):
             page = _changed(walk, docs, cursor or {}, bound, more=more)
             if feed == "tail" and not more:
                 page.cursor["until"] = bound
+            if feed == "head" and moment.server is None and "date" not in response.headers:
+                page = replace(page, note=page.note or _UNDATED)
         if more and not walk.moved:
             raise malformed(walk.doing, "the page does not lead on, although there is more")
         return page

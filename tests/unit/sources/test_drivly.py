@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
@@ -225,6 +226,15 @@ class TestAsking:
     def test_the_tail_waits_for_the_servers_clock(self) -> None:
         """Before the server has told its time there is nothing to read up to."""
         assert source().request("tail", None, Moment(SERVER)) is None
+
+    @pytest.mark.parametrize(("dated", "server"), [(True, None), (False, SERVER), (False, None)])
+    def test_a_server_without_a_clock_is_said(self, *, dated: bool, server: int | None) -> None:
+        """No answer of it bore a Date, and so there is no tail; one answer without is nothing."""
+        response = answer(listing(doc(1)))
+        date = {"date": "Sun, 15 Jun 2025 15:06:40 GMT"} if dated else {}
+        response = replace(response, headers={**response.headers, **date})
+        page = source().read("head", None, Moment(SERVER, server), response)
+        assert (page.note is None) == (dated or server is not None)
 
     def test_the_tail_waits_until_something_can_be_new(self) -> None:
         """What was read to the end is not read again before the server's clock has moved."""
