@@ -10,11 +10,16 @@ demo: .venv/demo ## run all of it here for a minute, and check the result
 
 # Three files at a time (tests/conftest.py), since much is waited for; in the order of their folders: what takes long comes
 # first, unit tests last.
-PYTEST := $(BIN)/pytest -n 3 --no-loadscope-reorder
+PYTEST := JAVA_TOOL_OPTIONS="-XX:SharedArchiveFile=$(CURDIR)/.cache/kafka.jsa -Xlog:cds=off -Xlog:cds+dynamic=off" \
+	$(BIN)/pytest -n 3 --no-loadscope-reorder
 
-test: .venv/dev ## all tests but the soaks; where there is a C compiler, on the compiled build too
+test: .venv/dev .cache/kafka.jsa ## all tests but the soaks; where there is a C compiler, on the compiled build too
 	$(PYTEST)
 	@$(if $(COMPILER),$(MAKE) test-compiled,echo "No C compiler: the compiled build is not tested.")
+
+# Some eighty brokers are started: what they load is kept in a form that Java reads at once.
+.cache/kafka.jsa: .venv/dev tests/archive.py worker/embedded/jars.lock
+	$(BIN)/python tests/archive.py $@
 
 # The compiled build, where there is a C compiler. It is made in a copy, since it leaves its libraries beside the sources,
 # where they would be run. The tests of the image leave their wheel there: what they have compiled is not compiled again.
