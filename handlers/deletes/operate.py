@@ -47,10 +47,19 @@ def newest(records: Iterable[Record]) -> dict[str, Any]:
 
 
 def listing(
-    deletions: Iterable[Record], *, state: str | None = None, target: str | None = None, source: str | None = None
+    deletions: Iterable[Record],
+    *,
+    state: str | None = None,
+    target: str | None = None,
+    source: str | None = None,
+    plans: Iterable[Mapping[str, Any]] = (),
 ) -> list[Row]:
-    """Return the newest deletion of each customer, the latest first, only those asked for."""
-    rows = [_row(entry) for entry in newest(deletions).values()]
+    """Return the newest deletion of each customer, the latest first, only those asked for.
+
+    `plans` that are held are named as a person decides on them.
+    """
+    names = {plan["plan"]: handle(plan) for plan in plans}
+    rows = [_row(entry, names) for entry in newest(deletions).values()]
     kept = [
         row
         for row in rows
@@ -111,13 +120,17 @@ def approve_or_reject(
     name: str,
     command: Command,
 ) -> Decision:
-    """Return the decision on a plan (`<plan>@<hash>`; without a hash, as it is now) or on a single request.
+    """Return the decision on a plan (`<plan>@<hash>`; a rejection without a hash: as it is now) or on a single request.
 
-    A request is named by its id or by `<target>/<customer id>`. Raises UsageError where there is neither.
+    A request is named by its id or by `<target>/<customer id>`. Raises UsageError where there is neither, and for an
+    approval that does not say by its hash what was seen.
     """
     short, _, seen = name.partition("@")
     plan = newest(status).get(f"plan/{short}")
     if plan is not None:
+        if what == "approve" and not seen:
+            hint = "`rollcall deletions list` shows the plan as it is now, under that name."
+            raise UsageError(f"an approval is of a plan as it was seen: {short}@<hash>", hint=hint)
         return decision(
             command.id,
             what,
@@ -226,8 +239,11 @@ def erase(plan: Erasure, command: Command) -> list[Decision]:
     ]
 
 
-def _row(entry: dict[str, Any]) -> Row:
-    request = entry["request"]
+def _row(entry: dict[str, Any], plans: Mapping[str, str]) -> Row:
+    """Return a deletion as it is listed; `plans`: the full names of held plans by the short ones."""
+    request, reason = entry["request"], entry["reason"]
+    for short, full in plans.items():
+        reason = reason and reason.replace(short, full)
     return {
         "request": request["id"],
         "target": request["target"],
@@ -236,7 +252,7 @@ def _row(entry: dict[str, Any]) -> Row:
         "since": entry["since"],
         "authority": request["authority"],
         "origin": f"{request['source']}/{request['origin']}",
-        "plan_or_reason": entry["reason"],
+        "plan_or_reason": reason,
     }
 
 

@@ -66,10 +66,9 @@ def _tell(answers: Sequence[dict[str, Any]]) -> None:
 def list_(ctx: click.Context, state: str | None, target: str | None, source: str | None, *, as_json: bool) -> None:
     """Show held plans, and the newest deletion of each customer."""
     config = configured(ctx)
-    rows = operate.listing(
-        run(inspect.records(config, config.topics.deletions)), state=state, target=target, source=source
-    )
+    records = run(inspect.records(config, config.topics.deletions))
     plans = operate.plans(run(inspect.records(config, config.topics.status)))
+    rows = operate.listing(records, state=state, target=target, source=source, plans=plans)
     if as_json:
         for line in [*plans, *rows]:
             click.echo(orjson.dumps(line))
@@ -151,7 +150,7 @@ def _verdict(ctx: click.Context, what: Literal["approve", "reject"], name: str, 
 @_WHO
 @click.pass_context
 def approve(ctx: click.Context, plan: str, who: str) -> None:
-    """Approve a held PLAN (as `list` shows it, with its hash) or a single request."""
+    """Approve a held PLAN (<plan>@<hash>, as `list` shows it) or a single request."""
     _verdict(ctx, "approve", plan, who)
 
 
@@ -160,7 +159,7 @@ def approve(ctx: click.Context, plan: str, who: str) -> None:
 @_WHO
 @click.pass_context
 def reject(ctx: click.Context, plan: str, who: str) -> None:
-    """Reject a held PLAN or a single request."""
+    """Reject a held PLAN (without a hash: as it is now) or a single request."""
     _verdict(ctx, "reject", plan, who)
 
 

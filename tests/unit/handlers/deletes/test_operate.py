@@ -62,14 +62,20 @@ def test_plans_that_wait_are_shown_with_what_an_approval_is_bound_to(world: Worl
     (plan,) = operate.plans(contents(world, world.topics.status))
     assert plan["count"] == 2
     assert operate.handle(plan) == f"{plan['plan']}@{plan['hash']}"
+    rows = operate.listing(contents(world, world.topics.deletions), state="HELD", plans=[plan])
+    assert [row["plan_or_reason"] for row in rows] == [f"{operate.handle(plan)}: {plan['reason']}"] * 2
 
 
 def test_an_approval_is_bound_to_what_was_seen(world: World) -> None:
-    """By its hash; without one, to what there is now. A request is decided on by its id or its customer."""
+    """By its hash, never without one; only a no may be to what there is now. A request is named by id or customer."""
     status, deletions = contents(world, world.topics.status), contents(world, world.topics.deletions)
     (plan,) = operate.plans(status)
     seen = operate.approve_or_reject("approve", status, deletions, f"{plan['plan']}@old", ME)
     assert (seen["plan"], seen["hash"], seen["target"], seen["who"]) == (plan["plan"], "old", "crm", ME.who)
+    with pytest.raises(UsageError, match=f"{plan['plan']}@<hash>"):
+        operate.approve_or_reject("approve", status, deletions, plan["plan"], ME)
+    with pytest.raises(UsageError, match="@<hash>"):
+        operate.approve_or_reject("approve", status, deletions, f"{plan['plan']}@", ME)
     now = operate.approve_or_reject("reject", status, deletions, plan["plan"], ME)
     assert (now["hash"], now["what"]) == (plan["hash"], "reject")
     one = operate.approve_or_reject("approve", status, deletions, "crm/2", ME)
