@@ -408,10 +408,14 @@ class Detector:
             tx.put(self._prefix + identity, replace(entry, missed=0).pack())
 
     def _mended(self, tx: Tx, identity: bytes) -> None:
-        """Forget that a customer's record was set aside."""
-        if self.checkpoint.set_aside and tx.get(self._aside + identity) is not None:
-            tx.delete(self._aside + identity)
-            self.checkpoint.set_aside -= 1
+        """Forget that a customer's record was set aside, and settle its dead letter."""
+        known = tx.get(self._aside + identity) if self.checkpoint.set_aside else None
+        if known is None:
+            return
+        tx.delete(self._aside + identity)
+        self.checkpoint.set_aside -= 1
+        key = customer_key(self.source, orjson.loads(known)["id"])
+        tx.send(self._topics.deadletters, key, None, redelivery.mended_headers())
 
     def _count(self, outcome: str) -> None:
         self.counts[outcome] = self.counts.get(outcome, 0) + 1

@@ -14,6 +14,7 @@ import orjson
 
 from worker.events import Headers, header
 from worker.handling import Record
+from worker.topics import POLL
 
 REPLAY: Final = "rollcall-replay"
 # What the value of `rollcall-replay` ends with on a replay that may delete downstream.
@@ -110,6 +111,14 @@ def resolved_headers(letter: str, stage: str, outcome: str) -> Headers:
     return [(STAGE, stage.encode()), (RESOLVED, letter.encode()), (OUTCOME, outcome.encode())]
 
 
+def mended_headers() -> Headers:
+    """Return the headers of the record, without a value, that says that nothing of its key is set aside any more.
+
+    Of a customer of an upstream: it is not known where his dead letter stands.
+    """
+    return [(STAGE, POLL.encode()), (OUTCOME, b"done")]
+
+
 def answer(given: Redelivery, outcome: str, message: str, now: int) -> tuple[bytes, bytes]:
     """Return key and value of the answer on the status topic; `now` in milliseconds since the epoch."""
     value = {
@@ -150,20 +159,22 @@ class Letter:
 def open_letters(rows: Iterable[Record]) -> list[Letter]:
     """Return the dead letters of which nothing has become yet, in the order in which they came by partition.
 
-    Of one that was written again, since nobody had settled it for so long, it is the newest.
+    Of one that was written again, since nobody had settled it for so long, it is the newest; also of a customer of an
+    upstream, whose record may have become bad in another way. One without a value says that it was mended there.
     """
     found: dict[str, Letter] = {}
-    names: dict[tuple[str, str, int, int], str] = {}
+    names: dict[tuple[object, ...], str] = {}
     for row in rows:
         resolved = header(row.headers, RESOLVED)
         if resolved is not None:
             found.pop(resolved, None)
             continue
         letter = Letter.read(row)
-        found[letter.name] = letter
-        if letter.record.topic:
-            place = (letter.stage, letter.record.topic, letter.record.partition, letter.record.offset)
-            found.pop(names.get(place, ""), None)
+        record = letter.record
+        place = (letter.stage, *((record.topic, record.partition, record.offset) if record.topic else (record.key,)))
+        found.pop(names.get(place, ""), None)
+        if record.topic or record.value is not None:
+            found[letter.name] = letter
             names[place] = letter.name
     return list(found.values())
 

@@ -4,7 +4,7 @@ import orjson
 
 from worker import deadletters
 from worker.handling import Record
-from worker.redelivery import Letter, letter_headers, open_letters, resolved_headers
+from worker.redelivery import Letter, letter_headers, mended_headers, open_letters, resolved_headers
 
 SAID = {"source": "crm", "id": "7", "reason": "too_large", "size": 9}
 MORE = {"path": "/api/customers", "status": 200, "hash": "0f" * 16}
@@ -39,7 +39,7 @@ def test_a_letter_of_a_topics_record_is_shown_with_its_place() -> None:
 
 
 def test_a_letter_that_was_written_again_is_one_letter() -> None:
-    """Its record is in one place; another stage's, or one of an upstream, which has no place, is another."""
+    """Its record is in one place, and a customer of an upstream has one; another stage's is another."""
     record = Record("customers.events", 1, 5, 0, b"crm/7", b"{}")
     ours, others = (letter_headers(record, stage, "Dead", "no") for stage in ("mine", "yours"))
     upstream = [("rollcall-dead-stage", b"poll")]
@@ -47,6 +47,29 @@ def test_a_letter_that_was_written_again_is_one_letter() -> None:
         Record("customers.deadletters", 0, offset, 0, b"crm/7", b"{}", headers)
         for offset, headers in enumerate((ours, upstream, others, upstream, ours))
     ]
-    assert [letter.name for letter in open_letters(rows)] == ["0-1", "0-2", "0-3", "0-4"]
+    assert [letter.name for letter in open_letters(rows)] == ["0-2", "0-3", "0-4"]
     settled = Record("customers.deadletters", 0, 5, 0, b"crm/7", None, resolved_headers("0-4", "mine", "done"))
-    assert [letter.name for letter in open_letters([*rows, settled])] == ["0-1", "0-2", "0-3"]
+    assert [letter.name for letter in open_letters([*rows, settled])] == ["0-2", "0-3"]
+
+
+def test_what_is_mended_upstream_is_no_open_letter() -> None:
+    """Of this customer only; and he may be set aside anew."""
+    upstream = [("rollcall-dead-stage", b"poll")]
+    places = [(b"crm/7", b"{}"), (b"crm/8", b"{}"), (b"crm/7", b"{}"), (b"crm/7", None), (b"crm/9", None)]
+    rows = [
+        Record("customers.deadletters", 0, offset, 0, key, value, mended_headers() if value is None else upstream)
+        for offset, (key, value) in enumerate(places)
+    ]
+    assert [letter.name for letter in open_letters(rows)] == ["0-1"]
+    again = Record("customers.deadletters", 0, 5, 0, b"crm/7", b"{}", upstream)
+    assert [letter.name for letter in open_letters([*rows, again])] == ["0-1", "0-5"]
+
+
+def test_a_record_without_a_value_that_no_stage_could_handle_settles_nothing() -> None:
+    """It stands at a place of its own."""
+    record = Record("rollcall.control", 1, 5, 0, b"crm/7", None)
+    rows = [
+        Record("customers.deadletters", 0, 0, 0, b"crm/7", b"{}", [("rollcall-dead-stage", b"poll")]),
+        Record("customers.deadletters", 0, 1, 0, b"crm/7", None, letter_headers(record, "poll", "Dead", "no order")),
+    ]
+    assert [letter.name for letter in open_letters(rows)] == ["0-0", "0-1"]

@@ -380,6 +380,16 @@ def test_a_record_that_was_set_aside_is_cleared_when_it_is_mended(
     mend(one, tx)
     assert one.checkpoint.set_aside == 0
     assert list(tx.scan(b"b/")) == []
+    assert sent(tx, DEAD)[1:] == [("crm/7", None, {"rollcall-dead-stage": "poll", "rollcall-dead-outcome": "done"})]
+
+
+def test_the_letter_of_an_id_that_is_too_long_is_settled_under_its_own_key() -> None:
+    """It stands in the state by a hash."""
+    tx, one = MemoryPollTx(), detector()
+    long = "7" * 401
+    one.row(tx, Row(long, {"id": long}), NOW, None)
+    one.nothing_aside(tx, long)
+    assert [(key, value is None) for key, value, _ in sent(tx, DEAD)] == [(f"crm/{long}", False), (f"crm/{long}", True)]
 
 
 def test_a_bad_record_that_changes_is_another_dead_letter_of_the_same_customer() -> None:
