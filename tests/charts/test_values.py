@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from handlers.deletes.settings import DeletesSettings
 from tests.charts.rendering import (
     CHART,
     OAUTH,
@@ -16,6 +17,7 @@ from tests.charts.rendering import (
     SETS,
     Rendered,
     default_values,
+    guided,
     merged,
     refused,
     render,
@@ -127,6 +129,24 @@ def test_the_application_accepts_what_is_rendered(rendered: Rendered, tmp_path: 
             path = tmp_path / "rollcall.yaml"
             path.write_text(manifest["data"]["rollcall.yaml"], encoding="utf-8")
             configuration.load(path)
+
+
+def test_an_executor_has_its_undo_key_as_a_file() -> None:
+    """The application's own default is an environment variable, which no pod has: the worker would not start."""
+    defaults, found = default_values(), 0
+    for values in (*map(value_set, SETS), *map(yaml.safe_load, guided("yaml values"))):
+        whole = merged(defaults, values)
+        settings = DeletesSettings.model_validate(whole["config"].get("handlers", {}).get("deletes", {}))
+        if not any(target.undo for target in settings.targets.values()):
+            continue
+        found += 1
+        executor = whole["workloads"]["executor"]
+        assert executor["enabled"]
+        if settings.undo_key is not None:
+            assert settings.undo_key.file is not None
+            mounted = (*whole["secrets"], *whole["worker"]["secrets"], *executor.get("secrets", ()))
+            assert settings.undo_key.file.parent in [Path("/secrets") / name for name in mounted]
+    assert found > 2
 
 
 def test_numbers_reach_the_application_as_they_were_written(production: Rendered) -> None:
