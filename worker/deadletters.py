@@ -110,6 +110,9 @@ async def settle(
 
 def _check(letters: Sequence[Letter], running: set[str]) -> None:
     for letter in letters:
+        if letter.stage == POLL and letter.record.topic:
+            message = f"{letter.name} is of a record of {letter.record.topic}, which is no order"
+            raise UsageError(message, hint="Give the order again (`rollcall pause` and the like), and discard this.")
         if letter.stage == POLL:
             message = f"{letter.name} is of an upstream, whose record is read again with every poll until it is right"
             raise UsageError(message, hint="Mend it upstream; `rollcall resync` reads a source anew at once.")

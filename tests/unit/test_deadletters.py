@@ -1,8 +1,11 @@
 """What is shown of dead letters without Kafka: where they came from, and nothing of what is in them unasked."""
 
 import orjson
+import pytest
 
 from worker import deadletters
+from worker.config import parse
+from worker.errors import UsageError
 from worker.handling import Record
 from worker.redelivery import Letter, letter_headers, mended_headers, open_letters, resolved_headers
 
@@ -36,6 +39,18 @@ def test_a_letter_of_a_topics_record_is_shown_with_its_place() -> None:
         letter = Letter.read(Record("customers.deadletters", 0, 17, 0, b"crm/7", record.value, headers))
         assert "hash" not in deadletters.shown(letter, payload=False)
         assert deadletters.place(letter) == "rollcall.control 1-5"
+
+
+@pytest.mark.parametrize(
+    ("topic", "reason"), [("rollcall.control", "which is no order"), ("", "whose record is read again with every poll")]
+)
+async def test_what_the_poller_has_set_aside_is_not_retried(topic: str, reason: str) -> None:
+    """An upstream's record comes again by itself; what is no order never does, and has to be given anew."""
+    record = Record(topic, 1, 5, 0, b"crm/7", b"{}")
+    headers = letter_headers(record, "poll", "Dead", "no")
+    letter = Letter.read(Record("customers.deadletters", 0, 17, 0, b"crm/7", b"{}", headers))
+    with pytest.raises(UsageError, match=f"0-17 .*{reason}"):
+        await deadletters.settle(parse({"pepper": {"env": "X"}}), [letter], "retry", "me")
 
 
 def test_a_letter_that_was_written_again_is_one_letter() -> None:
