@@ -100,9 +100,9 @@ class Outcomes:
                 assert_never(answer)
 
     def _not_allowed(self, deletion: Deletion, reply: Reply) -> None:
-        """Pause the target; leave to a person one that was refused before, if another was deleted since then."""
+        """Pause the target; leave to a person one that was refused before, if another was deleted then, or since."""
         refused = [attempt["at"] for attempt in deletion.attempts[:-1] if attempt["status"] in _DENIED]
-        if refused and refused[0] < self._health.runtime(deletion.request["target"]).obeyed:
+        if refused and refused[0] <= self._health.runtime(deletion.request["target"]).obeyed:
             self._calls.block(deletion, f"the target refuses this one ({reply.status}), and has deleted others")
             return
         self._life.must(deletion, Event.POSTPONE)

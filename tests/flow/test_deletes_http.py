@@ -325,10 +325,11 @@ def test_a_paused_target_without_canary_goes_on_when_a_person_says_so() -> None:
     assert world.answered(again) == ("refused", "the target is not paused")
 
 
+@pytest.mark.parametrize("pause", [0, 10], ids=["at once", "later"])
 @pytest.mark.parametrize("concurrency", [1, 4])
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_customer_that_alone_may_not_be_deleted_goes_to_a_person(status: int, concurrency: int) -> None:
-    """The target is paused at first; refused again after another was deleted since, this one holds nobody up."""
+def test_a_customer_that_alone_may_not_be_deleted_goes_to_a_person(status: int, concurrency: int, pause: int) -> None:
+    """The target is paused at first; refused again though others are deleted, this one holds nobody up."""
     world = World(simple(drivly(canary_id="999999", concurrency=concurrency)))
     world.systems["crm"].fault = lambda call: (
         Reply(status) if call.method == "DELETE" and call.path.endswith("/1") else None
@@ -337,7 +338,7 @@ def test_a_customer_that_alone_may_not_be_deleted_goes_to_a_person(status: int, 
         world.systems["crm"].add(str(number))
         world.deleted("shop", str(number))
         if number in {1, 4}:
-            world.settle(10)
+            world.settle(pause)
     world.settle(10)
     outcomes = world.outcomes()
     assert len(outcomes) == 8
