@@ -16,6 +16,7 @@ from worker import absence, breaker, poller, telemetry, upstream
 from worker.absence import Enumeration
 from worker.errors import UpstreamUnavailableError
 from worker.events import CREATED, DELETED, UPDATED
+from worker.orders import order
 from worker.simulator.drivly import Drivly as Upstream
 from worker.sources import Bad, Cursor, Feed, Moment, Page, Response
 from worker.sources.drivly import Drivly
@@ -362,6 +363,24 @@ async def test_a_pause_ends_the_look_ups_of_a_page(here: World, monkeypatch: pyt
     crm.clear_faults()
     here.detectors["crm"].checkpoint.paused = None
     await here.settled()
+
+
+async def test_a_pause_ends_the_look_ups_that_were_ordered(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is not looked up yet is when it is resumed, and every order is answered."""
+    monkeypatch.setattr(poller, "_IDLE", 0.02)
+    crm = await here.add(scan_interval=60)
+    here.start()
+    await here.settled()
+    await here.swept_once()
+    crm.fault("latency", seconds=0.1, path=LOOKUP)
+    given = [{**order(str(number), "look up", "crm", who="ann", at=0), "ids": []} for number in range(1, 6)]
+    here.detectors["crm"].checkpoint.wanted += [[one, one["id"]] for one in given]
+    await until(lambda: here.lookups(2), "the second look-up")
+    await paused(here)
+    assert not here.lookups(5)
+    here.detectors["crm"].checkpoint.paused = None
+    answered = {f"command/{number}" for number in range(1, 6)}
+    await until(lambda: here.log.table(TOPICS.status).keys() >= answered, "the answers")
 
 
 async def paused(here: World) -> int:
