@@ -146,7 +146,7 @@ _DEAD: Final = {
     "offset": "Its offset",
     "error": "The error's class, `Dead` where the stage has decided so",
     "reason": "A sentence, or a word, without customer data",
-    "resolved": "On a record without a value: which dead letter, <partition>-<offset>, needs nothing any more",
+    "resolved": "On a record without a value: which dead letter is settled, <partition>-<offset>; absent: its key's",
     "outcome": "With it: done, superseded or discarded",
 }
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from worker import changes, orders
+from worker import changes, orders, redelivery
 from worker.changes import Decision, Entry
 from worker.events import customer_key
 from worker.orders import Order, Outcome
@@ -95,11 +95,14 @@ class Leaving:
     def _clear(self, tx: Transaction, given: Order) -> bool:
         """Remove the next keys of what is remembered beside the customers; return whether there were any."""
         name = given["source"].encode()
-        listed, fresh = WatchList(given["source"]).prefixes
-        for prefix in (b"b/%s/" % name, listed, fresh):
+        aside, (listed, fresh) = b"b/%s/" % name, WatchList(given["source"]).prefixes
+        for prefix in (aside, listed, fresh):
             found = list(islice(tx.scan(prefix), _PIECE))
-            for key, _ in found:
+            for key, value in found:
                 tx.delete(key)
+                if prefix == aside:  # nothing will become of what its dead letter tells of
+                    letters = customer_key(given["source"], orjson.loads(value)["id"])
+                    tx.send(self._topics.deadletters, letters, None, redelivery.mended_headers())
             if prefix == listed and given["what"] == "rename" and found:
                 self._hand_over(tx, given, [(value + key[len(prefix) :]).decode() for key, value in found], [])
             if found:

@@ -3,10 +3,11 @@
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
+import orjson
 import pytest
 
 from tests.flow.local import TOPICS, LocalTask, Sent
-from worker import orders
+from worker import orders, redelivery
 from worker.checkpoint import Checkpoint
 from worker.leaving import JOBS, Leaving
 from worker.task import Transaction
@@ -62,3 +63,11 @@ async def test_who_is_watched_under_the_new_name_already_stays_so(task: LocalTas
     await rename(task, leaving, new)
     with task.store.reading() as state:
         assert list(new.all(state)) == [BACK, STAYS]
+
+
+async def test_the_letters_of_whom_it_had_set_aside_are_settled(task: LocalTask) -> None:
+    """Nothing will become of them any more."""
+    known = orjson.dumps({"source": "old", "id": STAYS, "reason": "ValueError", "size": 7})
+    await task.transact(lambda tx: tx.put(b"b/old/" + STAYS.encode(), known))
+    await rename(task, Leaving(TOPICS), WatchList("new"))
+    assert task.sent[TOPICS.deadletters] == [(b"old/" + STAYS.encode(), None, redelivery.mended_headers())]
