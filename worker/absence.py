@@ -48,7 +48,7 @@ _LOOKUPS_A_TRANSACTION: Final = 50
 _TURN_SECONDS: Final = 10.0  # of look-ups, then it is the other feeds' turn
 _TWICE: Final = 2
 _CANARIES: Final = 3
-_TRIES: Final = 3
+_PATIENCE_SECONDS: Final = 60.0  # with what is not answered while it concludes
 
 
 @dataclass
@@ -59,8 +59,9 @@ class Enumeration:
     by whom it did not find; `shown` counts those it has found then. `canaries`: some customers that are there.
     `uncounted`: it may have shown some whom the total leaves out. `ended`: it was read to its end; `everybody`: it has
     shown just those who live, and there are no marks; `counted`: its misses are counted, and what is left are look-ups,
-    which may be repeated: of those after the id `confirmed`, since whom they failed `failures` times. `plan` is of the
-    missing, less those who are settled. `tallied`: it is known whom it has shown.
+    which may be repeated: of those after the id `confirmed`. `failing`: since when they fail (monotonic), if they do.
+    `plan` is of the missing, less those who are settled; `unsure`: look-ups could not settle some of them. `tallied`:
+    it is known whom it has shown.
     """
 
     mark: bytes
@@ -77,7 +78,8 @@ class Enumeration:
     looked_up: bool = False
     everybody: bool = False
     confirmed: bytes = b""
-    failures: int = 0
+    failing: float | None = None
+    unsure: bool = False
     plan: changes.PlanHash = field(default_factory=changes.PlanHash)
     flaw: str | None = None
 
@@ -158,15 +160,17 @@ class Absence:
         if flaw is not None:
             self._log.info("absence_not_concluded", feed=feed, reason=flaw)
             return True
+        if self._paused:
+            return False
         try:
             if not scan.counted and not await self._weigh(feed, scan, recount):
                 return True
             return await self._confirm_next(scan)
         except UpstreamUnavailableError:
-            scan.failures += 1
             self._together = max(1, self._together // 2)
-            if scan.failures == _TRIES:
-                scan.spoil(f"its look-ups were not answered {_TRIES} times in a row")
+            scan.failing = scan.failing or time.monotonic()
+            if time.monotonic() - scan.failing >= _PATIENCE_SECONDS:
+                scan.spoil(f"what it asked in the end was not answered for {_PATIENCE_SECONDS:.0f} s")
             raise
 
     async def _weigh(self, feed: str, scan: Enumeration, recount: Callable[[], Awaitable[int | None]]) -> bool:
@@ -335,7 +339,8 @@ class Absence:
             return False
         self._together = _LOOKUPS_A_TRANSACTION
         self._condition.clear_alarm("canary")
-        self._checkpoint.approved = None  # it is done
+        if self._checkpoint.approved == scan.plan.value() and not scan.unsure:
+            self._checkpoint.approved = None  # it is done
         return True
 
     @property
@@ -345,9 +350,10 @@ class Absence:
     async def _confirm(self, ids: list[bytes], scan: Enumeration) -> bool:
         """Look the missing up, one by one, between two looks at a customer that is known to be there.
 
-        Of as many as there is time for. Returns False, having published nothing, if the source is paused meanwhile, or
-        no such canary is found: then nothing is proved.
+        Of as many as there is time for. Returns False, having published nothing, if the source is paused or its
+        credential replaced meanwhile, or no such canary is found: then nothing is proved.
         """
+        credential = self._upstream.secrets
         if not await self._sound(scan):
             return False
         until = time.monotonic() + _TURN_SECONDS
@@ -358,11 +364,14 @@ class Absence:
             verdicts.append((identity.decode(), await self._verdict(identity.decode())))
         if self._paused or not await self._sound(scan):
             return False
+        if self._upstream.secrets != credential:  # which may see others
+            scan.spoil("its credential was replaced meanwhile")
+            return False
         self._condition.clear_alarm("canary")
         now = now_ms()
         if not await self._committer.done(lambda tx: self._bury(tx, verdicts, scan, now), len(verdicts)):
             return False
-        scan.confirmed, scan.failures = ids[len(verdicts) - 1], 0
+        scan.confirmed, scan.failing = ids[len(verdicts) - 1], None
         return True
 
     async def _verdict(self, customer_id: str) -> Verdict:
@@ -373,6 +382,8 @@ class Absence:
     async def _sound(self, scan: Enumeration) -> bool:
         """Return whether look-ups find who is there; a single canary may have been deleted a moment ago."""
         for canary in tuple(scan.canaries):
+            if self._paused:
+                return False
             if not self._upstream.looks_up(canary) or isinstance(await self._upstream.lookup(canary), Exists):
                 return True
             scan.canaries.remove(canary)
@@ -391,6 +402,7 @@ class Absence:
                 case Exists(row, origin):
                     self._detector.row(tx, row, now, None, origin)
                 case Unsure():
+                    scan.unsure = True
                     continue  # it stays missed, and is asked for again after the next enumeration
             scan.plan.take(customer_id.encode())
         if approved:

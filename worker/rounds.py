@@ -58,6 +58,8 @@ class Rounds:
     async def step(self) -> bool:
         """Look the next customers up; return whether a round has ended."""
         await self._committer.done(lambda _: None)  # the list as it is now
+        if self._detector.checkpoint.paused is not None:
+            return False
         if fresh := self._fresh():
             await self._look(fresh, None)
             return False

@@ -66,6 +66,7 @@ class Runtime:
     canary_at: int = 0
     canaries: int = 0  # sent so far
     obeyed: int = 0  # when the newest DELETE was sent that it says is done, or will be
+    refused: int = 0  # left to a person since then, because it refuses them alone
 
 
 @dataclass(frozen=True, slots=True)

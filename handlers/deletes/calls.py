@@ -51,7 +51,7 @@ class Calls:
             deletion.stays = False
         customer = deletion.sought
         if customer is None or not target.valid(customer):
-            self.block(deletion, "the id is not one that this target gives out")
+            self.block(deletion, looked_up(deletion, "the id is not one that this target gives out"))
             return
         ask = target.lookup(customer)
         if ask is not None:
@@ -180,7 +180,7 @@ class Calls:
         """
         name, ask = deletion.request["target"], target.canary()
         if ask is None:
-            self.block(deletion, otherwise)
+            self.block(deletion, looked_up(deletion, otherwise))
             return
         runtime = self._health.runtime(name)
         deletion.doubt = doubt
@@ -202,3 +202,8 @@ class Calls:
 def own_key(deletion: Deletion) -> bytes:
     """Return the state's key of our own DELETE of a customer."""
     return b"d/" + person(deletion.request["target"], deletion.request["customer"] or "")
+
+
+def looked_up(deletion: Deletion, why: str) -> str:
+    """Return what is wrong with a look-up, and whose it was where that is not the customer to be deleted."""
+    return f"of the customer that was to stay: {why}" if deletion.seeks_winner else why

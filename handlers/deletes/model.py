@@ -109,6 +109,7 @@ class Deletion:
     tries: int = 0  # of looking in vain, since the last DELETE
     failures: int = 0  # for the back-off
     vouched: int = 0  # when the canary was found after a 404: for a while, a look-up that says so again is believed
+    vouched_for: str | None = None  # whose 404 that was: of a duplicate, its own or its winner's
     absent: bool = False  # the newest DELETE was answered with 404
     published: str | None = None
     doubt: str | None = None  # why an answer cannot be read, once the canary is found; None: the customer is gone then

@@ -8,7 +8,7 @@ from typing import Final, assert_never
 
 import orjson
 
-from handlers.deletes.calls import CANARY, UNKNOWN, Calls, own_key
+from handlers.deletes.calls import CANARY, UNKNOWN, Calls, looked_up, own_key
 from handlers.deletes.health import Health
 from handlers.deletes.life import Life
 from handlers.deletes.machine import Event, State
@@ -81,6 +81,8 @@ class Outcomes:
                 self._said_done(deletion, answer)
             case Answer.GONE:
                 deletion.absent = True
+                if target.canary() is None:
+                    self._calls.not_done(deletion)  # whether it was there before or not: this has deleted nobody
                 self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
             case Answer.DENIED:
                 self._calls.not_done(deletion)
@@ -102,7 +104,11 @@ class Outcomes:
     def _not_allowed(self, deletion: Deletion, reply: Reply) -> None:
         """Pause the target; leave to a person one that was refused before, if another was deleted then, or since."""
         refused = [attempt["at"] for attempt in deletion.attempts[:-1] if attempt["status"] in _DENIED]
-        if refused and refused[0] <= self._health.runtime(deletion.request["target"]).obeyed:
+        runtime = self._health.runtime(deletion.request["target"])
+        # So many in a row are no exceptions any more: the key may be gone (again) since the newest one was done.
+        alone = bool(refused) and refused[0] <= runtime.obeyed and runtime.refused < self._settings.breaker.in_a_row
+        if alone:
+            runtime.refused += 1
             self._calls.block(deletion, f"the target refuses this one ({reply.status}), and has deleted others")
             return
         self._life.must(deletion, Event.POSTPONE)
@@ -112,7 +118,7 @@ class Outcomes:
     def _said_done(self, deletion: Deletion, answer: Answer) -> None:
         """Take the target's word, and look whether it is so."""
         runtime = self._health.runtime(deletion.request["target"])
-        runtime.obeyed = max(runtime.obeyed, deletion.sent or 0)
+        runtime.obeyed, runtime.refused = max(runtime.obeyed, deletion.sent or 0), 0
         looks = self._has_lookup(deletion)
         if answer == Answer.ACCEPTED and not looks:
             self._calls.block(deletion, "the target has accepted it for later, and has no look-up to see it done")
@@ -173,7 +179,8 @@ class Outcomes:
             case Missing():
                 # After a DELETE that was done, the target's own word stands beside the 404.
                 said = deletion.state == State.DELETED or (deletion.state == State.ACCEPTED and target.canary() is None)
-                if not (said or self._now < deletion.vouched + _BELIEVED_MS):
+                vouched = deletion.vouched_for == deletion.sought and self._now < deletion.vouched + _BELIEVED_MS
+                if not (said or vouched):
                     self._calls.wait_for_canary(target, deletion, None, NO_CANARY)
                 elif deletion.seeks_winner:
                     self._life.must(deletion, Event.SUPERSEDE, NOBODY_STAYS)
@@ -307,14 +314,14 @@ class Outcomes:
             if waiting.doubt is not None:
                 self._unread(waiting, waiting.doubt)
             else:
-                waiting.vouched = self._now
+                waiting.vouched, waiting.vouched_for = self._now, waiting.sought
                 self._calls.look_first(waiting)  # behind a long queue the canary's word would have run out
 
     def _unread(self, deletion: Deletion, why: str) -> None:
         """Look again some times at an answer that cannot be read: half an answer comes whole the next time."""
         deletion.tries += 1
         if deletion.tries >= _LOOKS:
-            self._calls.block(deletion, why)
+            self._calls.block(deletion, looked_up(deletion, why))
         else:
             self._calls.look_later(deletion, after=self._health.backoff(deletion.tries))
 

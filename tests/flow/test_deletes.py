@@ -1220,7 +1220,26 @@ def test_a_duplicate_whose_winner_cannot_be_told_goes_to_a_person(answer: Reply)
     world.systems["crm"].fault = lambda call: answer if call.path.endswith("/1") else None
     world.settle(40)
     assert world.outcomes() == {"crm/2": "BLOCKED"}
+    assert world.receipt("2")["reason"].startswith("of the customer that was to stay: ")
     assert world.systems["crm"].deletes() == []
+
+
+@pytest.mark.parametrize("order", ["12", "21"])
+def test_a_canary_vouches_for_one_of_the_two_look_ups(order: str) -> None:
+    """One that showed that the target knows of a 404 for the one says nothing of the other's."""
+    world, missed = doubled(), ""
+
+    def once_each(call: Call) -> Reply | None:
+        nonlocal missed
+        if call.method == "GET" and missed != order and call.path.endswith(f"/{order[len(missed)]}"):
+            missed += order[len(missed)]
+            return Reply(404)
+        return None
+
+    world.systems["crm"].fault = once_each
+    world.settle(40)
+    assert missed == order
+    assert world.outcomes() == {"crm/2": "VERIFIED"}
 
 
 def test_a_duplicate_whose_winner_is_there_anew_is_deleted() -> None:

@@ -367,6 +367,32 @@ def test_a_key_that_may_delete_nobody_any_more_loses_nothing() -> None:
     assert len(world.receipts()) == 8
 
 
+def test_a_key_that_is_back_for_a_moment_only_loses_nothing() -> None:
+    """Some of whom it had refused before are taken for exceptions, but not more and more of them."""
+    world = World(simple(drivly(canary_id="999999", concurrency=4)))
+    left = 0
+
+    def refuse(call: Call) -> Reply | None:
+        nonlocal left
+        if call.method != "DELETE":
+            return None
+        left -= 1
+        return Reply(403) if left < 0 else None
+
+    world.systems["crm"].fault = refuse
+    for number in range(1, 41):
+        world.systems["crm"].add(str(number))
+        world.deleted("shop", str(number), live=100_000)
+    world.settle(25)
+    left = 3
+    world.settle(3)
+    assert world.status("target/crm")["state"] == "paused"
+    left = 1_000
+    world.settle(30)
+    outcomes = list(world.outcomes().values())
+    assert (outcomes.count("VERIFIED"), outcomes.count("BLOCKED")) == (35, 5)
+
+
 @pytest.mark.parametrize("status", [409, 412, 423])
 def test_a_conflict_is_looked_at_again(status: int) -> None:
     """A second DELETE follows a second look-up."""
@@ -958,6 +984,17 @@ def test_no_second_delete_is_sent_blindly_while_nobody_knows_what_the_first_has_
     world.settle(5)
     assert sorted(receipt["outcome"] for receipt in world.receipts()) == ["BLOCKED", "BLOCKED", "DELETED"]
     assert world.systems["crm"].deletes() == ["1", "1"]
+
+
+def test_a_blind_delete_that_found_nobody_holds_up_no_other() -> None:
+    """A 404 has deleted nobody, and that is known: whoever asks after the base URL was mended has it sent."""
+    world = blind()
+    world.systems["crm"].fault = once(Reply(404))
+    world.deleted("shop", "1")
+    world.settle(5)
+    world.deleted("erp", "1")
+    world.settle(5)
+    assert [receipt["outcome"] for receipt in world.receipts()] == ["BLOCKED", "DELETED"]
 
 
 def test_a_customer_that_is_back_after_a_blind_delete_of_unknown_outcome_is_deleted_again() -> None:

@@ -18,6 +18,7 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have pauses that a test can wait for."""
     monkeypatch.setattr("worker.breaker._BACKOFF", (0.01, 0.05))
     monkeypatch.setattr("worker.breaker._PAUSE", (0.02, 0.05))
+    monkeypatch.setattr("worker.absence._PATIENCE_SECONDS", 0.2)
 
 
 class Throttling(Connect):
@@ -31,6 +32,18 @@ class Throttling(Connect):
         self._asked += 1
         if self.every and self._asked % self.every == 0:
             return Answer(429, b"{}", headers={"Retry-After": "0"})
+        return await super().answer(ask)
+
+
+class Rotating(Connect):
+    """A connect whose key is replaced by another one as soon as it is asked for the customer `rotate`."""
+
+    rotate = ""
+
+    async def answer(self, ask: Ask) -> Answer:
+        """Answer, by one key or by the other."""
+        if self.rotate and ask.path.endswith(self.rotate):
+            self.api_key = os.environ["T_API"] = "another key"
         return await super().answer(ask)
 
 
@@ -74,4 +87,34 @@ async def test_absences_are_confirmed_by_an_api_that_throttles(tmp_path: Path) -
             await world.until(lambda: sorted(world.reasons) == gone)
             new = api.create()
             await world.until(lambda: new in world.latest)
+        world.check()
+
+
+async def test_what_another_credential_does_not_find_is_not_gone(tmp_path: Path) -> None:
+    """Look-ups are answered under the one under which the listing was read, or prove nothing."""
+    async with Rotating(seed=1, customers=40, api_key="connect-test-key") as api:
+        world = connect(tmp_path, api)
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == 40)
+            hidden = api.rotate = min(api.customers())
+            api.delete(hidden)
+            unobserved = await world.until(lambda: world.source.detector.checkpoint.unobserved)
+            assert unobserved["customers"] == 1
+        assert world.reasons == {}
+
+
+async def test_an_outage_of_a_moment_costs_no_enumeration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known to be missing is asked for again, for a while."""
+    monkeypatch.setattr("worker.absence._PATIENCE_SECONDS", 60.0)
+    async with Connect(seed=1, customers=40, api_key="connect-test-key") as api:
+        world = connect(tmp_path, api)
+        async with world.polling():
+            await world.until(lambda: len(world.latest) == 40)
+            failing = api.fault("status", status=503, path="/customers/.+", times=4)
+            gone = min(api.customers())
+            api.delete(gone)
+            await world.until(lambda: failing.hits)
+            scans = dict(world.source.detector.checkpoint.scans)
+            await world.until(lambda: world.reasons == {gone: "gone"})
+            assert world.source.detector.checkpoint.scans == scans
         world.check()
