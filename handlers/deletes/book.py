@@ -10,6 +10,7 @@ the first key under a prefix, so that a hundred thousand waiting requests cost n
     d/<customer>                         our own DELETE there, to know its echo by
     l/<customer><number>                 open duplicates that are to leave this customer as their winner
     t/<target>                           what is known of the target at present
+    f/<request>, f/t/<target>            fields of these that came later (`model.LATER`)
     g/<group>, m/<group><number>         what is gathered or held together, and its members
     p/<group><time><number>              what has passed the guard by itself within the period
     b/<time><group>, s/<group>           groups to judge then; groups with members to move
@@ -30,7 +31,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from handlers.deletes.machine import State
-from handlers.deletes.model import Decided, Deletion, person
+from handlers.deletes.model import Decided, Deletion, encode, person
 from worker.handling import Tx
 
 #   q  may run from its order (time) on      k  asked whether it is still wanted, since
@@ -122,7 +123,8 @@ class Group:
 
 # Deletions as they were written last, with the very bytes: as long as the state has these, they need no decoding. One
 # that is taken out to be worked on is not in here, so that nothing of an aborted transaction can stay.
-Recent = dict[str, tuple[bytes, Deletion]]
+Recent = dict[str, tuple[tuple[bytes, bytes | None], Deletion]]
+_LATER: Final = b"f/"
 _RECENT: Final = 4096
 
 
@@ -147,8 +149,9 @@ class Book:
             value = self.tx.get(b"r/" + request.encode())
             if value is None or not value.startswith(b'{"request":'):
                 return None
+            later = self.tx.get(_LATER + request.encode())
             written, known = self.recent.pop(request, (None, None))
-            found = known if known is not None and written == value else Deletion.decode(value)
+            found = known if known is not None and written == (value, later) else Deletion.decode(value, later)
             self.deletions[request] = found
         return found
 
@@ -166,6 +169,7 @@ class Book:
         self.deletions.pop(request, None)
         self.changed.pop(request, None)
         self.tx.put(b"r/" + request.encode(), orjson.dumps(rest))
+        self._put_later(request, None)
 
     def arrive(self) -> int:
         """Return the next number of arrival."""
@@ -327,8 +331,9 @@ class Book:
         """Return what is known of a target at present."""
         found = self.runtimes.get(target)
         if found is None:
-            value = self._load(b"t/" + target.encode())
-            found = self.runtimes[target] = Runtime(**orjson.loads(value)) if value else Runtime()
+            value = self._load(b"t/" + target.encode()) or b"{}"
+            later = self._load(_LATER + b"t/" + target.encode()) or b"{}"
+            found = self.runtimes[target] = Runtime(**orjson.loads(value), **orjson.loads(later))
         return found
 
     def _load(self, key: bytes) -> bytes | None:
@@ -359,14 +364,25 @@ class Book:
             self.recent.clear()
         for deletion in list(self.changed.values()):
             yield deletion
-            request, value = deletion.request["id"], deletion.encode()
+            request, (value, later) = deletion.request["id"], encode(deletion)
             self.tx.put(b"r/" + request.encode(), value)
-            self.recent[request] = value, deletion
+            self._put_later(request, later)
+            self.recent[request] = (value, later), deletion
         self.changed.clear()
         for target, runtime in self.runtimes.items():
-            self._write(b"t/" + target.encode(), orjson.dumps(runtime))
+            value, later = encode(runtime)
+            self._write(b"t/" + target.encode(), value)
+            self._put_later(f"t/{target}", later)
         for name, group in self.groups.items():
             self._write(b"g/" + group_id(name), orjson.dumps(group))
+
+    def _put_later(self, of: str, later: bytes | None) -> None:
+        """Keep the fields that came later; of what they are, that is a request's id or `t/` and a target's name."""
+        key = _LATER + of.encode()
+        if later is not None:
+            self._write(key, later)
+        elif self.tx.get(key) is not None:
+            self.tx.delete(key)
 
     def _write(self, key: bytes, value: bytes) -> None:
         if self.loaded.get(key) != value:

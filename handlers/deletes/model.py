@@ -6,7 +6,7 @@ same question asked twice, by a redelivery or after a crash, is one request.
 """
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal, NotRequired, TypedDict, get_args
 
 import orjson
@@ -130,17 +130,24 @@ class Deletion:
         """Return whether a duplicate's winner is still to be found at the target."""
         return self.state == State.LOOKING and self.request["winner"] is not None and not self.stays
 
-    def encode(self) -> bytes:
-        """Return it as JSON."""
-        return orjson.dumps(self)
-
     @classmethod
-    def decode(cls, value: bytes) -> "Deletion":
+    def decode(cls, value: bytes, later: bytes | None) -> "Deletion":
         """Return what `encode` wrote."""
-        fields: dict[str, Any] = orjson.loads(value)
-        fields["state"] = State(fields["state"])
-        fields["place"] = fields["place"] and tuple(fields["place"])
-        return cls(**fields)
+        known: dict[str, Any] = orjson.loads(value) | orjson.loads(later or b"{}")
+        known["state"] = State(known["state"])
+        known["place"] = known["place"] and tuple(known["place"])
+        return cls(**known)
+
+
+LATER: Final = {"vouched_for": None, "stays": False, "obeyed": 0, "refused": 0}
+"""Fields that came later, and what they are as a rule: a program that does not know them can take the state back."""
+
+
+def encode(one: Any) -> tuple[bytes, bytes | None]:
+    """Return a dataclass as JSON: what every program knows and, apart, what is in `LATER`; None if that is as a rule."""
+    known = {each.name: getattr(one, each.name) for each in fields(one)}
+    came = {name: value for name in LATER.keys() & known.keys() if (value := known.pop(name)) != LATER[name]}
+    return orjson.dumps(known), orjson.dumps(came, option=orjson.OPT_SORT_KEYS) if came else None
 
 
 def digest(*parts: str | int | None, size: int = 16) -> str:
