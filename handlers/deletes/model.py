@@ -144,7 +144,7 @@ LATER: Final = {"vouched_for": None, "stays": False, "obeyed": 0, "refused": 0}
 
 
 def encode(one: Any) -> tuple[bytes, bytes | None]:
-    """Return a dataclass as JSON: what every program knows and, apart, what is in `LATER`; None if that is as a rule."""
+    """Return as JSON what every program knows of a dataclass and, apart, what is in `LATER` (None: all as a rule)."""
     known = {each.name: getattr(one, each.name) for each in fields(one)}
     came = {name: value for name in LATER.keys() & known.keys() if (value := known.pop(name)) != LATER[name]}
     return orjson.dumps(known), orjson.dumps(came, option=orjson.OPT_SORT_KEYS) if came else None
