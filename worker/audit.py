@@ -136,8 +136,9 @@ class Audit:
         source = config.sources[name]
         settings = source.settings.model_copy(update={"rate": rate or source.settings.rate / 2})
         self._source = Source(source.adapter, settings)
-        self._hasher = config.hasher()
-        self._normalizer = normalizer(source.adapter, settings, self._hasher)
+        hasher = config.hasher()
+        self._normalizer = normalizer(source.adapter, settings, hasher)
+        self._fingerprint = hasher.fingerprints(tag(source.adapter, settings).encode())
         self._upstream = Upstream(name, source.adapter, settings)
         self._progress = progress or (lambda *_: None)
         self._known = _Remembered()
@@ -248,9 +249,8 @@ class Audit:
 
     def _is_known(self, row: Row) -> bool:
         """Return whether the record is, in its essence, the one that was entered last (`Adapter.essence`)."""
-        adapter, settings, entry = self._source.adapter, self._source.settings, self._known.live.get(row.id)
-        fingerprint = self._hasher.fingerprints(tag(adapter, settings).encode())
-        return entry is not None and fingerprint(orjson.dumps(adapter.essence(row), option=SORTED)) == entry.fingerprint
+        entry, essence = self._known.live.get(row.id), self._source.adapter.essence(row)
+        return entry is not None and self._fingerprint(orjson.dumps(essence, option=SORTED)) == entry.fingerprint
 
     async def _everybody(self, published: Mapping[str, _Published]) -> dict[str, Finding]:
         """Compare all; begin anew where the upstream has forgotten how far it was read, as a poller does."""

@@ -63,6 +63,8 @@ class Control:
         The position stays: in its turn each such order is carried out once more, which changes nothing.
         """
         end = (await self._task.connection.ends([self._where]))[self._where]
+        if self._kept() == end:
+            return
         consumer = await self._task.connection.consumer()
         try:
             consumer.assign([self._where])
@@ -123,9 +125,8 @@ class Control:
         """Return where to read on; orders that were deleted unread are said, and there is no waiting for them."""
         first: int = (await consumer.beginning_offsets([self._where]))[self._where]
         end = (await consumer.end_offsets([self._where]))[self._where]
-        with self._task.store.reading() as state:
-            raw = state.get(POSITION + self._where.topic.encode())
-        self._position = first if raw is None else int(raw)
+        kept = self._kept()
+        self._position = first if kept is None else kept
         if first <= self._position <= end:
             return self._position
         if emptied(self._position, first, end):
@@ -134,6 +135,11 @@ class Control:
             log.error("orders_lost", topic=self._where.topic, partition=self._where.partition, position=self._position)
         await self._task.transact(lambda tx: self._move(tx, first))
         return first
+
+    def _kept(self) -> int | None:
+        with self._task.store.reading() as state:
+            raw = state.get(POSITION + self._where.topic.encode())
+        return None if raw is None else int(raw)
 
     async def _pass(self, position: int) -> None:
         """Keep now and then that the ends of transactions were passed: they are deleted as orders are."""

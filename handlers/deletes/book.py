@@ -277,14 +277,14 @@ class Book:
         who = person(request["target"], request["winner"])
         newest = self.ended((self.tx.get(b"i/" + who) or b"").decode()) or {}
         absent: int = newest["at"] if newest.get("state") == State.ALREADY_ABSENT else 0
-        own = orjson.loads(self.tx.get(b"d/" + who) or b"null")
+        own = self._own(who)
         if own is None or own["echo"] is not None:
             return absent
         return max(absent, own["done"] or own.get("sent") or _EVER)
 
     def done(self, deletion: Deletion) -> tuple[str, int] | None:
         """Return which request of ours has deleted the same customer last, and when; None: none that we know of."""
-        own = orjson.loads(self.tx.get(b"d/" + whom(deletion)) or b"null")
+        own = self._own(whom(deletion))
         return None if own is None or own["done"] is None else (own["request"], own["done"])
 
     def unsettled(self, deletion: Deletion) -> str | None:
@@ -292,10 +292,15 @@ class Book:
 
         Nor one that was sent before the customer was published as live: it is there, whatever became of that.
         """
-        own = orjson.loads(self.tx.get(b"d/" + whom(deletion)) or b"null")
+        own = self._own(whom(deletion))
         if own is None or own["done"] is not None:
             return None
         return None if (deletion.request["seen_live"] or 0) > (own.get("sent") or _EVER) else own["request"]
+
+    def _own(self, who: bytes) -> dict[str, Any] | None:
+        """Return the note of our newest DELETE of a customer."""
+        own: dict[str, Any] | None = orjson.loads(self.tx.get(b"d/" + who) or b"null")
+        return own
 
     def show(self, deletion: Deletion) -> None:
         """Have a request be the one whose states are published for its customer."""
@@ -333,7 +338,7 @@ class Book:
         if found is None:
             value = self._load(b"t/" + target.encode()) or b"{}"
             later = self._load(_LATER + b"t/" + target.encode()) or b"{}"
-            found = self.runtimes[target] = Runtime(**orjson.loads(value), **orjson.loads(later))
+            found = self.runtimes[target] = Runtime(**(orjson.loads(value) | orjson.loads(later)))
         return found
 
     def _load(self, key: bytes) -> bytes | None:
@@ -377,7 +382,7 @@ class Book:
             self._write(b"g/" + group_id(name), orjson.dumps(group))
 
     def _put_later(self, of: str, later: bytes | None) -> None:
-        """Keep the fields that came later; of what they are, that is a request's id or `t/` and a target's name."""
+        """Keep the fields that came later, or none; `of` is the rest of the key."""
         key = _LATER + of.encode()
         if later is not None:
             self._write(key, later)

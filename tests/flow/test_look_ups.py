@@ -1,6 +1,8 @@
 """Absences at an API that lists as ever and answers look-ups badly: what it lists is published, and who is gone."""
 
 import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,20 +49,22 @@ class Rotating(Connect):
         return await super().answer(ask)
 
 
-def connect(folder: Path, api: Connect) -> World:
-    """Return a source whose only feed is a listing."""
+@asynccontextmanager
+async def published(folder: Path, api: Connect) -> AsyncGenerator[World]:
+    """Poll a source whose only feed is a listing, and give it once all that the listing has is published."""
     os.environ["T_API"] = "connect-test-key"
     more: dict[str, Any] = {"interval": "20ms", "page_size": 20, "absence_guard_count": 40}
-    return World(folder, "connect", {"url": api.url, "key": {"env": "T_API"}, **more})
+    world = World(folder, "connect", {"url": api.url, "key": {"env": "T_API"}, **more})
+    async with world.polling():
+        await world.until(lambda: len(world.latest) == len(api.customers()))
+        yield world
 
 
 @pytest.mark.parametrize("one", [False, True], ids=["all", "one of the listing"])
 async def test_look_ups_that_fail_hold_up_no_listing(tmp_path: Path, *, one: bool) -> None:
     """Nobody is gone before they are answered, and who comes meanwhile is published."""
     async with Connect(seed=1, customers=40, api_key="connect-test-key") as api:
-        world = connect(tmp_path, api)
-        async with world.polling():
-            await world.until(lambda: len(world.latest) == 40)
+        async with published(tmp_path, api) as world:
             last = str(api.store.ordered[-1].id)
             gone = min(api.customers())
             failing = api.fault("status", status=500, path=f"/customers/{last}" if one else "/customers/.+")
@@ -77,9 +81,7 @@ async def test_look_ups_that_fail_hold_up_no_listing(tmp_path: Path, *, one: boo
 async def test_absences_are_confirmed_by_an_api_that_throttles(tmp_path: Path) -> None:
     """However few requests it answers in a row, there are never so many that must be."""
     async with Throttling(seed=1, customers=60, api_key="connect-test-key") as api:
-        world = connect(tmp_path, api)
-        async with world.polling():
-            await world.until(lambda: len(world.latest) == 60)
+        async with published(tmp_path, api) as world:
             gone = sorted(api.customers())[:30]
             for id_ in gone:
                 api.delete(id_)
@@ -93,9 +95,7 @@ async def test_absences_are_confirmed_by_an_api_that_throttles(tmp_path: Path) -
 async def test_what_another_credential_does_not_find_is_not_gone(tmp_path: Path) -> None:
     """Look-ups are answered under the one under which the listing was read, or prove nothing."""
     async with Rotating(seed=1, customers=40, api_key="connect-test-key") as api:
-        world = connect(tmp_path, api)
-        async with world.polling():
-            await world.until(lambda: len(world.latest) == 40)
+        async with published(tmp_path, api) as world:
             hidden = api.rotate = min(api.customers())
             api.delete(hidden)
             unobserved = await world.until(lambda: world.source.detector.checkpoint.unobserved)
@@ -107,9 +107,7 @@ async def test_an_outage_of_a_moment_costs_no_enumeration(tmp_path: Path, monkey
     """What is known to be missing is asked for again, for a while."""
     monkeypatch.setattr("worker.absence._PATIENCE_SECONDS", 60.0)
     async with Connect(seed=1, customers=40, api_key="connect-test-key") as api:
-        world = connect(tmp_path, api)
-        async with world.polling():
-            await world.until(lambda: len(world.latest) == 40)
+        async with published(tmp_path, api) as world:
             failing = api.fault("status", status=503, path="/customers/.+", times=4)
             gone = min(api.customers())
             api.delete(gone)

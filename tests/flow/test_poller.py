@@ -332,12 +332,7 @@ async def test_an_approved_plan_is_carried_out_whatever_comes_between(
 async def test_a_pause_ends_the_look_ups_of_who_is_missing(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one under way is the last; nobody more is published as gone, and what was read before proves nothing."""
     monkeypatch.setattr(poller, "_IDLE", 0.02)
-    crm = await here.add(customers=40, absence_guard_count=40)
-    here.start()
-    await here.settled()
-    crm.fault("latency", seconds=0.05, path=LOOKUP)
-    for number in range(1, 31):
-        crm.delete(number)
+    crm = await slowly_missed(here)
     await until(lambda: here.lookups(5), "look-ups of who is missing")
     asked = await paused(here)
     crm.clear_faults()
@@ -383,6 +378,17 @@ async def test_a_pause_ends_the_look_ups_that_were_ordered(here: World, monkeypa
     await until(lambda: here.log.table(TOPICS.status).keys() >= answered, "the answers")
 
 
+async def slowly_missed(here: World) -> Upstream:
+    """Have thirty of forty customers missing, at a source that is slow to look them up; return it."""
+    crm = await here.add(customers=40, absence_guard_count=40)
+    here.start()
+    await here.settled()
+    crm.fault("latency", seconds=0.05, path=LOOKUP)
+    for number in range(1, 31):
+        crm.delete(number)
+    return crm
+
+
 async def paused(here: World) -> int:
     """Pause the source, and see that it is asked nothing from then on; return how often it was asked in all."""
     crm = here.upstreams["crm"]
@@ -402,12 +408,7 @@ async def test_a_conclusion_holds_up_neither_changes_nor_the_status(
     """However many have to be looked up, and however slowly: it is done a part at a time."""
     monkeypatch.setattr(absence, bound, value)
     monkeypatch.setattr(poller, "_COUNTS_SECONDS", 0.05)
-    crm = await here.add(customers=40, absence_guard_count=40)
-    here.start()
-    await here.settled()
-    crm.fault("latency", seconds=0.05, path=LOOKUP)
-    for number in range(1, 31):
-        crm.delete(number)
+    crm = await slowly_missed(here)
     await until(here.deleted, "the first deletion")
     crm.create(id=77)
     await until(lambda: "crm/77" in here.latest() and here.status()["live"] < 40, "the change, and a status")
