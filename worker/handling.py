@@ -16,6 +16,7 @@ import orjson
 
 from worker.errors import RecordError
 from worker.events import Headers
+from worker.telemetry import Metric
 
 STOPPING: Final = "stopping"
 """Why a call was not made (`Reply.error`) that was asked for while the worker was on its way out."""
@@ -157,6 +158,12 @@ class Tx(State, Protocol):
 
     def call(self, call: Call) -> None:
         """Have an HTTP call made once this transaction is committed; the answer comes by `on_reply`."""
+
+    def measure(self, metric: Metric, value: float, *labels: str) -> None:
+        """Once this transaction is committed, set a gauge to `value`, or have a counter count so many more.
+
+        A gauge shows this until the task leaves the worker: its labels have to be ones that no other task sets.
+        """
 
     def at_end(self, work: Callable[[], None]) -> None:
         """Have `work` done after all that the handler does in this transaction, as part of it; the last one first.

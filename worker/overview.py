@@ -44,8 +44,9 @@ async def overview(config: Config) -> list[Row]:
     return [
         *(_source(row, now) for row in by_kind["source"]),
         *await _stages(config),
-        *_held(by_kind["source"], by_kind["plan"]),
+        *_held(by_kind["source"], by_kind["plan"], by_kind["deletions"]),
         *by_kind["target"],
+        *({**row, **row["waits"]} for row in by_kind["deletions"] if any(row["waits"].values())),
         *(row for row in by_kind["replay"] if row["state"] == "unfinished"),
         await _dead_letters(config),
     ]
@@ -128,8 +129,8 @@ async def _lag(stage: str, topics: Topics, admin: Admin, consumer: Any) -> int:
 # What waits for a person
 
 
-def _held(sources: Iterable[Row], plans: Iterable[Row]) -> list[Row]:
-    """Return the plans that are held: of absences, by source, and of deletions, by target."""
+def _held(sources: Iterable[Row], plans: Iterable[Row], deletions: Iterable[Row]) -> list[Row]:
+    """Return what is held: plans of absences, by source; of deletions, by target; and deletions by themselves."""
     absences = [
         {
             "kind": "held",
@@ -143,7 +144,7 @@ def _held(sources: Iterable[Row], plans: Iterable[Row]) -> list[Row]:
         for field, what, count in (("held", "absences", "missing"), ("unobserved", "unobserved", "customers"))
         if row.get(field)
     ]
-    deletions = [
+    planned = [
         {
             "kind": "held",
             "what": "deletions",
@@ -156,7 +157,19 @@ def _held(sources: Iterable[Row], plans: Iterable[Row]) -> list[Row]:
         for row in plans
         if row["state"] == "held"
     ]
-    return [*absences, *deletions]
+    alone = [
+        {
+            "kind": "held",
+            "what": "deletions, each by itself,",
+            "of": row["target"],
+            "plan": None,
+            "count": row["waits"]["person"],
+            "decide": f"rollcall deletions list --state HELD --target {row['target']}",
+        }
+        for row in deletions
+        if row["waits"]["person"]
+    ]
+    return [*absences, *planned, *alone]
 
 
 async def _dead_letters(config: Config) -> Row:

@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 
 import structlog
 from aiokafka import TopicPartition
+from prometheus_client import Gauge
 
 from worker import telemetry
 from worker.errors import FencedError, RecordTooLargeError, RollcallError, StateError, TransactionError
@@ -61,13 +62,14 @@ def check_size(limit: int, topic: str, key: bytes, value: bytes | None, headers:
 class Transaction(StoreTransaction):
     """What one transaction writes: the state's changes, records for topics, and calls to make once it is committed."""
 
-    __slots__ = ("_left", "_max_bytes", "_partitions", "calls", "group_offsets", "outputs")
+    __slots__ = ("_left", "_max_bytes", "_partitions", "calls", "group_offsets", "measured", "outputs")
 
     def __init__(self, state: StoreTransaction, partitions: int, max_bytes: int) -> None:
         """Write through `state`; topics have `partitions`, a record at most `max_bytes`."""
         super().__init__(state.txn, state.database, state.scratch)
         self.outputs: dict[tuple[str, int], list[Encoded]] = {}
         self.calls: list[Call] = []
+        self.measured: list[tuple[telemetry.Metric, float, tuple[str, ...]]] = []
         self.group_offsets: dict[TopicPartition, int] = {}
         self._partitions = partitions
         self._max_bytes = max_bytes
@@ -105,6 +107,10 @@ class Transaction(StoreTransaction):
     def call(self, call: Call) -> None:
         """Have an HTTP call made once this is committed."""
         self.calls.append(call)
+
+    def measure(self, metric: telemetry.Metric, value: float, *labels: str) -> None:
+        """Have a metric show this once this is committed."""
+        self.measured.append((metric, value, labels))
 
     def at_end(self, work: Callable[[], None]) -> None:
         """Have `work` done by `settle`."""
@@ -158,6 +164,7 @@ class Task:
         self._lock = asyncio.Lock()
         self._open = asyncio.Event()
         self._open.set()
+        self._gauges: set[tuple[Gauge, tuple[str, ...]]] = set()
         self._dead: Exception | None = None
         self.stopping = asyncio.Event()
         self.working = False  # set by the loop that has taken the task up
@@ -289,13 +296,14 @@ class Task:
                 with store.guarded():
                     tx = self._transaction(store)
                     result = work(tx)
-                if not (tx.changes or tx.outputs):
+                if tx.changes or tx.outputs:
+                    if not self._versioned:  # nothing was ever committed, or by a version that forgot to say it
+                        tx.put(VERSION_KEY, b"%d" % self._spec.version)
+                    await self._commit(tx, store)
+                    self._versioned = True
+                else:
                     store.commit(store.offset, now_ms())
-                    return result
-                if not self._versioned:  # nothing was ever committed, or by a version that forgot to say it
-                    tx.put(VERSION_KEY, b"%d" % self._spec.version)
-                await self._commit(tx, store)
-                self._versioned = True
+                self._show(tx)
             except (FencedError, TransactionError, StateError, asyncio.CancelledError) as error:
                 self._dead = error if isinstance(error, RollcallError) else TransactionError("it was cut short")
                 raise
@@ -333,6 +341,15 @@ class Task:
         telemetry.TRANSACTION_SECONDS.labels(self.stage).observe(time.monotonic() - started)
         telemetry.RECORDS_OUT.labels(self.stage).inc(sum(map(len, tx.outputs.values())))
 
+    def _show(self, tx: Transaction) -> None:
+        """Have the metrics show what was measured."""
+        for metric, value, labels in tx.measured:
+            if isinstance(metric, Gauge):
+                metric.labels(*labels).set(value)
+                self._gauges.add((metric, labels))
+            else:
+                metric.labels(*labels).inc(value)
+
     @property
     def dead(self) -> Exception | None:
         """Return why the task is finished, None while it is not."""
@@ -354,6 +371,9 @@ class Task:
     async def close(self) -> None:
         """Close the producer (an open transaction is left to the successor, who ends it) and the store."""
         self._dead = self._dead or TransactionError("the task was closed")
+        while self._gauges:
+            gauge, labels = self._gauges.pop()
+            gauge.remove(*labels)
         self._open.set()  # whoever waits for a transaction is told
         try:
             if self._producer is not None:

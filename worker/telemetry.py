@@ -13,6 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 REGISTRY: Final = CollectorRegistry()
+Metric = Counter | Gauge
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
@@ -53,6 +54,10 @@ ALARMS = _gauge("source_alarms", "Alarms of a source: what is withheld, for a pe
 STATE = _gauge("source_state", "1 for the state that a source is in.", "source", "state")
 DEAD_LETTERS = _counter("dead_letters_total", "Records set aside; by `poll`, those of sources, too.", "stage")
 LAG = _gauge("input_lag_records", "Records of an input not yet handled.", "stage", "topic", "partition")
+DELETIONS = _counter("deletions_total", "Deletions that ended, by the state they ended in.", "target", "state")
+DELETIONS_OPEN = _gauge("deletions_open", "Deletions under way, by what they wait for.", "target", "waits_for")
+DELETIONS_OVERDUE = _gauge("deletions_overdue_seconds", "For how long the next deletion has been due.", "target")
+TARGET_STATE = _gauge("target_state", "1 for the state that a target is in.", "target", "state")
 
 
 def show(stage: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
+from prometheus_client import Counter
 
 from worker.errors import RecordTooLargeError
 from worker.events import (
@@ -30,6 +31,7 @@ from worker.events import (
     event_headers,
 )
 from worker.handling import CALLED_OFF, Call, Handler, Outcome, Record, Reply, Retry
+from worker.telemetry import Metric
 from worker.topics import partition_of
 
 
@@ -161,6 +163,7 @@ class MemoryTx(MemoryState):
         super().__init__()
         self.sent: list[tuple[str, bytes, bytes | None, Headers, bytes]] = []
         self.calls: list[Call] = []
+        self.measured: dict[tuple[Metric | str, ...], float] = {}
         self._left: list[Callable[[], None]] = []
 
     def send(
@@ -178,6 +181,11 @@ class MemoryTx(MemoryState):
     def call(self, call: Call) -> None:
         """Remember a call."""
         self.calls.append(call)
+
+    def measure(self, metric: Metric, value: float, *labels: str) -> None:
+        """Remember a measurement: a gauge's newest, a counter's sum."""
+        before = self.measured.get((metric, *labels), 0) if isinstance(metric, Counter) else 0
+        self.measured[metric, *labels] = before + value
 
     def at_end(self, work: Callable[[], None]) -> None:
         """Have `work` done before the next commit."""

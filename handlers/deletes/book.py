@@ -37,8 +37,13 @@ from worker.handling import Tx
 #   q  may run from its order (time) on      k  asked whether it is still wanted, since
 #   y  vouched for, since                    a  a call is under way, since
 #   v  to be looked up again, from           e  waits for a canary, of this number or later
-#   w  waits for its route, looked at then
-Queue = Literal["q", "k", "y", "a", "v", "e", "w"]
+#   w  waits for its route, looked at then    h  waits by itself for a person, since
+Queue = Literal["q", "k", "y", "a", "v", "e", "w", "h"]
+_TURN: Final[tuple[Queue, ...]] = ("q", "k", "y", "v")
+_COUNTED: Final[tuple[Queue, ...]] = ("q", "v", "w", "h")
+
+TargetState = Literal["paused", "circuit open", "waiting", "working"]
+WaitsFor = Literal["window", "plan", "person", "route", "turn"]
 
 _WIDTH: Final = 8
 _EVER: Final = 1 << 62
@@ -68,6 +73,15 @@ class Runtime:
     canaries: int = 0  # sent so far
     obeyed: int = 0  # when the newest DELETE was sent that it says is done, or will be
     refused: int = 0  # left to a person since then, because it refuses them alone
+    queued: dict[str, int] = field(default_factory=dict)  # how many are in the queues that the first two do not count
+
+    def state(self, now: int) -> TargetState:
+        """Return how the target does at present."""
+        if self.paused is not None:
+            return "paused"
+        if self.half_open:
+            return "circuit open"
+        return "waiting" if self.wait_until > now else "working"
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +235,40 @@ class Book:
             runtime.slots += by
         elif queue in {"k", "y"}:
             runtime.asked += by
+        else:
+            runtime.queued[queue] = runtime.queued.get(queue, 0) + by
+            if not runtime.queued[queue]:
+                del runtime.queued[queue]
+
+    def recount(self, target: str) -> None:
+        """Count the queues anew: a program that does not count all of them may have had the state."""
+        count = {queue: sum(1 for _ in self.tx.scan(f"{queue}/{target}/".encode())) for queue in _COUNTED}
+        self.runtime(target).queued = {queue: many for queue, many in count.items() if many}
+
+    def waits(self, target: str) -> dict[WaitsFor, int]:
+        """Return how many deletions of a target have not ended, by what they wait for."""
+        runtime = self.runtime(target)
+        groups = [self.group(orjson.loads(value)["name"]) for _, value in self.tx.scan(b"g/")]
+        found: dict[WaitsFor, int] = {
+            "window": 0,
+            "plan": 0,
+            "person": runtime.queued.get("h", 0),
+            "route": runtime.queued.get("w", 0),
+            "turn": runtime.slots + runtime.asked + runtime.queued.get("q", 0) + runtime.queued.get("v", 0),
+        }
+        for group in groups:
+            if group is None or group.target != target:
+                continue
+            if group.plan is None:
+                found["window"] += group.count
+            else:
+                found["plan"] += group.count + group.plan.count
+        return found
+
+    def overdue(self, target: str, now: int) -> int:
+        """Return for how many milliseconds the next deletion of a target has been due; 0: none is."""
+        orders = [self.next_order(queue, target) for queue in _TURN]
+        return max(0, now - min((order for order in orders if order is not None), default=now))
 
     # Customers
 

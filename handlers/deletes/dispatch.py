@@ -139,6 +139,7 @@ class Dispatch:
     def recover(self, name: str) -> None:
         """Take up a target whose calls under way are forgotten: what was sent has an unknown outcome."""
         self._book.runtime(name).canary = 0
+        self._book.recount(name)
         self.health.resume(name)
         for queue in ("a", "e"):
             for deletion in self._book.queued(queue, name):

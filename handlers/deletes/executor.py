@@ -22,6 +22,7 @@ from handlers.deletes.intake import Work
 from handlers.deletes.life import Kit, Life
 from handlers.deletes.model import KIND, Kind, Request, forget, person, read_message, send_request
 from handlers.deletes.settings import DeletesSettings
+from handlers.deletes.showing import Showing
 from handlers.deletes.targets.registry import target_of
 from handlers.deletes.undo import Undo
 from handlers.deletes.verdicts import judge
@@ -59,6 +60,7 @@ class Executor:
         self._began = 0
         self._past_until = 0
         self._opened = 0
+        self._showing = Showing()
 
     @property
     def inputs(self) -> tuple[Input, ...]:
@@ -107,6 +109,7 @@ class Executor:
             work.dispatch.give_up_silent(name)
             work.dispatch.pump(name)
         work.life.flush()
+        self._showing.show(work.life)
         return now if more else now + int(self._kit.settings.tick * 1000)
 
     def _handle(self, work: Work, record: Record) -> Outcome:

@@ -106,13 +106,13 @@ class Health:
 
     def _tell(self, name: str, runtime: Runtime) -> None:
         """Say on the status topic how a target does."""
-        state = "paused" if runtime.paused else "waiting" if runtime.wait_until > self._now else "working"
+        state = runtime.state(self._now)
         value = {
             "kind": "target",
             "target": name,
             "state": state,
             "reason": runtime.paused,
-            "until": runtime.wait_until if state == "waiting" else None,
+            "until": runtime.wait_until if state in {"circuit open", "waiting"} else None,
             "at": self._now,
         }
         self._life.tx.send(self._life.kit.topics.status, f"target/{name}".encode(), orjson.dumps(value))

@@ -60,6 +60,7 @@ class Work:
         why = request["held"] or self._doubt(deletion)
         if why is not None and not recovered:
             self.life.must(deletion, Event.HOLD, why)
+            self.life.book.put(deletion, "h", self.life.now)
         elif not recovered and (request["authority"] == "erasure" or request["retry_of"] is not None):
             self.guard.release(deletion)
             self.dispatch.pump(request["target"])

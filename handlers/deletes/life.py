@@ -14,6 +14,7 @@ from handlers.deletes.receipts import ledger, ledger_key, receipt
 from handlers.deletes.settings import DeletesSettings, Route
 from handlers.deletes.targets.contract import Target
 from handlers.deletes.undo import Undo
+from worker import telemetry
 from worker.handling import Tx
 from worker.topics import DAY_MS, Topics
 
@@ -84,6 +85,7 @@ class Life:
         book.delist(deletion)
         key, value, headers = receipt(deletion, self.now)
         self.tx.send(self.kit.topics.receipts, key, value, headers)
+        self.tx.measure(telemetry.DELETIONS, 1, request["target"], deletion.state)
         forget(self.tx, self.kit.topics.requests, request["id"].encode(), request["target"])
         rest: dict[str, object] = {"state": deletion.state, "at": self.now}
         if deletion.state in {State.BLOCKED, State.FAILED}:

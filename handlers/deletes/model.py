@@ -139,7 +139,7 @@ class Deletion:
         return cls(**known)
 
 
-LATER: Final = {"vouched_for": None, "stays": False, "obeyed": 0, "refused": 0}
+LATER: Final[dict[str, Any]] = {"vouched_for": None, "stays": False, "obeyed": 0, "refused": 0, "queued": {}}
 """Fields that came later, and what they are as a rule: a program that does not know them can take the state back."""
 
 

@@ -2,18 +2,21 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
-from typing import Any
+from typing import Any, get_args
 
 import orjson
 
+from handlers.deletes.book import TargetState
 from handlers.deletes.decisions import decision, record_of
 from handlers.deletes.executor import Executor
 from handlers.deletes.reading import membership_digest
 from handlers.deletes.requests import Requests
 from handlers.deletes.settings import DeletesSettings
 from handlers.deletes.undo import Undo
+from worker import telemetry
 from worker.events import CREATED, DELETED, UPDATED, Headers, customer_key, event_headers
 from worker.handling import Call, Handler, Reply
+from worker.telemetry import Metric
 from worker.testkit import Harness
 from worker.times import rfc3339
 from worker.topics import Topics
@@ -218,6 +221,23 @@ class World:
         return self.decide("approve", **given)
 
     # What can be read
+
+    def measured(self, metric: Metric, *labels: str) -> float:
+        """Return what a metric shows of the executors; a target has one."""
+        return sum(task.tx.measured.get((metric, *labels), 0) for task in self.harness._tasks)
+
+    def waits(self, target: str = "crm") -> dict[str, int]:
+        """Return how much waits for what, where anything does, as the status topic has it; metrics say the same."""
+        said: dict[str, int] = self.status(f"deletions/{target}")["waits"]
+        for waits_for, many in said.items():
+            assert self.measured(telemetry.DELETIONS_OPEN, target, waits_for) == many
+        return {waits_for: many for waits_for, many in said.items() if many}
+
+    def state(self, target: str = "crm") -> str:
+        """Return a target's state, as metrics have it."""
+        states = get_args(TargetState)
+        (found,) = [state for state in states if self.measured(telemetry.TARGET_STATE, target, state)]
+        return str(found)
 
     def status(self, key: str) -> dict[str, Any]:
         """Return the newest status under a key."""

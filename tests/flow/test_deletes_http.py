@@ -662,7 +662,7 @@ def test_a_target_that_fails_often_is_left_alone_too() -> None:
 
     world.systems["crm"].fault = fault
     world.settle(2)
-    assert world.status("target/crm")["state"] == "waiting"
+    assert world.status("target/crm")["state"] == "circuit open"
     world.systems["crm"].fault = lambda _: None
     world.settle(30)
     assert set(world.outcomes().values()) == {"VERIFIED"}

@@ -7,9 +7,11 @@ Hypothesis makes up a history, the harness a schedule. Whatever comes of it:
    no look-up, none follows one for the same customer whose outcome is not known, unless it was published as live since;
 3. no DELETE is sent once the customer's return has been published (at an earlier moment);
 4. once the target is healthy and persons have decided, every request has exactly one receipt, and nothing is open;
-5. every deletion went through the table, step by step.
+5. every deletion went through the table, step by step;
+6. what metrics and status count as waiting, by what it waits for, is what is open.
 """
 
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -17,10 +19,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from handlers.deletes.book import Book
 from handlers.deletes.machine import TABLE, Event, State
 from tests.flow.deletes_world import World, drivly, http, route
 from worker.events import header
 from worker.handling import Call, Reply
+from worker.testkit import MemoryTx
 from worker.times import milliseconds
 
 IDS = ("1", "2", "3")
@@ -83,6 +87,25 @@ class Stepped(World):
     def do(self, step: tuple[Any, ...]) -> None:
         """Take one step of a history."""
         getattr(self, f"_step_{step[0]}")(*step[1:])
+        self.check_counts()
+
+    def check_counts(self) -> None:
+        """Check that each open deletion is counted once, but for those that an approved plan is letting go just now."""
+        for task in (task for task in self.harness._tasks if task.handler.stage == "executor"):
+            book = Book(task.tx)
+            open_ = Counter(
+                orjson.loads(value)["request"]["target"]
+                for key, value in task.tx.scan(b"r/")
+                if value.startswith(b'{"request":')
+            )
+            for target in book.targets():
+                waits = book.waits(target)
+                assert min(waits.values()) >= 0
+                moving = [group for group in map(book.group, self._groups(task.tx)) if group is not None and group.job]
+                assert moving or sum(waits.values()) == open_[target], (waits, open_)
+
+    def _groups(self, tx: MemoryTx) -> list[str]:
+        return [orjson.loads(value)["name"] for _, value in tx.scan(b"g/")]
 
     def _step_deleted(self, source: str, customer: str, reason: str) -> None:
         self.deleted(source, customer, reason, live=0)

@@ -155,6 +155,37 @@ async def test_work_that_raises_leaves_nothing(deployment: Deployment) -> None:
     await task.close()
 
 
+async def test_what_was_measured_shows_with_the_commit_and_gauges_go_with_the_task(deployment: Deployment) -> None:
+    """What a transaction that came to nothing has measured never shows."""
+    gauge, counter = telemetry.DELETIONS_OVERDUE, telemetry.DELETIONS
+    task = deployment.task("poll")
+    await task.start(owner)
+
+    def measure(tx: Transaction) -> None:
+        tx.measure(gauge, 7, "shown")
+        tx.measure(counter, 2, "shown", "VERIFIED")
+
+    def fail(tx: Transaction) -> None:
+        measure(tx)
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        await task.transact(fail)
+    assert shown() == {}
+    await task.transact(measure)
+    await task.transact(lambda tx: (measure(tx), write(deployment, "a")(tx)))
+    assert shown() == {"rollcall_deletions_overdue_seconds": 7, "rollcall_deletions_total": 4}
+    await task.close()
+    assert shown() == {"rollcall_deletions_total": 4}
+
+
+def shown() -> dict[str, float]:
+    """Return what the metrics say of a target."""
+    samples = [sample for metric in telemetry.REGISTRY.collect() for sample in metric.samples]
+    found = {one.name: one.value for one in samples if one.labels.get("target") == "shown"}
+    return {name: value for name, value in found.items() if not name.endswith("_created")}
+
+
 async def test_marks_stay_on_this_machine(deployment: Deployment) -> None:
     """A transaction that only sets marks writes nothing to Kafka."""
     task = deployment.task("poll")

@@ -14,6 +14,7 @@ from rich.console import Console
 from worker.acls import ROLES
 from worker.cli import main
 from worker.commands.operating import tables
+from worker.overview import _held
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +42,21 @@ def test_the_rows_are_tables_by_kind() -> None:
     assert "of no interest" not in shown
     (keys,) = [line for line in shown.splitlines() if "keys" in line]
     assert keys.split()[1::2][:6] == ["keys", "running", "2", "8", "8", "0"]
+
+
+def test_what_waits_at_a_target_is_shown_and_who_is_to_do_what() -> None:
+    """Of each plan its command, and of what was held by itself the one that lists it."""
+    waits = {"window": 0, "plan": 12, "person": 3, "route": 0, "turn": 40}
+    (row,) = [
+        line for line in printed([{"kind": "deletions", "target": "shop", **waits}]).splitlines() if "shop" in line
+    ]
+    assert row.split()[1::2] == ["shop", "0", "12", "3", "0", "40"]
+    plan = {"target": "shop", "state": "held", "plan": "plan-1", "hash": "ab", "count": 12, "reason": "many"}
+    told = [{"target": "shop", "waits": waits}, {"target": "erp", "waits": dict.fromkeys(waits, 0)}]
+    assert [(one["count"], one["decide"]) for one in _held([], [plan], told)] == [
+        (12, "rollcall deletions approve plan-1@ab"),
+        (3, "rollcall deletions list --state HELD --target shop"),
+    ]
 
 
 def test_nothing_is_no_table() -> None:

@@ -41,6 +41,14 @@ _COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
         "": "message",
     },
     "target": {"target": "target", "state": "state", "": "reason"},
+    "deletions": {
+        "deletions at": "target",
+        "being judged": "window",
+        "in held plans": "plan",
+        "held alone": "person",
+        "without route": "route",
+        "in turn": "turn",
+    },
     "replay": {"replay": "name", "state": "state", "": "message"},
 }
 

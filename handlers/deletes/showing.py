@@ -1,0 +1,52 @@
+"""How an executor's targets look from outside: metrics, and on the status topic how much waits, and for what.
+
+How a target itself does is said as it changes (`handlers.deletes.health`).
+"""
+
+from typing import Final, get_args
+
+import orjson
+
+from handlers.deletes.book import TargetState, WaitsFor
+from handlers.deletes.life import Life
+from handlers.deletes.machine import ENDS, State
+from worker import telemetry
+
+# While much goes on: between two measurements, and between two words on the status topic.
+_MEASURE_MS: Final = 1_000
+_TELL_MS: Final = 10_000
+_STATES: Final[tuple[TargetState, ...]] = get_args(TargetState)
+
+
+class Showing:
+    """What is shown of the targets of one executor."""
+
+    def __init__(self) -> None:
+        """Nothing was shown yet."""
+        self._measured = 0
+        self._told: dict[str, tuple[dict[WaitsFor, int], int]] = {}
+
+    def show(self, life: Life) -> None:
+        """Show each target as it is after what was written back in this transaction."""
+        if life.now < self._measured + _MEASURE_MS:
+            return
+        self._measured = life.now
+        for name in life.book.targets():
+            waits = life.book.waits(name)
+            self._measure(life, name, waits)
+            told, at = self._told.get(name, (None, 0))
+            if waits != told and life.now >= at + _TELL_MS:
+                self._told[name] = waits, life.now
+                value = {"kind": "deletions", "target": name, "waits": waits, "at": life.now}
+                life.tx.send(life.kit.topics.status, f"deletions/{name}".encode(), orjson.dumps(value))
+
+    def _measure(self, life: Life, name: str, waits: dict[WaitsFor, int]) -> None:
+        tx, state = life.tx, life.book.runtime(name).state(life.now)
+        for waits_for, many in waits.items():
+            tx.measure(telemetry.DELETIONS_OPEN, many, name, waits_for)
+        for one in _STATES:
+            tx.measure(telemetry.TARGET_STATE, one == state, name, one)
+        tx.measure(telemetry.DELETIONS_OVERDUE, life.book.overdue(name, life.now) / 1000, name)
+        if name not in self._told:  # from zero on: to Prometheus the step from no counter to one of 1 is no increase
+            for end in (*ENDS, State.DELETED):
+                tx.measure(telemetry.DELETIONS, 0, name, end)
