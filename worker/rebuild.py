@@ -33,7 +33,7 @@ from handlers.dedupe.graph import Edge, founder_id
 from handlers.dedupe.lineage import Shape, changes
 from worker import acls, inspect, service
 from worker.config import Config
-from worker.errors import UsageError
+from worker.errors import RollcallError, UsageError
 from worker.handling import Record
 from worker.kafka import Connection, Encoded, TransactionalProducer, apply_topics, bounded_stop
 from worker.times import now_ms, rfc3339
@@ -188,25 +188,35 @@ async def empty(config: Config, handler: str, tell: Tell) -> None:
 
 @asynccontextmanager
 async def _at_work(config: Config) -> AsyncGenerator[None]:
-    """Run the stages while the block runs; what ends them ends the block."""
+    """Run the stages while the block runs; what ends them ends the block, also a signal, which they take."""
     stop = asyncio.Event()
     block = asyncio.current_task()
     serving = asyncio.ensure_future(service.serve(config, REBUILT, stop=stop))
+    over = False
 
     def ended(_: object) -> None:
-        if not stop.is_set() and block is not None:
+        if not over and block is not None:
             block.cancel()
 
     serving.add_done_callback(ended)
     try:
         yield
+        if stop.is_set():  # by a signal; the stages have not ended yet
+            raise _stopped()
     except asyncio.CancelledError:
-        if serving.done():
-            serving.result()
-        raise
+        if not serving.done():
+            raise
+        serving.result()
+        raise _stopped() from None
     finally:
+        over = True
         stop.set()
         await serving
+
+
+def _stopped() -> RollcallError:
+    hint = "Nothing was published. It begins anew when it is started again."
+    return RollcallError("the rebuild was stopped", hint=hint)
 
 
 async def _caught_up(config: Config, tell: Tell) -> None:

@@ -140,6 +140,8 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
         await _serve(config, stages, stopping)
     finally:
         bound.cancel()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
     log.info("stopped")
 
 

@@ -1,6 +1,7 @@
 """The duplicate search's state built anew: what differs is published, and nothing else."""
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from handlers.dedupe.graph import founder_id
 from tests.integration.conftest import Deployment
 from worker import inspect, rebuild, service
 from worker.config import Config, parse
-from worker.errors import UsageError
+from worker.errors import RollcallError, UsageError
 from worker.kafka import apply_topics
 from worker.testkit import deleted, latest, person
 from worker.topics import REBUILT
@@ -207,6 +208,27 @@ async def test_a_rebuild_waits_for_the_one_that_is_at_work(
         await rebuild.rebuild(config, "dedupe", tell)
     assert "generation 2 is at work" in lines[0]
     assert await clusters(config) == pairs(0)
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+async def test_a_rebuild_that_is_told_to_stop_ends(
+    deployment: Deployment, config: Config, tmp_path: Path, name: signal.Signals
+) -> None:
+    """While it waits for the workers to stop; it publishes nothing, and the next one begins anew."""
+    await publish(deployment, twice(0))
+    async with handling(config) as stop:
+        await until(lambda: together(config, 0))
+
+        def tell(line: str) -> None:
+            if "stop every worker" in line:
+                signal.raise_signal(name)
+
+        with pytest.raises(RollcallError, match="the rebuild was stopped"):
+            async with asyncio.timeout(DEADLINE):
+                await rebuild.rebuild(parse(raw(deployment, tmp_path, 1, link=100)), "dedupe", tell)
+        assert not stop.is_set()
+    assert await together(config, 0)
+    assert (await rebuild.rebuild(config, "dedupe", lambda _: None)).generation == 2
 
 
 async def test_deletions_that_nobody_has_handled_are_not_swallowed(

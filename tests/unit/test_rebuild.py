@@ -1,5 +1,6 @@
 """What a rebuild publishes: memberships and what is told of them stay together, wherever it is cut short."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple, Self
@@ -7,9 +8,9 @@ from typing import Any, NamedTuple, Self
 import orjson
 import pytest
 
-from worker import inspect, rebuild
+from worker import inspect, rebuild, service
 from worker.config import Config, parse
-from worker.errors import TransactionError, UsageError
+from worker.errors import RollcallError, TopicError, TransactionError, UsageError
 from worker.events import Headers, header
 from worker.handling import Record
 from worker.kafka import Outputs
@@ -211,6 +212,46 @@ async def test_what_an_error_names_as_the_way_out_is_one(stage: str, monkeypatch
             await attempt(config, stage, lambda _: None)  # type: ignore[operator]
         if not offered and attempt is rebuild.rebuild:
             assert remedy(stage) in str(raised.value)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_signal_ends_the_rebuild(monkeypatch: pytest.MonkeyPatch, *, at_once: bool) -> None:
+    """The stages take it, and end by it; also where the block ends before they do."""
+    told = asyncio.Event()
+
+    async def serve(*_: Any, stop: asyncio.Event) -> None:
+        asyncio.get_running_loop().call_soon(stop.set)
+        await stop.wait()
+        if not at_once:
+            await told.wait()
+
+    async def work() -> None:
+        async with asyncio.timeout(5), rebuild._at_work(parse({"handlers": {}})):
+            await asyncio.sleep(60 if at_once else 0.05)
+            asyncio.get_running_loop().call_later(0.05, told.set)
+
+    monkeypatch.setattr(service, "serve", serve)
+    with pytest.raises(RollcallError, match="was stopped"):
+        await work()
+
+
+async def test_what_ends_the_stages_ends_the_rebuild(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own error is raised; and the end of the block is no stop."""
+    broken = False
+
+    async def serve(*_: Any, stop: asyncio.Event) -> None:
+        if broken:
+            message = "a topic is gone"
+            raise TopicError(message)
+        await stop.wait()
+
+    monkeypatch.setattr(service, "serve", serve)
+    async with rebuild._at_work(parse({"handlers": {}})):
+        await asyncio.sleep(0)
+    broken = True
+    with pytest.raises(TopicError, match="a topic is gone"):
+        async with asyncio.timeout(5), rebuild._at_work(parse({"handlers": {}})):
+            await asyncio.sleep(60)
 
 
 class Reached(Exception):  # ruff: ignore[error-suffix-on-exception-name] - not an error

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import re
+import signal
 
 import aiohttp
 import pytest
@@ -10,6 +11,7 @@ from aiokafka.errors import ProducerFenced
 from structlog.testing import capture_logs
 
 from worker import config as configuration
+from worker import service
 from worker.errors import TransactionError
 from worker.service import Probes, _unexpected
 
@@ -49,3 +51,27 @@ async def test_probes_are_served_where_it_was_said(listen: str) -> None:
                     assert re.search(words, await answer.text())
     finally:
         await probes.stop()
+
+
+@pytest.mark.parametrize("name", [signal.SIGINT, signal.SIGTERM])
+async def test_a_signal_is_taken_while_it_serves_and_no_longer(
+    name: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a command does after that can be stopped as any other."""
+    before = signal.getsignal(name)
+
+    async def work(_config: object, _stages: object, stopping: asyncio.Event) -> None:
+        signal.raise_signal(name)
+        await stopping.wait()
+
+    monkeypatch.setattr(service, "_serve", work)
+    stop = asyncio.Event()
+    try:
+        async with asyncio.timeout(5):
+            await service.serve(configuration.parse({}), [], stop=stop)
+        assert stop.is_set()
+        assert signal.getsignal(name) in {signal.SIG_DFL, signal.default_int_handler}
+    finally:
+        signal.signal(name, before)
+        asyncio.get_running_loop().set_exception_handler(None)
+        gc.unfreeze()
