@@ -244,6 +244,12 @@ Wait = Callable[[float], Awaitable[bool]]
 _LONGEST_PAUSE: Final = 60.0
 
 
+def _cancelled() -> bool:
+    """Return whether it is the running task that is to end, and not something that it has waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class Caller:
     """Calls a plug-in's handler with one event until that has come to something; writes nothing itself."""
 
@@ -288,7 +294,9 @@ class Caller:
             outcome = await self._within(self._handle(event, context))
         except RecordTooLargeError as error:
             return Effect(Dead(error.message))
-        except Exception as error:  # ruff: ignore[blind-except] - a handler's bug; its text may quote the event: only its class is kept
+        except (Exception, asyncio.CancelledError) as error:  # its text may quote the event: only its class is kept
+            if isinstance(error, asyncio.CancelledError) and _cancelled():
+                raise
             failed = f"it failed {attempt} times, at last with {type(error).__name__}"
             return Effect(Dead(failed) if attempt >= settings.attempts else None)
         if outcome is None or isinstance(outcome, Done | Skip):

@@ -36,6 +36,7 @@ from worker.errors import (
     StateError,
     StoreError,
     TopicError,
+    TransactionError,
 )
 from worker.kafka import Connection, bounded_stop
 from worker.task import Task
@@ -328,6 +329,11 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             if not owned.granted.is_set():
                 await task.hold(0)
             await self._run(task)
+        except asyncio.CancelledError as error:
+            if owned.stopping.is_set() or owned.work is None or owned.work.cancelling():
+                raise
+            message = "something that it waited for was cancelled"
+            raise TransactionError(message) from error
         finally:
             if owned.task is not None:
                 owned.task = None

@@ -178,6 +178,50 @@ async def test_a_call_that_takes_too_long_is_a_failure() -> None:
     assert trial.dead == [("crm/1", "it failed 2 times, at last with TimeoutError")]
 
 
+class Shared:
+    """Customers share one log-in, which a time-out of any of them cancels for all; odd ones need none."""
+
+    def __init__(self) -> None:
+        self.login: asyncio.Future[bool] | None = None
+        self.handled: list[str] = []
+
+    async def handle(self, event: Event, context: Context) -> None:
+        """Wait for the log-in, made once and never answered."""
+        if int(event.customer_id) % 2 == 0:
+            self.login = self.login or asyncio.ensure_future(asyncio.Event().wait())
+            await self.login
+        self.handled.append(event.key)
+
+
+async def test_what_a_handler_waits_for_may_be_cancelled_under_it() -> None:
+    """That is its failure, and nothing of it touches its neighbours; nor what waits behind a dead letter."""
+    trial = Trial(Shared, timeout="10ms", attempts=2)
+    await trial.give(*(event(person("crm", id_), n) for id_, n in (("2", 1), ("4", 1), ("4", 2), ("7", 1))))
+    assert trial.instance.handled == ["crm/7"]
+    assert sorted(trial.letters) == ["crm/2", "crm/4"]
+    assert trial.dead[0][1] == "it failed 2 times, at last with CancelledError"
+    assert await trial.discard("crm/4") == "discarded"
+    assert trial.letters["crm/4"].offset == 2
+
+
+async def test_a_call_is_cancelled_with_the_task_that_makes_it() -> None:
+    """That is no failure of the handler's: nothing is counted, and nothing called again."""
+    begun: list[int] = []
+
+    async def handle(event: Event, context: Context) -> None:
+        begun.append(event.sequence)
+        await asyncio.Event().wait()
+
+    trial = Trial(handle)
+    giving = asyncio.ensure_future(trial.give(event(person("crm", "1"), 1)))
+    while not begun:
+        await asyncio.sleep(0)
+    giving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await giving
+    assert (begun, trial.pauses, trial.dead) == ([1], [], [])
+
+
 @pytest.mark.parametrize(
     ("topic", "value", "reason"),
     [("elsewhere", {}, "LookupError"), ("counts", "x" * 2_000_000, "more than kafka.max_record_bytes")],
