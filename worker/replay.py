@@ -161,9 +161,13 @@ async def _positions(config: Config, group: str) -> dict[int, int]:
 
 
 async def plan(config: Config, target: Target, wanted: Wanted, span: Span) -> Plan:
-    """Return the replay of a part of `customers.events`; raises UsageError where nothing is in it."""
+    """Return the replay of a part of `customers.events`.
+
+    Raises UsageError where nothing is in it, or the stage that it is for has not begun to work.
+    """
     connection = Connection(config.file.kafka)
     topic = config.topics.events
+    await _demand_begun(connection, config, target)
     where = span.within([TopicPartition(topic, one) for one in wanted.partitions(config.topics.partitions)])
     consumer = await connection.consumer()
     try:
@@ -184,14 +188,32 @@ async def plan(config: Config, target: Target, wanted: Wanted, span: Span) -> Pl
     return Plan(secrets.token_hex(4), target, wanted, start, until, dict(start))
 
 
+async def _demand_begun(connection: Connection, config: Config, target: Target) -> None:
+    """Raise UsageError where a stage of ours has no state: it would begin behind whatever was copied for it before."""
+    if target.kind not in {"plugin", "deletes"}:
+        return
+    state = config.topics.state(target.name)
+    consumer = await connection.consumer()
+    try:
+        await connection.demand(consumer, state)
+        ends = await consumer.end_offsets([TopicPartition(state, one) for one in range(config.topics.partitions)])
+    finally:
+        await bounded_stop(consumer.stop(), "state reader")
+    if not all(ends.values()):
+        message = f"{target.name} has not begun to work on every partition: copies would be lost on it"
+        hint = f"Start it (`rollcall handle {target.name}`); replay once `rollcall status` shows it running."
+        raise UsageError(message, hint=hint)
+
+
 async def resumed(config: Config, id_: str) -> Plan:
-    """Return a replay that was begun; raises UsageError where there is none, or nothing is left of it."""
+    """Return a replay that was begun; raises UsageError where there is none, nothing is left of it, or as `plan`."""
     found = await _stored(config, id_)
     if found is None:
         hint = "`rollcall status` shows those that were begun."
         raise UsageError(f"there is no replay {id_!r} to go on with", hint=hint)
     if found.passed >= found.total:
         raise UsageError(f"the replay {id_} is done: {found.copied} copies were made")
+    await _demand_begun(Connection(config.file.kafka), config, found.target)
     return found
 
 

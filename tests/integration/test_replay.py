@@ -1,6 +1,7 @@
 """Events of the past given once more: to whom, which ones, in which order, and once over interruptions."""
 
 import copy
+import dataclasses
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -14,11 +15,12 @@ from aiokafka.errors import TopicAuthorizationFailedError
 import handlers
 from tests.integration.conftest import Deployment
 from tests.integration.test_plugins import config_of, publish, running, until
-from worker import inspect, replay, tail
+from worker import inspect, rebuild, replay, tail
 from worker.config import Config, parse
 from worker.consumer import HandlerLoop
 from worker.errors import KafkaUnavailableError, UsageError
 from worker.events import header
+from worker.handling import Input, Outcome, Record, Skip
 from worker.overview import overview
 from worker.plugin_testkit import deletion, event
 from worker.privacy import Hasher
@@ -299,6 +301,73 @@ async def test_deletions_are_requested_once_more_only_with_the_flag(past: tuple[
         await until(all_of_them)
     assert plan.copied == CUSTOMERS
     assert await requested() == wanted
+
+
+class Seen:
+    """Stands in for the requests, as the loop sees it: keeps the keys that it is given."""
+
+    stage = "requests"
+    version = 1
+
+    def __init__(self, deployment: Deployment) -> None:
+        """Read the table of customers."""
+        self.inputs = (Input(deployment.topics.latest),)
+        self.keys: list[bytes | None] = []
+
+    def open(self, *_: Any) -> None:
+        """Do nothing."""
+
+    def on_record(self, _tx: Any, record: Record, _now: int) -> Outcome:
+        """Keep it."""
+        self.keys.append(record.key)
+        return Skip("seen")
+
+    def on_reply(self, *_: Any) -> None:
+        """Never called."""
+
+    def on_timer(self, *_: Any) -> None:
+        """Never called."""
+
+
+async def test_no_copies_are_made_for_who_has_not_begun(past: tuple[Deployment, str]) -> None:
+    """It begins behind what is there already: before its first start, and where its state was taken away.
+
+    Once it has begun, it finds also what was copied while it was stopped. A replay that is gone on with is no other.
+    """
+    deployment, _ = past
+    config, seen = config_of(deployment), Seen(deployment)
+    target = await replay.target_of(config, "deletes", with_deletes=True)
+    with pytest.raises(UsageError, match="requests has not begun"):
+        await replay.plan(config, target, Wanted(), ALL)
+
+    async def begin_and_read(copies: int) -> None:
+        async def read() -> bool:  # ruff: ignore[unused-async] - `until` awaits it
+            return len(seen.keys) == copies
+
+        async with deployment.connection.admin() as admin:
+            _, ids = await admin.topic_ids([deployment.topics.state("requests")])
+        anew = dataclasses.replace(deployment, ids=deployment.ids | ids)
+        async with running(anew, lambda task: HandlerLoop(seen, task, {}), "requests"):
+            await until(read)
+
+    def stop(_: replay.Plan) -> None:
+        raise Stopped
+
+    await begin_and_read(0)
+    plan = await replay.plan(config, target, Wanted(), ALL)
+    while not plan.copied:
+        with suppress(Stopped):
+            await replay.run(config, plan, 40, stop)
+    begun = plan.copied
+    assert 0 < begun < CUSTOMERS
+    await begin_and_read(begun)
+
+    await rebuild.empty(config, "requests", lambda _: None)
+    with pytest.raises(UsageError, match="requests has not begun"):
+        await replay.resumed(config, plan.id)
+    await begin_and_read(begun)
+    await replay.run(config, await replay.resumed(config, plan.id), 1e9, lambda _: None)
+    await begin_and_read(CUSTOMERS)
 
 
 @pytest.mark.parametrize(
