@@ -26,6 +26,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.machine import anonymous_mb, cpu_seconds, machine
+from benchmarks.measure import simulator
 from worker import config as configuration
 from worker import embedded
 from worker.config import Config
@@ -54,24 +55,6 @@ class Work:
         """Return rate and cost."""
         rate, each = self.records / self.seconds, self.cpu / self.records * 1e6
         return f"{self.records:>9,.0f} records {rate:>9,.0f}/s {each:>8.1f} us CPU each {self.memory:>6.0f} MB"
-
-
-@asynccontextmanager
-async def simulator(customers: int, seed: int) -> AsyncGenerator[str]:
-    """Run a simulated system in a process of its own; give its address."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "worker.simulator", "connect", "--seed", str(seed), "--customers", str(customers)),
-        *("--print-url", "--until-stdin-ends"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        yield (await process.stdout.readline()).decode().strip()
-    finally:
-        process.stdin.close()
-        await process.wait()
 
 
 def written(folder: Path, bootstrap: str, urls: Sequence[str], *, prefix: str, partitions: int) -> Path:
@@ -230,7 +213,7 @@ async def main(customers: int) -> None:
             few, many = [await idle_memory(folder, kafka.bootstrap, n) for n in (PARTITIONS, MORE_PARTITIONS)]
             each = (many - few) / (MORE_PARTITIONS - PARTITIONS)
             print(f"idle worker    {few:.0f} MB with {PARTITIONS} partitions, {each:.1f} MB more each", flush=True)
-            urls = [await stack.enter_async_context(simulator(customers // 2, seed=1)) for _ in range(2)]
+            urls = [await stack.enter_async_context(simulator(customers // 2)) for _ in range(2)]
             own = {"prefix": "customers", "partitions": PARTITIONS}
             async with deployed(folder, kafka.bootstrap, urls, **own) as bench:
                 await polling(bench, customers // 2 * 2)

@@ -10,7 +10,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -127,11 +127,22 @@ async def process(
                 await child.wait()
 
 
+def upstream(customers: int, *more: str) -> AbstractAsyncContextManager[str]:
+    """Run the server of `upstream.py` and give its URL."""
+    return _serving("benchmarks.upstream", "--customers", str(customers), *more)
+
+
+def simulator(customers: int, seed: int = 1) -> AbstractAsyncContextManager[str]:
+    """Run a simulated connect in a process of its own and give its URL."""
+    command = ("worker.simulator", "connect", "--seed", str(seed), "--customers", str(customers))
+    return _serving(*command, "--print-url", "--until-stdin-ends")
+
+
 @asynccontextmanager
-async def upstream(customers: int, *more: str) -> AsyncGenerator[str]:
-    """Run the server of `upstream.py` and yield its URL."""
+async def _serving(*command: str) -> AsyncGenerator[str]:
+    """Run a server that prints its URL and ends with its input; yield the URL."""
     child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "benchmarks.upstream", "--customers", str(customers), *more),
+        *(sys.executable, "-m", *command),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=ROOT,

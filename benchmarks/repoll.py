@@ -13,8 +13,6 @@ import sys
 import tempfile
 import time
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ import orjson
 import yaml
 
 from benchmarks.machine import anonymous_mb, cpu_seconds, machine
+from benchmarks.measure import simulator
 from worker import config as configuration
 from worker import embedded, inspect
 from worker.config import Config
@@ -46,22 +45,6 @@ class Measured:
     first_cpu: float = 0.0
     cpu: float = 0.0
     memory: float = 0.0
-
-
-@asynccontextmanager
-async def simulator(customers: int) -> AsyncGenerator[str]:
-    """Run a simulated source in a process of its own; give its address."""
-    command = [sys.executable, "-m", "worker.simulator", "connect", "--seed", "1", "--customers", str(customers)]
-    process = await asyncio.create_subprocess_exec(
-        *command, "--print-url", "--until-stdin-ends", stdin=PIPE, stdout=PIPE
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        yield (await process.stdout.readline()).decode().strip()
-    finally:
-        process.stdin.close()
-        await asyncio.wait_for(process.wait(), 20)
 
 
 async def floor(url: str, folder: Path, passes: int) -> float:

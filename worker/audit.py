@@ -25,10 +25,10 @@ from worker.detection import SORTED
 from worker.errors import CursorExpiredError, UpstreamUnavailableError, UsageError
 from worker.events import header
 from worker.handling import decoded
+from worker.keys import Keys
 from worker.sources import Exists, Missing, Row, Tombstone, normalizer
 from worker.times import milliseconds
 from worker.upstream import Upstream
-from worker.watch import WatchList
 
 Kind = Literal["missed", "differs", "extra", "set aside", "unclear", "state"]
 Progress = Callable[[str, int, int], None]  # what is being done, how many are done, of how many
@@ -186,8 +186,8 @@ class Audit:
 
     async def _remembered(self) -> _Remembered:
         """Read the state of the source's poll task, as it is in Kafka."""
-        name = self._name.encode()
-        entries, aside, listed = b"c/%s/" % name, b"b/%s/" % name, WatchList(self._name).prefixes[0]
+        keys = Keys(self._name)
+        entries, aside, listed = keys.entries, keys.aside, keys.listed
         found = _Remembered()
         async for record in ordering.state_of(self._config, self._name):
             key, value = record.key, record.value
@@ -204,7 +204,7 @@ class Audit:
                 id_ = key[len(listed) :].decode()
                 (found.watched.add if value == b"+" else found.watched.discard)(id_)
                 (found.removed.add if value == b"-" else found.removed.discard)(id_)
-            elif key == b"s/" + name and value is not None:
+            elif key == keys.checkpoint and value is not None:
                 found.checkpoint = Checkpoint.unpack(value)
         return found
 

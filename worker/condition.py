@@ -5,7 +5,7 @@ person should look at although the source is being polled.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import structlog
 
@@ -16,20 +16,8 @@ from worker.times import rfc3339
 
 log = structlog.get_logger()
 
-State = Literal[
-    "paused",
-    "paused: credentials",
-    "paused: newer state",
-    "circuit open",
-    "backing off",
-    "failing",
-    "degraded",
-    "running",
-    "starting",
-    "not configured",
-]
 # The most pressing first; where none of them is the case, the source is running, or starting before its first poll.
-PRESSING: Final[tuple[State, ...]] = (
+Pressing = Literal[
     "paused",
     "paused: credentials",
     "paused: newer state",
@@ -37,8 +25,9 @@ PRESSING: Final[tuple[State, ...]] = (
     "backing off",
     "failing",
     "degraded",
-)
-
+]
+State = Literal[Pressing, "running", "starting", "not configured"]
+PRESSING: Final[tuple[State, ...]] = get_args(Pressing)
 
 NOT_CONFIGURED: Final[dict[str, Any]] = {
     "state": "not configured",

@@ -3,8 +3,6 @@
 Guarantees: an order takes effect in the transaction that moves the position behind it, in the order of the topic, and
 is answered once; one that takes long (a whole source to be taken off) is remembered in that transaction and worked off
 piece by piece, also by a successor. Customers who were handed over are known before their new source is polled.
-
-State, by key: `j/<source>` such a job, `o/<order>` what the first records of a long order came to.
 """
 
 import time
@@ -17,12 +15,12 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from worker import orders, redelivery, telemetry
+from worker import keys, orders, redelivery, telemetry
 from worker.checkpoint import Checkpoint
 from worker.condition import NOT_CONFIGURED, Condition
 from worker.errors import RecordError, TransactionError
 from worker.kafka import MARKERS_SECONDS, bounded_stop, emptied, undecodable
-from worker.leaving import JOBS, Leaving
+from worker.leaving import Leaving
 from worker.orders import Order, Outcome
 from worker.poller import Source
 from worker.task import POSITION, Task, Transaction
@@ -31,8 +29,6 @@ from worker.watch import FEED, WatchList
 
 log = structlog.get_logger()
 
-_CHECKPOINTS: Final = b"s/"
-_PARTS: Final = b"o/"
 _READ_MS: Final = 500
 
 Said = tuple[Outcome, str] | None  # None: the answer comes later
@@ -89,8 +85,8 @@ class Control:
             self._leaving.adopt(tx, given, WatchList(given["source"]))  # the sources have not counted theirs yet
 
     def _say_unconfigured(self, tx: Transaction) -> None:
-        for key, raw in list(tx.scan(_CHECKPOINTS)):
-            name = key.removeprefix(_CHECKPOINTS).decode()
+        for key, raw in list(tx.scan(keys.CHECKPOINTS)):
+            name = key.removeprefix(keys.CHECKPOINTS).decode()
             if name not in self._sources:
                 record = Condition(name, "").record(Checkpoint.unpack(raw), now_ms()) | NOT_CONFIGURED
                 tx.send(self._task.topics.status, b"source/" + name.encode(), orjson.dumps(record))
@@ -246,7 +242,7 @@ class Control:
                 source.detector.unobserve(tx, id_)
             source.detector.save(tx)  # how many are set aside
             count = len(removed)
-        key = _PARTS + given["id"].encode()
+        key = keys.ORDERS + given["id"].encode()
         before: dict[str, int] = orjson.loads(tx.get(key) or b'{"count":0,"of":0}')
         count, of = before["count"] + count, before["of"] + len(given["ids"])
         if given["part"] < given["parts"]:
@@ -263,7 +259,7 @@ class Control:
         """Do what was begun, piece by piece, until nothing of it is left, or the task is stopping."""
         while not self._task.stopping.is_set():
             with self._task.store.reading() as state:
-                job = next(iter(state.scan(JOBS)), None)
+                job = next(iter(state.scan(keys.JOBS)), None)
             if job is None:
                 return
             await self._task.transact(lambda tx, key=job[0]: self._leaving.go_on(tx, key, now_ms()))  # type: ignore[misc]

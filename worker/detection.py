@@ -2,9 +2,6 @@
 
 Everything happens on the transaction it is given, so that what is detected, what is published and what is remembered
 are committed together. Pure but for that: `now` is an argument.
-
-The state of a poll task, by key: `c/<source>/<id>` an entry of `changes` for each customer ever seen, `b/<source>/<id>`
-what is set aside, `s/<source>` the checkpoint.
 """
 
 import hashlib
@@ -22,6 +19,7 @@ from worker.checkpoint import NORMALIZATION, Checkpoint, own, tag
 from worker.errors import RecordTooLargeError, StateError
 from worker.events import DELETED, UPDATED, Reason, customer_key
 from worker.handling import Tx
+from worker.keys import Keys
 from worker.privacy import Hasher
 from worker.publish import SizedTx, publish
 from worker.roll import Notes, Roll, clear
@@ -70,9 +68,8 @@ class Detector:
         self._hasher = hasher
         self._topics = topics
         self._normalizer = normalizer(adapter, settings, hasher)
-        self._prefix = b"c/%s/" % source.encode()
-        self._aside = b"b/%s/" % source.encode()
-        self._position = b"s/%s" % source.encode()
+        keys = Keys(source)
+        self._prefix, self._aside, self._position = keys.entries, keys.aside, keys.checkpoint
         self._fingerprint = hasher.fingerprints(self.checkpoint.tag.encode())
         self._content = hasher.fingerprints(b"set aside")
         self._origin: Origin | None = None  # of what is being taken in
@@ -414,8 +411,7 @@ class Detector:
             return
         tx.delete(self._aside + identity)
         self.checkpoint.set_aside -= 1
-        key = customer_key(self.source, orjson.loads(known)["id"])
-        tx.send(self._topics.deadletters, key, None, redelivery.mended_headers())
+        settle_letter(tx, self._topics, self.source, known)
 
     def _count(self, outcome: str) -> None:
         self.counts[outcome] = self.counts.get(outcome, 0) + 1
@@ -462,6 +458,12 @@ class _Rolls(dict[bytes, Roll]):  # ruff: ignore[subclass-builtin] - only to mak
     def __missing__(self, mark: bytes) -> Roll:
         roll = self[mark] = Roll(mark)
         return roll
+
+
+def settle_letter(tx: Tx, topics: Topics, source: str, aside: bytes) -> None:
+    """Settle the dead letter of a record that was set aside, of which the state has `aside`."""
+    key = customer_key(source, orjson.loads(aside)["id"])
+    tx.send(topics.deadletters, key, None, redelivery.mended_headers())
 
 
 def _identity(customer_id: str) -> bytes:

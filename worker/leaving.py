@@ -13,16 +13,17 @@ from typing import Any, Final
 
 import orjson
 
-from worker import changes, orders, redelivery
+from worker import changes, orders
 from worker.changes import Decision, Entry
+from worker.detection import settle_letter
 from worker.events import customer_key
+from worker.keys import Keys
 from worker.orders import Order, Outcome
 from worker.publish import publish
 from worker.task import Transaction
 from worker.topics import Topics, partition_of
 from worker.watch import WatchList
 
-JOBS: Final = b"j/"
 _PIECE: Final = 1_000
 
 
@@ -35,13 +36,15 @@ class Leaving:
 
     def begin(self, tx: Transaction, given: Order) -> tuple[Outcome, str] | None:
         """Note an order down, to be worked off; return why it is refused, None where it is not."""
-        name = given["source"].encode()
-        if tx.get(JOBS + name) is not None:
-            return "refused", f"{given['source']} is being taken off already"
-        if tx.get(b"s/" + name) is None:
-            return "refused", f"nothing is known here of a source {given['source']}"
-        live = orjson.loads(tx.get(b"s/" + name) or b"{}").get("live", 0)
-        tx.put(JOBS + name, orjson.dumps({"order": given, "after": "", "count": 0, "live": live}))
+        source = given["source"]
+        keys = Keys(source)
+        if tx.get(keys.job) is not None:
+            return "refused", f"{source} is being taken off already"
+        checkpoint = tx.get(keys.checkpoint)
+        if checkpoint is None:
+            return "refused", f"nothing is known here of a source {source}"
+        live = orjson.loads(checkpoint).get("live", 0)
+        tx.put(keys.job, orjson.dumps({"order": given, "after": "", "count": 0, "live": live}))
         return None
 
     def go_on(self, tx: Transaction, key: bytes, now: int) -> None:
@@ -52,14 +55,14 @@ class Leaving:
         if self._let_go(tx, job, given, now) or self._clear(tx, given):
             tx.put(key, orjson.dumps(job))
             return
-        tx.delete(b"s/" + name)
+        tx.delete(Keys(given["source"]).checkpoint)
         tx.delete(key)
         tx.send(self._topics.status, b"source/" + name, None)
         tx.send(self._topics.status, *orders.answer(given, "done", _told(given, job["count"]), now))
 
     def _let_go(self, tx: Transaction, job: dict[str, Any], given: Order, now: int) -> bool:
         """Let the next live customers go; return whether there were any entries left."""
-        prefix = b"c/%s/" % given["source"].encode()
+        prefix = Keys(given["source"]).entries
         start = prefix + bytes.fromhex(job["after"]) + b"\0" if job["after"] else prefix
         entries = list(islice(tx.scan(prefix, start), _PIECE))
         adopted: list[tuple[str, int]] = []
@@ -94,16 +97,15 @@ class Leaving:
 
     def _clear(self, tx: Transaction, given: Order) -> bool:
         """Remove the next keys of what is remembered beside the customers; return whether there were any."""
-        name = given["source"].encode()
-        aside, (listed, fresh) = b"b/%s/" % name, WatchList(given["source"]).prefixes
-        for prefix in (aside, listed, fresh):
+        source = given["source"]
+        keys = Keys(source)
+        for prefix in (keys.aside, keys.listed, keys.fresh):
             found = list(islice(tx.scan(prefix), _PIECE))
             for key, value in found:
                 tx.delete(key)
-                if prefix == aside:  # nothing will become of what its dead letter tells of
-                    letters = customer_key(given["source"], orjson.loads(value)["id"])
-                    tx.send(self._topics.deadletters, letters, None, redelivery.mended_headers())
-            if prefix == listed and given["what"] == "rename" and found:
+                if prefix == keys.aside:  # nothing will become of what its dead letter tells of
+                    settle_letter(tx, self._topics, source, value)
+            if prefix == keys.listed and given["what"] == "rename" and found:
                 self._hand_over(tx, given, [(value + key[len(prefix) :]).decode() for key, value in found], [])
             if found:
                 return True
@@ -129,7 +131,7 @@ class Leaving:
             watch.add(tx, [entry.removeprefix("+") for entry in given["ids"] if entry[:1] != "-"])
             watch.leave_out(tx, [entry[1:] for entry in given["ids"] if entry[:1] == "-"])
             return
-        prefix = b"c/%s/" % given["source"].encode()
+        prefix = Keys(given["source"]).entries
         for id_, first_seen in zip(given["ids"], given["seen"], strict=True):
             if tx.get(prefix + id_.encode()) is None:
                 tx.put(prefix + id_.encode(), changes.grave(0, first_seen).pack())

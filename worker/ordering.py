@@ -22,10 +22,10 @@ from worker.changes import Entry
 from worker.config import Config
 from worker.errors import KafkaUnavailableError, UnavailableError, UsageError
 from worker.kafka import Connection, bounded_stop, unreadable
+from worker.keys import Keys
 from worker.orders import Order, What
 from worker.times import now_ms
 from worker.topics import partition_of
-from worker.watch import WatchList
 
 _READ_MS: Final = 500
 _NAMED: Final = 10
@@ -132,11 +132,11 @@ async def _answer(consumer: AIOKafkaConsumer, status: TopicPartition, key: bytes
 async def watched(config: Config, source: str) -> list[tuple[str, str]]:
     """Return (id, what is known of it) of everyone on a watch list, in order: a reading of the state in Kafka.
 
-    Known are: `live`, `deleted`, `not found`, `not looked up`, `set aside` (his look-up gives nothing of use).
+    Known are: `live`, `deleted`, `not found`, `not looked up`, `set aside` (its look-up gives nothing of use).
     """
     configured(config, source)
-    listed, fresh = WatchList(source).prefixes
-    entries, aside = b"c/%s/" % source.encode(), b"b/%s/" % source.encode()
+    keys = Keys(source)
+    listed, fresh, entries, aside = keys.listed, keys.fresh, keys.entries, keys.aside
     on, new, bad, known = set[bytes](), set[bytes](), set[bytes](), dict[bytes, str]()
     async for record in state_of(config, source):
         key, value = record.key, record.value

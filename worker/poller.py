@@ -17,7 +17,6 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Final, TypeVar, cast
 
-import orjson
 import structlog
 
 from worker import telemetry
@@ -37,6 +36,7 @@ from worker.orders import answer
 from worker.rounds import Rounds
 from worker.settings import SourceSettings
 from worker.sources import Adapter, Bad, Cursor, Exists, Feed, Missing, Page, Row, Stub, Tombstone, Unsure, Verdict
+from worker.status import Status
 from worker.task import Task, Transaction
 from worker.times import now_ms
 from worker.upstream import Upstream
@@ -47,9 +47,6 @@ log = structlog.get_logger()
 Result = TypeVar("Result")
 
 _SAVE_SECONDS: Final = 30.0
-_STATUS_SECONDS: Final = 60.0
-_COUNTS_SECONDS: Final = 2.0
-_COUNTS: Final = ("live", "watched", "not_looked_up")
 _CREDENTIAL_PAUSE: Final = 30.0
 _IDLE: Final = 60.0
 _LONGEST_WAIT: Final = 3_600.0
@@ -77,6 +74,8 @@ class Source:
         self.feeds = {feed.name: feed for feed in adapter.feeds()} or {FEED: Feed(FEED, settings.interval)}
         changes = tuple(feed.name for feed in self.feeds.values() if not feed.enumerates)
         self.condition.following = changes or tuple(self.feeds)
+        watch = self.watch if FEED in self.feeds else None
+        self._status = Status(task.topics.status, detector, self._committer, self.condition, watch)
         self._due = dict.fromkeys(self.feeds, 0.0)
         self._cursors: dict[str, Cursor] = {}  # where to ask on: ahead of the checkpoint by what waits to be committed
         self._scans: dict[str, Enumeration] = {}
@@ -86,8 +85,6 @@ class Source:
         self._breaker = Breaker()
         self._under: dict[str, str] = {}
         self._saved_at = time.monotonic()
-        self._told: tuple[dict[str, Any], dict[str, Any]] = {}, {}
-        self._told_at = 0.0
         self._wake = asyncio.Event()
         self.log = log.bind(source=name)
 
@@ -124,7 +121,7 @@ class Source:
 
     def _last_words(self, tx: Transaction) -> None:
         self.detector.save(tx)
-        self.publish_status(tx)
+        self._status.publish(tx)
 
     async def commit(self, work: Callable[[Transaction], Result]) -> Result:
         """Have an operator's order committed between what was read before and after it, and look at what is due."""
@@ -136,13 +133,13 @@ class Source:
 
     async def _ask_on(self) -> None:
         """Read whatever is due, one page of each feed in turn, and wait where nothing is."""
-        await self._tell()
+        await self._status.tell()
         while not self._task.stopping.is_set():
             if self.detector.checkpoint.resync:
                 await self._committer.done(self._resync)
             if self._halted():
                 self._spoil("the source was paused meanwhile")
-                await self._tell()
+                await self._status.tell()
                 await self._wait(_IDLE)
                 continue
             if await self._attempt("", self._prepare):
@@ -150,7 +147,7 @@ class Source:
                 for name, feed in self.feeds.items():
                     if self._ready(feed):
                         await self._attempt(name, lambda feed=feed: self._read(feed))  # type: ignore[misc]
-            await self._tell()
+            await self._status.tell()
             await self._wait(self._next_due() - time.monotonic())
 
     def _halted(self) -> bool:
@@ -277,11 +274,11 @@ class Source:
     async def _pause(self, seconds: float) -> None:
         """Ask nothing for so long, whatever is ordered meanwhile; that shows in the status."""
         until = time.monotonic() + seconds
-        await self._tell()
+        await self._status.tell()
         while (left := until - time.monotonic()) > 0 and not self._task.stopping.is_set():
             await self._wait(left)
             self._halted()
-            await self._tell()
+            await self._status.tell()
 
     async def _prepare(self) -> None:
         """Have a credential; where it, or the filter, is another one than before, everything is read from the start."""
@@ -361,7 +358,7 @@ class Source:
                 if scan is not None:
                     scan.looked_up = True
                 await self._look_up(customer_id)
-                await self._tell()
+                await self._status.tell()
             await self._committer.put(lambda tx: self._move(tx, feed, page.cursor))
         else:
             await self._committer.put(lambda tx: self._whole(tx, feed, page, now, mark), size)
@@ -505,37 +502,6 @@ class Source:
         tx.send(self._task.topics.status, *answer(given, "done", f"{self.name}/{customer_id} {text}", now))
         self.detector.checkpoint.wanted.remove(wanted)
         self.detector.save(tx)
-
-    # Saying how it goes
-
-    async def _tell(self) -> None:
-        """Publish the status: at once where something is the matter, soon where counts moved, else now and then."""
-        aside = self.detector.checkpoint.set_aside
-        if aside:
-            error = RollcallError(f"{aside} records are set aside", hint="See `rollcall deadletters list`.")
-            self.condition.begin("degraded", error)
-        else:
-            self.condition.end("degraded")
-        news, counts = self._news()
-        told, counted = self._told
-        due = _STATUS_SECONDS if counts == counted else _COUNTS_SECONDS
-        if news != told or time.monotonic() - self._told_at > due:
-            self._told, self._told_at = (news, counts), time.monotonic()
-            await self._committer.put(self.publish_status)
-
-    def _news(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what of the status is published as soon as it changes, and what a little later."""
-        record = self._record(0)
-        del record["polled_at"], record["scanned_at"], record["checkpoint_at"], record["scans"]
-        return record, {name: record.pop(name) for name in _COUNTS if name in record}
-
-    def _record(self, now: int) -> dict[str, Any]:
-        watch = {"watched": self.watch.watched, "not_looked_up": self.watch.not_looked_up} if FEED in self.feeds else {}
-        return {**self.condition.record(self.detector.checkpoint, now), **watch}
-
-    def publish_status(self, tx: Transaction) -> None:
-        """Publish the status with a transaction."""
-        tx.send(self._task.topics.status, f"source/{self.name}".encode(), orjson.dumps(self._record(now_ms())))
 
 
 @cache

@@ -19,11 +19,11 @@ from worker.config import Config
 from worker.errors import RecordError, UsageError
 from worker.events import split_key
 from worker.kafka import Admin, Connection
+from worker.keys import ENTRIES
 from worker.service import POLL_VERSION
 from worker.task import Task, TaskSpec, Transaction
 from worker.topics import POLL, partition_of
 
-_START: Final = b"c/"
 _CHUNK: Final = 2_000
 _LARGEST: Final = 2**53
 _NONE: Final = "not a customer's version"
@@ -60,14 +60,14 @@ async def known(config: Config) -> AsyncIterator[Known]:
     """Yield every customer that was ever published, deleted ones too, in the order of the keys of each partition."""
     newest: dict[bytes, bytes] = {}
     async for row in inspect.read_all(config, config.topics.state(POLL)):
-        if row.key.startswith(_START) and row.value is not None:
+        if row.key.startswith(ENTRIES) and row.value is not None:
             newest[row.key] = row.value
         else:
             newest.pop(row.key, None)
     for key, value in sorted(newest.items()):
         entry = Entry.unpack(value)
         try:
-            name = key[len(_START) :].decode()
+            name = key[len(ENTRIES) :].decode()
         except UnicodeDecodeError:
             continue  # a hash that stands for an id too long for a key: nothing was published of it
         if entry.sequence:
@@ -128,7 +128,7 @@ async def _granted() -> None:
 def _work(rows: list[Known], ahead: int, done: Taken) -> Callable[[Transaction], None]:
     def work(tx: Transaction) -> None:
         for one in rows:
-            key = _START + one.key.encode()
+            key = ENTRIES + one.key.encode()
             if tx.get(key) is not None:
                 done.left += 1
                 continue

@@ -1,7 +1,7 @@
 """The watch list of a source that cannot be listed: whose turn it is, and what is on it.
 
-State, by key: `w/<source>/<id>` who is watched (`+`) or must not be taken up again by himself (`-`: removed by an
-operator), `n/<source>/<id>` who was not looked up yet. A round goes over the list in the order of the ids, so whoever
+On it (`Keys.listed`) is who is watched (`+`), or must not be taken up again unasked (`-`: removed by an operator),
+and beside it (`Keys.fresh`) who was not looked up yet. A round goes over the list in the order of the ids, so whoever
 is next is the one that was not seen for longest, and how far it got is all that has to be remembered: an unchanged
 customer writes nothing. Those not looked up yet come first.
 """
@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Final
 
 from worker.handling import State
+from worker.keys import Keys
 
 FEED: Final = "watch"
 _WATCHED: Final = b"+"
@@ -23,13 +24,8 @@ class WatchList:
     def __init__(self, source: str) -> None:
         """Only knows its keys, until it is loaded."""
         self.watched = self.not_looked_up = 0
-        self._listed = b"w/%s/" % source.encode()
-        self._fresh = b"n/%s/" % source.encode()
-
-    @property
-    def prefixes(self) -> tuple[bytes, bytes]:
-        """Return what the keys of the list, and of those not looked up yet, start with."""
-        return self._listed, self._fresh
+        keys = Keys(source)
+        self._listed, self._fresh = keys.listed, keys.fresh
 
     def load(self, state: State) -> None:
         """Count who is on the list; from now on that is kept up to date."""

@@ -1,7 +1,6 @@
 """A poll task without Kafka, over real HTTP: sources, a store on disk, and a list for the log of each topic.
 
-The stand-in keeps the contract of `worker.task.Task.transact` over a real `worker.state.Store`: what a piece of work
-wrote is kept whole or not at all, what was kept is in order, and after an error the task is finished. The upstreams are
+Only the commit of `worker.task.Task` is another one: what a piece of work wrote goes into the lists. The upstreams are
 the simulators, asked over HTTP by the real `Source`. `World.check` holds the events against the table at the end.
 """
 
@@ -10,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import orjson
 
@@ -18,21 +17,22 @@ from worker.changes import Entry
 from worker.detection import Detector
 from worker.errors import TransactionError
 from worker.events import CREATED, DELETED, Headers, header
+from worker.kafka import Connection
 from worker.poller import Source
 from worker.privacy import Hasher
+from worker.settings import KafkaSettings
 from worker.simulator.drivly import Drivly as Upstream
 from worker.simulator.server import Request
 from worker.sources import Row, normalizer
 from worker.sources.drivly import Drivly, DrivlySettings
 from worker.state import Identity, Store
-from worker.task import Task, Transaction
+from worker.task import Task, TaskSpec, Transaction
 from worker.times import now_ms
 from worker.topics import Topics
 
 TOPICS: Final = Topics(partitions=1)
 HASHER: Final = Hasher(b"pepper")
 KEY: Final = "users API-Key one"
-Result = TypeVar("Result")
 Event = tuple[str, str, int]
 
 
@@ -58,8 +58,8 @@ class Log:
         return {key: orjson.loads(value) for key, value in newest.items() if value is not None}
 
 
-class PollTask:
-    """What a source needs of a task.
+class PollTask(Task):
+    """A poll task that commits into a log.
 
     `fail_at`: the number of the attempt to commit at which Kafka fails; `commit_seconds`: what a commit takes, in which
     pages pile up as they do before Kafka.
@@ -75,45 +75,24 @@ class PollTask:
         commit_seconds: float = 0.005,
     ) -> None:
         """Open the store."""
-        self.store = Store(folder, Identity("cluster", "topic"), oldest=0, map_size=2**28)
-        self.topics = TOPICS
-        self.stage, self.partition = "poll", 0
-        self.stopping = asyncio.Event()
+        connection = Connection(KafkaSettings(max_record_bytes=max_bytes))
+        super().__init__(connection, TOPICS, TaskSpec("poll", 1, folder, "cluster", "topic"), 0)
+        self._store = Store(folder, Identity("cluster", "topic"), oldest=0, map_size=2**28)
         self.fail_at = fail_at
         self._commit_seconds = commit_seconds
-        self._max_bytes = max_bytes
-        self._log = log
-        self._lock = asyncio.Lock()
-        self._dead: Exception | None = None
+        self._committed = log
 
-    async def transact(self, work: Callable[[Transaction], Result]) -> Result:
-        """Commit `work` as a task does: the store only after Kafka, and Kafka only where something was written."""
-        async with self._lock:
-            if self._dead is not None:
-                raise self._dead
-            tx = Transaction(self.store.begin(), TOPICS.partitions, self._max_bytes)
-            try:
-                result = work(tx)
-                if tx.changes or tx.outputs:
-                    await self._publish(tx)
-                self.store.commit(self._log.transactions, now_ms())
-            except (TransactionError, asyncio.CancelledError) as error:
-                self._dead = error if isinstance(error, TransactionError) else TransactionError("it was cut short")
-                raise
-            finally:
-                self.store.abort()
-            return result
-
-    async def _publish(self, tx: Transaction) -> None:
-        self._log.attempts += 1
+    async def _commit(self, tx: Transaction, store: Store) -> None:
+        self._committed.attempts += 1
         await asyncio.sleep(self._commit_seconds)
-        if self.fail_at is not None and self._log.attempts >= self.fail_at:
+        if self.fail_at is not None and self._committed.attempts >= self.fail_at:
             message = "a transaction failed"
             raise TransactionError(message)
         for (topic, _), records in tx.outputs.items():
             for key, value, headers in records:
-                self._log.topics[topic].append(((key or b"").decode(), value, headers))
-        self._log.transactions += 1
+                self._committed.topics[topic].append(((key or b"").decode(), value, headers))
+        self._committed.transactions += 1
+        store.commit(self._committed.transactions, now_ms())
 
 
 async def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
@@ -166,7 +145,7 @@ class World:
         for name, settings in self.settings.items():
             adapter = self.adapters[name](name, settings)
             self.detectors[name] = Detector(name, adapter, settings, HASHER, TOPICS)
-            sources.append(Source(name, adapter, settings, self.detectors[name], cast("Task", self.task)).run())
+            sources.append(Source(name, adapter, settings, self.detectors[name], self.task).run())
         self._running = asyncio.gather(*sources)
 
     async def stop(self) -> None:

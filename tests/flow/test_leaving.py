@@ -9,7 +9,8 @@ import pytest
 from tests.flow.local import TOPICS, LocalTask, Sent
 from worker import orders, redelivery
 from worker.checkpoint import Checkpoint
-from worker.leaving import JOBS, Leaving
+from worker.keys import JOBS, Keys
+from worker.leaving import Leaving
 from worker.task import Transaction
 from worker.watch import WatchList
 
@@ -37,7 +38,7 @@ async def rename(task: LocalTask, leaving: Leaving, new: WatchList) -> None:
     given = orders.order("1", "rename", "old", who="somebody", at=0, name="new")
     assert await task.transact(lambda tx: leaving.begin(tx, given)) is None
     while await task.transact(lambda tx: next(tx.scan(JOBS), None)):
-        await task.transact(lambda tx: leaving.go_on(tx, JOBS + b"old", 1))
+        await task.transact(lambda tx: leaving.go_on(tx, Keys("old").job, 1))
     for key, value, _ in task.sent[TOPICS.control]:
         sent = orders.read(key, value)
         assert sent is not None
@@ -50,7 +51,7 @@ async def test_who_was_removed_from_a_watch_list_stays_so_under_its_new_name(tas
     await rename(task, leaving, new)
     with task.store.reading() as state:
         assert list(new.all(state)) == [STAYS]
-        assert list(state.scan(WatchList("old").prefixes[0])) == []
+        assert list(state.scan(Keys("old").listed)) == []
     assert (new.watched, new.not_looked_up) == (1, 1)
     assert await task.transact(lambda tx: new.add(tx, [REMOVED], found=True)) == 0
     assert await task.transact(lambda tx: new.add(tx, [REMOVED])) == 1

@@ -16,10 +16,8 @@ pytestmark = pytest.mark.usefixtures("hurry")
 
 
 @pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have pauses that a test can wait for."""
-    monkeypatch.setattr("worker.breaker._BACKOFF", (0.01, 0.05))
-    monkeypatch.setattr("worker.breaker._PAUSE", (0.02, 0.05))
+def hurry(hurry: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have little patience with look-ups, too."""
     monkeypatch.setattr("worker.absence._PATIENCE_SECONDS", 0.2)
 
 

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.flow.poll_world import KEY, TOPICS, World, until, world
-from worker import absence, breaker, poller, telemetry, upstream
+from worker import absence, poller, telemetry, upstream
 from worker.absence import Enumeration
 from worker.errors import UpstreamUnavailableError
 from worker.events import CREATED, DELETED, UPDATED
@@ -28,15 +28,6 @@ LAST_PAGE = r"select.*greater_than(\]|%5D)=9\b"  # of twelve customers
 CHANGES = "sort=updatedAt"
 LOOKUP = r"/customers/\d+"
 pytestmark = pytest.mark.usefixtures("hurry")
-
-
-@pytest.fixture
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have pauses that a test can wait for."""
-    monkeypatch.setattr(breaker, "_BACKOFF", (0.02, 0.1))
-    monkeypatch.setattr(breaker, "_PAUSE", (0.1, 0.2))
-    monkeypatch.setattr(poller, "_CREDENTIAL_PAUSE", 0.05)
-    monkeypatch.setattr(upstream, "_SECRETS_SECONDS", 0.02)
 
 
 def created(crm: Upstream) -> bool:
@@ -407,7 +398,7 @@ async def test_a_conclusion_holds_up_neither_changes_nor_the_status(
 ) -> None:
     """However many have to be looked up, and however slowly: it is done a part at a time."""
     monkeypatch.setattr(absence, bound, value)
-    monkeypatch.setattr(poller, "_COUNTS_SECONDS", 0.05)
+    monkeypatch.setattr("worker.status._COUNTS_SECONDS", 0.05)
     crm = await slowly_missed(here)
     await until(here.deleted, "the first deletion")
     crm.create(id=77)
