@@ -117,7 +117,10 @@ class Runner:
         self._stopping = stopping
 
     async def handle(self, records: Sequence[Record], read: Read, *, replays: bool) -> Batch:
-        """Handle events, or (`replays`) records that are given once more; the batch ends before an unfinished one."""
+        """Handle events, or (`replays`) records that are given once more; the batch ends before an unfinished one.
+
+        Raises StoreError where the state cannot be read.
+        """
         groups: dict[bytes, list[int]] = {}
         for number, record in enumerate(records):
             groups.setdefault(record.key or b"", []).append(number)
@@ -134,9 +137,12 @@ class Runner:
                     view.keep(finished)
                     done[number] = finished
 
-        async with asyncio.TaskGroup() as tasks:
-            for key, numbers in groups.items():
-                tasks.create_task(work(key, numbers))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for key, numbers in groups.items():
+                    tasks.create_task(work(key, numbers))
+        except ExceptionGroup as several:  # whoever calls knows each by its class: the first one stands for all
+            raise several.exceptions[0] from None
         whole = Batch()
         while whole.count in done:
             whole.add(done[whole.count])

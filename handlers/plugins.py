@@ -24,7 +24,7 @@ import orjson
 from pydantic import Field
 
 from worker.acls import ROLES
-from worker.errors import ConfigError, RecordError, RecordTooLargeError
+from worker.errors import ConfigError, RecordError, RecordTooLargeError, StoreError
 from worker.events import CustomerEvent, Headers, header, split_key
 from worker.handling import Dead, Done, Outcome, Record, Retry, Skip
 from worker.redelivery import REPLAY
@@ -242,12 +242,26 @@ class Effect:
 
 Wait = Callable[[float], Awaitable[bool]]
 _LONGEST_PAUSE: Final = 60.0
+_LONGEST_WAIT: Final = 365 * 24 * 3600
 
 
 def _cancelled() -> bool:
     """Return whether it is the running task that is to end, and not something that it has waited for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _wrong(outcome: object) -> str | None:
+    """Return what is wrong with what a handler returned, None where it is an outcome with what belongs into it."""
+    match outcome:
+        case None | Done():
+            return None
+        case Retry(after):
+            well = isinstance(after, int | float) and abs(after) <= _LONGEST_WAIT  # no nan, which equals nothing
+            return None if well else "a Retry after what is no number of seconds"
+        case Skip(reason) | Dead(reason):
+            return None if isinstance(reason, str) else f"a {type(outcome).__name__} for a reason that is no text"
+    return f"{type(outcome).__name__}, which is no outcome"
 
 
 class Caller:
@@ -261,7 +275,7 @@ class Caller:
         self._wait = wait
 
     async def call(self, record: Record, read: Callable[[bytes], bytes | None]) -> Effect:
-        """Return what came of an event; `read` is the state before it."""
+        """Return what came of an event; `read` is the state before it. Raises StoreError where that cannot be read."""
         settings = self._plugin.settings
         try:
             event = Event.read(record)
@@ -292,6 +306,8 @@ class Caller:
         context = Context(settings.settings, attempt, outputs, read, self._check, state)
         try:
             outcome = await self._within(self._handle(event, context))
+        except StoreError:  # no fault of the handler's or the event's
+            raise
         except RecordTooLargeError as error:
             return Effect(Dead(error.message))
         except (Exception, asyncio.CancelledError) as error:  # its text may quote the event: only its class is kept
@@ -299,11 +315,11 @@ class Caller:
                 raise
             failed = f"it failed {attempt} times, at last with {type(error).__name__}"
             return Effect(Dead(failed) if attempt >= settings.attempts else None)
-        if outcome is None or isinstance(outcome, Done | Skip):
-            return Effect(outcome or Done(), context.changes, context.sent)
+        if (wrong := _wrong(outcome)) is not None:
+            return Effect(Dead(f"the handler returned {wrong}"))
         if isinstance(outcome, Retry | Dead):
             return Effect(outcome)
-        return Effect(Dead(f"the handler returned {type(outcome).__name__}, which is no outcome"))
+        return Effect(outcome or Done(), context.changes, context.sent)
 
     async def _within(self, call: Awaitable[Outcome | None]) -> Outcome | None:
         async with asyncio.timeout(self._plugin.settings.timeout):

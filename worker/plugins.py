@@ -4,8 +4,8 @@ See `handlers.plugins` for what is guaranteed, and why nothing that the handler 
 """
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from handlers.parking import Batch, Runner
 from handlers.plugins import Caller, Plugin, PluginSettings, load
 from worker.consumer import HandlerLoop
-from worker.errors import TopicError
+from worker.errors import TopicError, TransactionError
 from worker.events import Headers
 from worker.handling import Call, Dead, Input, Outcome, Record, Reply, Skip, Tx
 from worker.task import Task, Transaction, check_size
@@ -75,13 +75,30 @@ class PluginLoop(HandlerLoop):
     async def run(self) -> None:
         """Handle until the task is stopping; an instance that is an async context manager is entered meanwhile.
 
-        Raises TopicError where an output is not there.
+        Raises TopicError where an output is not there, TransactionError where the instance fails to enter or to leave.
         """
         await self._find_outputs()
-        async with AsyncExitStack() as stack:
-            if hasattr(self._instance, "__aenter__"):
-                await stack.enter_async_context(self._instance)
+        async with self._entered():
             await super().run()
+
+    @asynccontextmanager
+    async def _entered(self) -> AsyncGenerator[None]:
+        if not hasattr(self._instance, "__aenter__"):
+            yield
+            return
+        ours: BaseException | None = None
+        try:
+            async with self._instance:
+                try:
+                    yield
+                except BaseException as error:
+                    ours = error
+                    raise
+        except Exception as error:
+            if ours is not None:  # what ended the work goes before what leaving fails with
+                raise ours from ours.__cause__
+            message = f"{self._plugin.name}: to enter or to leave it failed with {type(error).__name__}"
+            raise TransactionError(message) from error
 
     async def _find_outputs(self) -> None:
         async with self._task.connection.admin() as admin:

@@ -1,8 +1,10 @@
 """Handlers that others write: what they may do, what becomes of their failures, and in which order events come."""
 
 import asyncio
+from collections import UserDict
 from dataclasses import replace
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -10,10 +12,12 @@ from hypothesis import strategies as st
 
 from handlers.parking import Runner
 from handlers.plugins import Caller, Context, Event, Plugin, PluginSettings, load, problems
-from worker.errors import ConfigError
+from worker.errors import ConfigError, FencedError, StoreError, TransactionError
 from worker.handling import Dead, Done, Outcome, Record, Retry, Skip
 from worker.plugin_testkit import Trial, deletion, event
+from worker.plugins import PluginLoop
 from worker.redelivery import Redelivery
+from worker.task import Task
 from worker.testkit import person
 from worker.topics import DAY_MS, Topics
 
@@ -151,6 +155,90 @@ async def test_a_handler_says_what_came_of_it(*, outcome: Any, kept: bool, dead:
     await trial.give(event(person("crm", "1"), 1))
     assert trial.state("crm/1") == ({"x": 1} if kept else {})
     assert len(trial.dead) == dead
+
+
+@pytest.mark.parametrize(
+    ("outcome", "says"),
+    [
+        (Retry("30"), "a Retry after what is no number of seconds"),  # type: ignore[arg-type]
+        (Retry(float("nan")), "a Retry after what is no number of seconds"),
+        (Retry(float("inf")), "a Retry after what is no number of seconds"),
+        (Dead(ValueError("Ada")), "a Dead for a reason that is no text"),  # type: ignore[arg-type]
+        (Skip(None), "a Skip for a reason that is no text"),  # type: ignore[arg-type]
+        (False, "bool, which is no outcome"),
+    ],
+)
+async def test_an_outcome_has_in_it_what_belongs_there(*, outcome: Any, says: str) -> None:
+    """Else the event is a dead letter, and other customers go on."""
+
+    async def handle(event: Event, context: Context) -> Any:  # ruff: ignore[unused-async] - a handler is one
+        return outcome if event.customer_id == "1" else None
+
+    trial = Trial(handle)
+    await trial.give(event(person("crm", "1"), 1), event(person("crm", "2"), 1))
+    assert trial.dead == [("crm/1", f"the handler returned {says}")]
+    assert trial.outcomes[1] == Done()
+
+
+@pytest.mark.parametrize("prefix", [b"s", b"k"], ids=["what the handler keeps", "whether something waits"])
+async def test_a_store_that_cannot_be_read_is_no_fault_of_the_events(prefix: bytes) -> None:
+    """It is said as such, for the task to begin anew over a fresh one."""
+
+    class Torn(UserDict[bytes, bytes]):
+        """A state, of which a part is damaged."""
+
+        def get(self, key: bytes, default: Any = None) -> Any:
+            if key.startswith(prefix):
+                message = "the store cannot be read"
+                raise StoreError(message)
+            return super().get(key, default)
+
+    trial = Trial(count, outputs=["counts"])
+    trial.data = cast("dict[bytes, bytes]", Torn())
+    with pytest.raises(StoreError):
+        await trial.give(event(person("crm", "1"), 1), event(person("crm", "2"), 1))
+    assert (trial.dead, trial.pauses) == ([], [])
+
+
+class Session:
+    """Fails when it is entered or left, whichever it is told."""
+
+    def __init__(self, fails: str) -> None:
+        self.fails = fails
+
+    async def __aenter__(self) -> None:
+        if self.fails == "enter":
+            raise ValueError(self.fails)
+
+    async def __aexit__(self, *raised: object) -> None:
+        if self.fails == "leave":
+            raise KeyError(self.fails)
+
+    async def handle(self, event: Event, context: Context) -> None:
+        """Do nothing."""
+
+
+async def entered(fails: str, within: Exception | None = None) -> None:
+    """Enter and leave a session as its task does, with an error of the work's between."""
+    plugin = Plugin("mine", PluginSettings(settings={"fails": fails}), Session)
+    task = SimpleNamespace(topics=Topics(), partition=0, stopping=asyncio.Event())
+    async with PluginLoop(plugin, cast("Task", task))._entered():
+        if within is not None:
+            raise within
+
+
+@pytest.mark.parametrize(("fails", "kind"), [("enter", "ValueError"), ("leave", "KeyError")])
+async def test_what_a_plugin_fails_with_at_its_start_or_end_is_its_tasks_failure(fails: str, kind: str) -> None:
+    """The task begins again after a pause; the worker goes on, and only the error's class is said."""
+    with pytest.raises(TransactionError, match=f"^mine: to enter or to leave it failed with {kind}$"):
+        await entered(fails)
+
+
+@pytest.mark.parametrize("fails", ["never", "leave"])
+async def test_what_ended_the_work_goes_before_what_leaving_fails_with(fails: str) -> None:
+    """A fenced task is not begun again before the group was joined anew."""
+    with pytest.raises(FencedError):
+        await entered(fails, FencedError("another worker owns it"))
 
 
 async def test_not_now_is_no_failure() -> None:
