@@ -244,7 +244,8 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         gone = [partition for partition in self._owned if partition not in mine]
         self.log.info("partitions_assigned", partitions=sorted(mine), gone=sorted(gone))
         for partition in gone:
-            closing = self._closing[partition] = asyncio.ensure_future(self._end_now(partition))
+            ending = self._end_now(partition, self._closing.get(partition))
+            closing = self._closing[partition] = asyncio.ensure_future(ending)
             closing.add_done_callback(partial(self._closed, partition))
         for partition in () if self._stopping else mine:
             owned = self._owned.get(partition)
@@ -352,10 +353,12 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             async with asyncio.timeout(seconds):
                 await owned.stopping.wait()
 
-    async def _end_now(self, partition: int) -> None:
-        """End the work on a partition that is not ours any more."""
+    async def _end_now(self, partition: int, earlier: "asyncio.Future[None] | None") -> None:
+        """End the work on a partition that is not ours any more; where it came and went, an `earlier` end as well."""
         now = time.monotonic()
         await self._end(partition, now, now + _CLOSE_SECONDS)
+        if earlier is not None:
+            await asyncio.wait([earlier])
 
     async def _end(self, partition: int, drained: float, closed: float) -> None:
         """End the work on a partition.

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import lmdb
 import pytest
+from aiokafka import TopicPartition
 from structlog.testing import capture_logs
 
 from tests.integration.conftest import PARTITIONS, Deployment, owner
@@ -215,6 +216,34 @@ async def test_what_a_rebalance_takes_as_the_worker_stops_is_ended_once(deployme
     await worker.member._wind_up(asyncio.ensure_future(asyncio.sleep(SECONDS)))
     assert worker.member.tasks == {}
     await worker.end()
+
+
+async def test_a_partition_that_comes_and_goes_has_one_task_at_a_time(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often it does while its first task still closes: that one's store is open so long."""
+    counts = {"open": 0, "most": 0}
+    start, close = Task.start, Task.close
+
+    async def counted(task: Task, confirm: Callable[[], Awaitable[None]]) -> None:
+        counts["open"] += 1
+        counts["most"] = max(counts["most"], counts["open"])
+        await start(task, confirm)
+
+    async def slow(task: Task) -> None:
+        await asyncio.sleep(1.0)
+        await close(task)
+        counts["open"] -= 1
+
+    monkeypatch.setattr(Task, "start", counted)
+    monkeypatch.setattr(Task, "close", slow)
+    async with workers(deployment, "only") as (worker,):
+        whole = [TopicPartition(deployment.topics.state("poll"), one) for one in range(PARTITIONS)]
+        for mine in ([], whole, [], whole):
+            await worker.member.on_partitions_assigned(mine)
+            await asyncio.sleep(0.1)
+        await until(lambda: worker.partitions == set(range(PARTITIONS)))
+        assert counts["most"] == PARTITIONS
 
 
 async def test_a_task_that_does_not_end_is_cut_and_named(deployment: Deployment) -> None:
