@@ -50,7 +50,7 @@ class PluginSettings(Model):
     start: Literal["earliest", "latest"] = Field(default="earliest", description="Where it starts on customers.events")
     replays: bool = Field(default=False, description="Whether it takes what `rollcall replay` sends it")
     version: int = Field(default=1, ge=1, description="Of the format of its state; another one is refused")
-    attempts: int = Field(default=5, ge=1, description="Calls for one event, after which it is a dead letter")
+    attempts: int = Field(default=5, ge=1, description="Failed calls for one event, after which it is a dead letter")
     retry: Duration = Field(default=1.0, gt=0, description="Pause after the first failure; doubles up to a minute")
     timeout: Duration = Field(default=30.0, gt=0, description="For one call")
     concurrency: int = Field(default=8, ge=1, le=1000, description="Customers that are handled at once, a partition")
@@ -283,27 +283,28 @@ class Caller:
             return Effect(Dead(error.message))
         if event.replay is not None and not settings.replays:
             return Effect(Skip("replay"))
-        attempt, pause = 1, settings.retry
+        calls, failures, pause = 0, 0, settings.retry
         while True:
-            effect = await self._attempt(record, event, read, attempt)
+            calls += 1
+            effect = await self._attempt(record, event, read, calls, failures)
             match effect.outcome:
                 case Retry(after):  # not now, by its own word: that is no failure
                     seconds = after
                 case None:
-                    attempt, seconds, pause = attempt + 1, pause, min(pause * 2, _LONGEST_PAUSE)
+                    failures, seconds, pause = failures + 1, pause, min(pause * 2, _LONGEST_PAUSE)
                 case _:
                     return effect
             if not await self._wait(seconds):
                 return Effect(None)
 
     async def _attempt(
-        self, record: Record, event: Event, read: Callable[[bytes], bytes | None], attempt: int
+        self, record: Record, event: Event, read: Callable[[bytes], bytes | None], call: int, failures: int
     ) -> Effect:
-        """Call it once; the outcome is None where it failed and may be called again."""
+        """Call it once more, after so many `failures`; the outcome is None where it failed and may be called again."""
         settings = self._plugin.settings
         state = b"s" + customer_hash(record.key or b"")
         outputs = frozenset(settings.outputs)
-        context = Context(settings.settings, attempt, outputs, read, self._check, state)
+        context = Context(settings.settings, call, outputs, read, self._check, state)
         try:
             outcome = await self._within(self._handle(event, context))
         except StoreError:  # no fault of the handler's or the event's
@@ -313,8 +314,9 @@ class Caller:
         except (Exception, asyncio.CancelledError) as error:  # its text may quote the event: only its class is kept
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise
-            failed = f"it failed {attempt} times, at last with {type(error).__name__}"
-            return Effect(Dead(failed) if attempt >= settings.attempts else None)
+            failures += 1
+            failed = f"it failed {failures} times, at last with {type(error).__name__}"
+            return Effect(Dead(failed) if failures >= settings.attempts else None)
         if (wrong := _wrong(outcome)) is not None:
             return Effect(Dead(f"the handler returned {wrong}"))
         if isinstance(outcome, Retry | Dead):

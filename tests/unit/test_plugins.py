@@ -255,6 +255,23 @@ async def test_not_now_is_no_failure() -> None:
     assert trial.dead == []
 
 
+async def test_calls_are_counted_and_failures_are() -> None:
+    """The handler is told how often it was called; only failures make a dead letter."""
+    seen: list[int] = []
+
+    async def handle(event: Event, context: Context) -> Outcome | None:  # ruff: ignore[unused-async] - a handler is one
+        seen.append(context.attempt)
+        if context.attempt % 3:
+            return Retry(7.0)
+        raise ConnectionError
+
+    trial = Trial(handle, attempts=2, retry="1s")
+    await trial.give(event(person("crm", "1"), 1))
+    assert seen == [1, 2, 3, 4, 5, 6]
+    assert trial.pauses == [7.0, 7.0, 1.0, 7.0, 7.0]
+    assert trial.dead == [("crm/1", "it failed 2 times, at last with ConnectionError")]
+
+
 async def test_a_call_that_takes_too_long_is_a_failure() -> None:
     """It is cut off."""
 
