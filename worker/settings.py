@@ -173,8 +173,8 @@ class KafkaSettings(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> "KafkaSettings":
-        problem = self._sasl() if self.security_protocol.startswith("SASL") else None
-        problems = [] if problem is None else [problem]
+        sasl = self._sasl() if self.security_protocol.startswith("SASL") else None
+        problems = [problem for problem in (sasl, self._idle()) if problem is not None]
         if (self.cert_file is None) != (self.key_file is None):
             problems.append("cert_file and key_file go together")
         if not self.heartbeat_interval < self.session_timeout:
@@ -187,6 +187,18 @@ class KafkaSettings(Model):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _idle(self) -> str | None:
+        """Return what is set and would not be used: nobody is to take a connection in the clear for a safe one."""
+        has_sasl, has_tls = self.security_protocol.startswith("SASL"), self.security_protocol.endswith("SSL")
+        sasl = () if has_sasl else ("username", "password", "oauth")
+        tls = () if has_tls else ("ca_file", "cert_file", "key_file", "key_password")
+        idle = [name for name in (*sasl, *tls) if getattr(self, name) is not None]
+        if not idle:
+            return None
+        wanted = "SASL_SSL" if has_sasl or not set(idle) <= set(tls) else "SSL"
+        unused = f"security_protocol {self.security_protocol} makes no use of {', '.join(idle)}"
+        return f"{unused}: set security_protocol {wanted}, or leave {'it' if len(idle) == 1 else 'them'} out"
 
     def _sasl(self) -> str | None:
         """Return what is wrong with the settings of SASL, None where they fit together."""

@@ -111,6 +111,60 @@ def test_settings_of_kafka_that_cannot_work_together_are_refused(settings: dict[
         KafkaSettings.model_validate(settings)
 
 
+PASSWORD = {"username": "u", "password": {"env": "P"}}
+
+
+@pytest.mark.parametrize(
+    ("settings", "idle", "wanted"),
+    [
+        (PASSWORD, "PLAINTEXT makes no use of username, password", "SASL_SSL"),
+        (
+            PASSWORD | {"sasl_mechanism": "PLAIN", "ca_file": "c"},
+            "PLAINTEXT makes no use of username, password, ca_file",
+            "SASL_SSL",
+        ),
+        (PASSWORD | {"security_protocol": "SSL"}, "SSL makes no use of username, password", "SASL_SSL"),
+        (
+            PASSWORD | {"security_protocol": "SASL_PLAINTEXT", "ca_file": "c"},
+            "SASL_PLAINTEXT makes no use of ca_file",
+            "SASL_SSL",
+        ),
+        ({"ca_file": "c"}, "PLAINTEXT makes no use of ca_file", "SSL"),
+        (
+            {"cert_file": "c", "key_file": "k", "key_password": {"env": "P"}},
+            "PLAINTEXT makes no use of cert_file, key_file, key_password",
+            "SSL",
+        ),
+        (
+            {"oauth": {"token_url": "https://id.example.com", "client_id": "c", "client_secret": {"env": "P"}}},
+            "PLAINTEXT makes no use of oauth",
+            "SASL_SSL",
+        ),
+    ],
+)
+def test_a_credential_that_the_protocol_has_no_use_for_is_refused(
+    settings: dict[str, Any], idle: str, wanted: str
+) -> None:
+    """A forgotten `security_protocol` would leave the connection in the clear, and nobody would be told."""
+    said = f"security_protocol {idle}: set security_protocol {wanted}, or leave "
+    with pytest.raises(ValidationError, match=said):
+        KafkaSettings.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"sasl_mechanism": "PLAIN"},
+        {"security_protocol": "SSL", "ca_file": "c", "cert_file": "c", "key_file": "k"},
+        PASSWORD | {"security_protocol": "SASL_PLAINTEXT"},
+        PASSWORD | {"security_protocol": "SASL_SSL", "ca_file": "c"},
+    ],
+)
+def test_a_credential_is_taken_with_its_protocol(settings: dict[str, Any]) -> None:
+    """And a mechanism alone is no credential: the chart's values always name one."""
+    KafkaSettings.model_validate(settings)
+
+
 @pytest.mark.parametrize(
     "url",
     [
