@@ -3,9 +3,10 @@
 Everything has a default that was measured; `docs/truth.md` has the figures and says on which data.
 """
 
+import re
 from typing import Annotated, Final
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from worker.settings import Duration, Model, SourceName
 
@@ -100,6 +101,16 @@ class Caps(Model):
     )
 
 
+def _expression(value: str) -> str:
+    try:
+        re.compile(value)
+        re.compile(f"(?:{value})")  # as a part of a larger one, where no (?i) may stand
+    except (re.error, OverflowError) as error:
+        message = f"{value!r} is not a regular expression: {error}"
+        raise ValueError(message) from error
+    return value
+
+
 class Generic(Model):
     """Values that identify nobody. What is missing here is found by the size of its bucket (`bucket`)."""
 
@@ -120,7 +131,7 @@ class Generic(Model):
         ),
         description="What stands before the @",
     )
-    phones: tuple[str, ...] = Field(
+    phones: tuple[Annotated[str, AfterValidator(_expression)], ...] = Field(
         default=(
             r"\+1\d{3}55501\d\d",
             r"\+1\d{3}5551212",
