@@ -251,7 +251,7 @@ class Detector:
             return False
         raw = tx.get(self._prefix + identity)
         decision = changes.exists(Entry.unpack(raw) if raw is not None else None, stub.updated, self.scope)
-        if decision is None:
+        if decision is None or (self.checkpoint.set_aside and tx.get(self._aside + identity) is not None):
             return True
         if decision.entry is not None:
             tx.put(self._prefix + identity, decision.entry.pack())

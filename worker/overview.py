@@ -14,6 +14,7 @@ from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 
 from handlers.deletes import operate
+from handlers.deletes.machine import State
 from worker import acls, deadletters, inspect
 from worker.config import Config
 from worker.errors import KafkaUnavailableError
@@ -45,6 +46,7 @@ async def overview(config: Config) -> list[Row]:
         *(_source(row, now) for row in by_kind["source"]),
         *await _stages(config),
         *_held(by_kind["source"], by_kind["plan"], by_kind["deletions"]),
+        *await _failed(config),
         *by_kind["target"],
         *({**row, **row["waits"]} for row in by_kind["deletions"] if any(row["waits"].values())),
         *(row for row in by_kind["replay"] if row["state"] == "unfinished"),
@@ -172,10 +174,36 @@ def _held(sources: Iterable[Row], plans: Iterable[Row], deletions: Iterable[Row]
     return [*absences, *planned, *alone]
 
 
+async def _failed(config: Config) -> list[Row]:
+    """Return the deletions that only a person can go on with; none where the table is too large to be read for it."""
+    topic = config.topics.deletions
+    try:
+        if await _most(config, topic) > _COUNTED:
+            return []
+        ledger = operate.newest(await inspect.records(config, topic))
+    except KafkaUnavailableError as error:
+        if not isinstance(error.__cause__, TopicAuthorizationFailedError):
+            raise
+        return []
+    ended = Counter((row["request"]["target"], row["state"]) for row in ledger.values())
+    return [
+        {
+            "kind": "held",
+            "what": f"deletions, {state},",
+            "of": target,
+            "plan": None,
+            "count": count,
+            "decide": f"rollcall deletions list --state {state} --target {target}",
+        }
+        for (target, state), count in sorted(ended.items())
+        if state in {State.BLOCKED, State.FAILED}
+    ]
+
+
 async def _dead_letters(config: Config) -> Row:
     """Return how many dead letters wait; where there are very many they are not read, and not more than so many."""
     try:
-        most = await _most(config)
+        most = await _most(config, config.topics.deadletters)
         if most > _COUNTED:
             return {"kind": "deadletters", "count": most, "exact": False}
         letters = await deadletters.waiting(config)
@@ -193,13 +221,14 @@ async def _dead_letters(config: Config) -> Row:
     }
 
 
-async def _most(config: Config) -> int:
-    where = [TopicPartition(config.topics.deadletters, partition) for partition in range(config.topics.partitions)]
+async def _most(config: Config, topic: str) -> int:
+    """Return how many records a topic has at most; raises KafkaUnavailableError."""
+    where = [TopicPartition(topic, partition) for partition in range(config.topics.partitions)]
     consumer = await Connection(config.file.kafka).consumer()
     try:
         starts, ends = await consumer.beginning_offsets(where), await consumer.end_offsets(where)
     except KafkaError as error:
-        raise KafkaUnavailableError(f"the dead letters cannot be read ({type(error).__name__})") from error
+        raise KafkaUnavailableError(f"{topic} cannot be read ({type(error).__name__})") from error
     finally:
         await bounded_stop(consumer.stop(), "reader of offsets")
     return sum(ends[one] - starts[one] for one in where)

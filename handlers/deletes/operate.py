@@ -183,11 +183,15 @@ def export(receipts: Iterable[Record]) -> Iterator[bytes]:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What an erasure would do. `customers`: the sequence of each; `unreachable`: those that no target can delete."""
+    """What an erasure would do. `customers`: the sequence of each; `targets`: where each is to be deleted.
+
+    `unreachable`: those that no target can delete; `staying`: these, and those whose own system is no target.
+    """
 
     customers: Mapping[str, int]
     targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unreachable: tuple[str, ...] = ()
+    staying: tuple[str, ...] = ()
 
 
 def erasure(
@@ -220,7 +224,8 @@ def erasure(
         raise UsageError("there is no such customer", hint="Is it spelled <source>/<customer id>?")
     targets = {key: tuple(sorted(_targets(settings, key))) for key in sorted(wanted)}
     unreachable = tuple(key for key, names in targets.items() if not names)
-    return Erasure({key: people[key] for key in sorted(wanted)}, targets, unreachable)
+    staying = tuple(key for key in targets if split_key(key.encode())[0] not in settings.targets)
+    return Erasure({key: people[key] for key in sorted(wanted)}, targets, unreachable, staying)
 
 
 def erase(plan: Erasure, command: Command) -> list[Decision]:

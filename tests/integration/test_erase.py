@@ -41,10 +41,10 @@ async def test_an_erasure_that_leaves_somebody_ends_with_1(
     topics = poller.config.topics
     await Connection(kafka).publish(topics, [(topics.latest, key, value, headers) for key, value, headers in records])
     code, text = await erased(poller, "cleo")  # needs no worker: nothing is asked for
-    assert (code, text.endswith("1 of 1 cannot be deleted: no target is configured for them")) == (1, True), text
+    assert (code, text.endswith("1 of 1 stays in its own system, which is no target: erp/3")) == (1, True), text
     async with poller.running("requests"):
         code, text = await erased(poller, "bea")
         assert (code, "done: the erasure is requested" in text) == (1, True), text
-        assert text.endswith("1 of 2 cannot be deleted: no target is configured for them")
+        assert text.endswith("1 of 2 stays in its own system, which is no target: erp/2")
         code, text = await erased(poller, "ada")
         assert (code, text.endswith("done: the erasure is requested")) == (0, True), text

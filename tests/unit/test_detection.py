@@ -517,6 +517,18 @@ def test_a_stub_asks_for_the_record_only_where_it_is_news() -> None:
     assert tx.marks == {b"m/7", b"m/8"}
 
 
+def test_a_known_customer_that_is_set_aside_is_read_anew() -> None:
+    """Its listing has the time that is known, and its record could not be read after that: nobody else would ask."""
+    tx, one = MemoryPollTx(), detector()
+    one.row(tx, row(7), NOW, None)
+    one.bad(tx, Bad("7", "its name is no text", 40), None, PAGE)
+    one.begin(tx, b"m/")
+    assert one.stub(tx, Stub("7", NOW), b"m/")
+    one.row(tx, row(7), NOW, None)
+    assert one.checkpoint.set_aside == 0
+    assert not one.stub(tx, Stub("7", NOW), b"m/")
+
+
 @pytest.mark.parametrize(
     "show",
     [

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from handlers.deletes import operate
 from handlers.deletes.decisions import Decision, record_of
+from handlers.deletes.machine import State
 from handlers.deletes.operate import Command
 from handlers.deletes.undo import Undo
 from worker import inspect, ordering
@@ -58,7 +59,7 @@ def _tell(answers: Sequence[dict[str, Any]]) -> None:
 
 
 @deletions.command("list")
-@click.option("--state", help="Only this state, for example HELD or BLOCKED.")
+@click.option("--state", type=click.Choice(list(State), case_sensitive=False), help="Only this state.")
 @click.option("--target", help="Only this target.")
 @click.option("--source", help="Only deletions that came from this source.")
 @_JSON
@@ -200,7 +201,7 @@ def export(ctx: click.Context, output: Path | None) -> None:
 def erase(ctx: click.Context, customer: str | None, email: str | None, who: str, *, yes: bool) -> None:
     """Delete a person from every system: a customer, or all with an e-mail address, and everybody in their clusters.
 
-    With --yes it ends with 0 only if everybody's erasure was taken on: with 1 if one was refused, or has no target.
+    With --yes it ends with 0 only if everybody's erasure was taken on, and their own systems are targets: else with 1.
     """
     if (customer is None) == (email is None):
         raise click.UsageError("give either --customer or --email")
@@ -213,14 +214,14 @@ def erase(ctx: click.Context, customer: str | None, email: str | None, who: str,
         email=email,
     )
     out().print(erasure_table(plan))
+    stays = f"stays in its own system, which is no target: {', '.join(map(inspect.plain, plan.staying))}"
     if not yes:
-        click.echo("nothing was done; --yes does it")
+        click.echo("nothing was done; --yes does it" + (f"\n{stays}" if plan.staying else ""))
         return
     if decisions := operate.erase(plan, _command(who)):
         _tell(run(_decide(config, decisions)))
-    if plan.unreachable:
-        missed = f"{len(plan.unreachable)} of {len(plan.customers)}"
-        finish(1, f"{missed} cannot be deleted: no target is configured for them")
+    if plan.staying:
+        finish(1, f"{len(plan.staying)} of {len(plan.customers)} {stays}")
 
 
 COMMANDS = (deletions, erase)

@@ -106,7 +106,9 @@ def tables(rows: Sequence[Row]) -> Iterator[Table]:
 
 def _cell(row: Row, field: str) -> str:
     """Return a value as it is shown; what comes from outside never commands the terminal."""
-    value = row.get("alarm") or row.get(field) if field == "message" else row.get(field)
+    value = row.get(field)
+    if field == "message":
+        value = "; ".join(filter(None, (value, row.get("alarm"))))
     if value is None:
         return ""
     return f"{value} s" if field.endswith("_seconds") else inspect.plain(str(value))

@@ -153,6 +153,7 @@ def test_an_erasure_reaches_everybody_in_the_cluster(how: dict[str, str]) -> Non
     assert plan.customers == {"crm/1": 2, "shop/a": 1}
     assert plan.targets == {"crm/1": ("crm",), "shop/a": ("mail",)}
     assert plan.unreachable == ()
+    assert plan.staying == ("shop/a",)
     decisions = operate.erase(plan, ME)
     assert [(row["customer"], row["sequence"], row["id"]) for row in decisions] == [
         ("crm/1", 2, "c-1-1"),
@@ -164,7 +165,7 @@ def test_an_erasure_says_whom_it_cannot_reach() -> None:
     """No target, no decision; the operator sees it in the plan."""
     table, clusters = tables(PEOPLE, {})
     plan = operate.erasure(table, clusters, World(ERASABLE).settings, customer="erp/x")
-    assert plan.unreachable == ("erp/x",)
+    assert plan.unreachable == plan.staying == ("erp/x",)
     assert operate.erase(plan, ME) == []
 
 
