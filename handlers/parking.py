@@ -27,7 +27,7 @@ _PLACE: Final = b"q"
 _DRAINING: Final = b"d"
 _PART: Final = 200
 # Half of what the dead letters' topic keeps: what nobody has settled by then is written there once more, with the next
-# event of its customer.
+# event of its customer; by our decision (`Dead`), and its reason says over which error.
 _RENEWED_MS: Final = 15 * DAY_MS
 _STILL: Final = "its customer's events wait behind it since"
 
@@ -39,13 +39,14 @@ Scan = Callable[[bytes], Iterator[tuple[bytes, bytes]]]
 class Batch:
     """What has to be written for so many records (`count`, from the first one on).
 
-    `buried`: records that are dead letters now, and why; `answers`: what became of retries and discards.
+    `buried`: records that are dead letters now, the error's class (`Dead` where it was decided), and why.
+    `answers`: what became of retries and discards.
     """
 
     count: int = 0
     writes: dict[bytes, bytes | None] = field(default_factory=dict)
     sent: list[tuple[str, bytes, bytes | None, Headers]] = field(default_factory=list)
-    buried: list[tuple[Record, str]] = field(default_factory=list)
+    buried: list[tuple[Record, str, str]] = field(default_factory=list)
     answers: list[tuple[Redelivery, str, str]] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
 
@@ -157,22 +158,22 @@ class Runner:
             if queue.letter is not None:
                 head, last = (_unpack(view.get(view.place(one)) or b"") for one in (queue.first, queue.next - 1))
                 if _periods(head, record) > _periods(head, last):
-                    parked.buried.append((head, f"{queue.reason}; {_STILL} {rfc3339(head.timestamp)}"))
+                    parked.buried.append((head, "Dead", f"{queue.reason}; {_STILL} {rfc3339(head.timestamp)}"))
             self._append(parked, view, queue, record)
             return parked
         effect = await self._caller.call(record, view.get)
         batch = _written(effect)
         if batch is not None and isinstance(effect.outcome, Dead):
-            self._dies(batch, view, _Queue(), record, effect.outcome.reason)
+            self._dies(batch, view, _Queue(), record, effect.error, effect.outcome.reason)
         return batch
 
     def _append(self, batch: Batch, view: _View, queue: _Queue, record: Record) -> None:
         batch.writes[view.place(queue.next)] = _pack(record)
         view.store(batch, replace(queue, next=queue.next + 1))
 
-    def _dies(self, batch: Batch, view: _View, queue: _Queue, record: Record, reason: str) -> None:
+    def _dies(self, batch: Batch, view: _View, queue: _Queue, record: Record, error: str, reason: str) -> None:
         """Bury a record, at the head of its customer's queue."""
-        batch.buried.append((record, reason))
+        batch.buried.append((record, error, reason))
         if queue.empty:
             batch.writes[view.place(0)] = _pack(record)
             queue = _Queue(0, 1)
@@ -221,7 +222,7 @@ class Runner:
             if one is None:
                 break
             if isinstance(effect.outcome, Dead):
-                self._dies(one, view, queue, record, effect.outcome.reason)
+                self._dies(one, view, queue, record, effect.error, effect.outcome.reason)
             else:
                 one.writes[view.place(queue.first)] = None
                 view.store(one, replace(queue, first=queue.first + 1))

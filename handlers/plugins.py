@@ -21,6 +21,7 @@ from importlib.metadata import entry_points
 from typing import Any, Final, Literal, cast
 
 import orjson
+import structlog
 from pydantic import Field
 
 from worker.acls import ROLES
@@ -30,6 +31,8 @@ from worker.handling import Dead, Done, Outcome, Record, Retry, Skip
 from worker.redelivery import REPLAY
 from worker.settings import Duration, Model
 from worker.topics import Topics
+
+log = structlog.get_logger()
 
 ENTRY_POINTS: Final = "rollcall.handlers"
 _RESERVED: Final = frozenset({*ROLES, "all", "dedupe", "deletes"})
@@ -233,11 +236,15 @@ def _entry_point(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What came of one event: the outcome (None where it was not finished), and what it writes unless it failed."""
+    """What came of one event: the outcome (None where it was not finished), and what it writes unless it failed.
+
+    `error` is the class of what it failed with, `Dead` where that was decided.
+    """
 
     outcome: Outcome | None
     changes: Mapping[bytes, bytes | None] = field(default_factory=dict)
     sent: Sequence[tuple[str, bytes, bytes | None, Headers]] = ()
+    error: str = "Dead"
 
 
 Wait = Callable[[float], Awaitable[bool]]
@@ -273,6 +280,7 @@ class Caller:
         self._handle = handle
         self._check = check
         self._wait = wait
+        self.log = log.bind(stage=plugin.name)
 
     async def call(self, record: Record, read: Callable[[bytes], bytes | None]) -> Effect:
         """Return what came of an event; `read` is the state before it. Raises StoreError where that cannot be read."""
@@ -280,43 +288,52 @@ class Caller:
         try:
             event = Event.read(record)
         except RecordError as error:
-            return Effect(Dead(error.message))
+            return Effect(Dead(error.message), error=type(error).__name__)
         if event.replay is not None and not settings.replays:
             return Effect(Skip("replay"))
         calls, failures, pause = 0, 0, settings.retry
         while True:
             calls += 1
-            effect = await self._attempt(record, event, read, calls, failures)
+            effect = await self._attempt(record, event, read, calls)
             match effect.outcome:
                 case Retry(after):  # not now, by its own word: that is no failure
                     seconds = after
                 case None:
-                    failures, seconds, pause = failures + 1, pause, min(pause * 2, _LONGEST_PAUSE)
+                    failures += 1
+                    self._say(record, effect.error, failures)
+                    if failures >= settings.attempts:
+                        failed = f"it failed {failures} times, at last with {effect.error}"
+                        return Effect(Dead(failed), error=effect.error)
+                    seconds, pause = pause, min(pause * 2, _LONGEST_PAUSE)
                 case _:
                     return effect
             if not await self._wait(seconds):
                 return Effect(None)
 
+    def _say(self, record: Record, error: str, attempt: int) -> None:
+        topic, partition, offset = record.topic, record.partition, record.offset
+        self.log.warning(
+            "handler_failed", topic=topic, partition=partition, offset=offset, error=error, attempt=attempt
+        )
+
     async def _attempt(
-        self, record: Record, event: Event, read: Callable[[bytes], bytes | None], call: int, failures: int
+        self, record: Record, event: Event, read: Callable[[bytes], bytes | None], number: int
     ) -> Effect:
-        """Call it once more, after so many `failures`; the outcome is None where it failed and may be called again."""
+        """Call it for the time `number`; the outcome is None where it failed."""
         settings = self._plugin.settings
         state = b"s" + customer_hash(record.key or b"")
         outputs = frozenset(settings.outputs)
-        context = Context(settings.settings, call, outputs, read, self._check, state)
+        context = Context(settings.settings, number, outputs, read, self._check, state)
         try:
             outcome = await self._within(self._handle(event, context))
         except StoreError:  # no fault of the handler's or the event's
             raise
         except RecordTooLargeError as error:
-            return Effect(Dead(error.message))
+            return Effect(Dead(error.message), error=type(error).__name__)
         except (Exception, asyncio.CancelledError) as error:  # its text may quote the event: only its class is kept
             if isinstance(error, asyncio.CancelledError) and _cancelled():
                 raise
-            failures += 1
-            failed = f"it failed {failures} times, at last with {type(error).__name__}"
-            return Effect(Dead(failed) if failures >= settings.attempts else None)
+            return Effect(None, error=type(error).__name__)
         if (wrong := _wrong(outcome)) is not None:
             return Effect(Dead(f"the handler returned {wrong}"))
         if isinstance(outcome, Retry | Dead):

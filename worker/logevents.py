@@ -91,6 +91,12 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     "record_set_aside": LogEvent(
         "error", "A record is a dead letter now.", ("topic", "offset", "error"), "`rollcall deadletters list`."
     ),
+    "handler_failed": LogEvent(
+        "warning",
+        "A handler of your own failed on an event; unless that was its last attempt, it is called again.",
+        ("topic", "partition", "offset", "error", "attempt"),
+        "Look for the cause by the error's class.",
+    ),
     "input_emptied": LogEvent(
         "warning",
         "Retention emptied an input whose last offset was not seen: as a rule the end of a transaction.",

@@ -130,7 +130,7 @@ class Trial:
                 self.data[key] = value
         for topic, raw, value, _ in batch.sent:
             self.sent.append((topic, raw.decode(), None if value is None else orjson.loads(value)))
-        for record, reason in batch.buried:
+        for record, _, reason in batch.buried:
             self.dead.append(((record.key or b"").decode(), reason))
             self.letters[(record.key or b"").decode()] = record
         self.outcomes += batch.outcomes

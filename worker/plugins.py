@@ -158,8 +158,8 @@ class PluginLoop(HandlerLoop):
                 tx.put(key, value)
         for topic, key, value, headers in batch.sent:
             tx.send_to(topic, partition_of(key, self._partitions[topic]), key, value, headers)
-        for record, reason in batch.buried:
-            self.bury(tx, record, "Dead", reason)
+        for record, error, reason in batch.buried:
+            self.bury(tx, record, error, reason)
         for given, outcome, message in batch.answers:
             self.answer(tx, given, outcome, message, now_ms())
         for outcome_ in batch.outcomes:

@@ -9,10 +9,11 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
-from handlers.parking import Runner
+from handlers.parking import Batch, Runner
 from handlers.plugins import Caller, Context, Event, Plugin, PluginSettings, load, problems
-from worker.errors import ConfigError, FencedError, StoreError, TransactionError
+from worker.errors import ConfigError, FencedError, RecordTooLargeError, StoreError, TransactionError
 from worker.handling import Dead, Done, Outcome, Record, Retry, Skip
 from worker.plugin_testkit import Trial, deletion, event
 from worker.plugins import PluginLoop
@@ -270,6 +271,41 @@ async def test_calls_are_counted_and_failures_are() -> None:
     assert seen == [1, 2, 3, 4, 5, 6]
     assert trial.pauses == [7.0, 7.0, 1.0, 7.0, 7.0]
     assert trial.dead == [("crm/1", "it failed 2 times, at last with ConnectionError")]
+
+
+async def test_every_failure_is_said_by_its_class() -> None:
+    """One line for each, with no word of what the error says, nor of the customer."""
+    trial = Trial(Flaky, settings={"failures": {"crm/1": 2}}, attempts=3)
+    with capture_logs() as logs:
+        await trial.give(event(person("crm", "1"), 4))
+    line = {"event": "handler_failed", "log_level": "warning", "stage": "trial", "error": "ConnectionError"}
+    place = {"topic": "customers.events", "partition": 0, "offset": 4}
+    assert logs == [line | place | {"attempt": 1}, line | place | {"attempt": 2}]
+
+
+@pytest.mark.parametrize(
+    ("raises", "outcome", "error"),
+    [
+        (ConnectionError(), None, "ConnectionError"),
+        (RecordTooLargeError("a record takes too much", size=1), None, "RecordTooLargeError"),
+        (None, Dead("never"), "Dead"),
+        (None, "done", "Dead"),
+    ],
+)
+async def test_a_dead_letter_has_the_class_of_its_error(raises: Exception | None, outcome: Any, error: str) -> None:
+    """`Dead` where it was decided; also where what has waited fails in its turn."""
+
+    async def handle(event: Event, context: Context) -> Any:  # ruff: ignore[unused-async] - a handler is one
+        if raises is not None:
+            raise raises
+        return outcome
+
+    trial = Trial(handle, attempts=1)
+    batches: list[Batch] = []
+    trial._keep = lambda batch, keep=trial._keep: batches.append(batch) or keep(batch)  # type: ignore[method-assign]
+    await trial.give(event(person("crm", "1"), 1), event(person("crm", "1"), 2))
+    assert await trial.discard("crm/1") == "discarded"
+    assert [error for batch in batches for _, error, _ in batch.buried] == [error, error]
 
 
 async def test_a_call_that_takes_too_long_is_a_failure() -> None:
