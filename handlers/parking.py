@@ -172,8 +172,10 @@ class Runner:
         view.store(batch, replace(queue, next=queue.next + 1))
 
     def _dies(self, batch: Batch, view: _View, queue: _Queue, record: Record, error: str, reason: str) -> None:
-        """Bury a record, at the head of its customer's queue."""
+        """Bury a record, at the head of its customer's queue; one without a key is no customer's, and nothing waits."""
         batch.buried.append((record, error, reason))
+        if not record.key:
+            return
         if queue.empty:
             batch.writes[view.place(0)] = _pack(record)
             queue = _Queue(0, 1)

@@ -31,7 +31,7 @@ from worker.events import (
     event_headers,
 )
 from worker.handling import Outcome, Record
-from worker.redelivery import REPLAY, Redelivery
+from worker.redelivery import REPLAY, Redelivery, letter_key
 from worker.task import check_size
 
 _TIME: Final = "2025-01-01T00:00:00.000Z"
@@ -85,7 +85,7 @@ class Trial:
         """
         self.name = name
         self.data: dict[bytes, bytes] = {} if like is None else like.data
-        self.sent: list[tuple[str, str, Any]] = []
+        self.sent: list[tuple[str, str | bytes, Any]] = []
         self.dead: list[tuple[str, str]] = [] if like is None else like.dead
         self.outcomes: list[Outcome] = []
         self.answers: list[str] = []
@@ -117,7 +117,7 @@ class Trial:
     async def _settle(self, key: str, verb: Literal["retry", "discard"]) -> str:
         letter = self.letters[key]
         given = Redelivery(self.name, verb, letter, "command", "letter")
-        carrier = Record("replays", 0, 0, 0, letter.key, letter.value, given.headers())
+        carrier = Record("replays", 0, 0, 0, letter_key(letter), letter.value, given.headers())
         self._keep(await self._runner.handle([carrier], self.data.get, replays=True))
         while (batch := await self._runner.drain(self.data.get, self._scan)) is not None:
             self._keep(batch)
@@ -129,10 +129,11 @@ class Trial:
             if value is not None:
                 self.data[key] = value
         for topic, raw, value, _ in batch.sent:
-            self.sent.append((topic, raw.decode(), None if value is None else orjson.loads(value)))
+            self.sent.append((topic, _text(raw), _json(value)))
         for record, _, reason in batch.buried:
-            self.dead.append(((record.key or b"").decode(), reason))
-            self.letters[(record.key or b"").decode()] = record
+            named = letter_key(record).decode(errors="backslashreplace")
+            self.dead.append((named, reason))
+            self.letters[named] = record
         self.outcomes += batch.outcomes
         self.answers += [outcome for _, outcome, _ in batch.answers]
 
@@ -145,3 +146,19 @@ class Trial:
     async def _wait(self, seconds: float) -> bool:
         self.pauses.append(seconds)
         return True
+
+
+def _text(raw: bytes) -> str | bytes:
+    """Return a key as text, as it is where it is none."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def _json(raw: bytes | None) -> Any:
+    """Return what a value says, as it is where it is no JSON."""
+    try:
+        return None if raw is None else orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return raw

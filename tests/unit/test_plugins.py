@@ -42,6 +42,19 @@ async def test_state_and_outputs_are_those_of_the_customer() -> None:
     assert trial.state("crm/1") == {"seen": 2}
 
 
+async def test_bytes_may_be_sent_that_are_neither_text_nor_json() -> None:
+    """A trial shows them as they are."""
+
+    async def handle(event: Event, context: Context) -> None:  # ruff: ignore[unused-async] - a handler is one
+        context.send("out", b"\xff\x01", b"\x00\x01binary")
+        context.send("out", b"text", b'{"a": 1}')
+        context.send("out", "text", None)
+
+    trial = Trial(handle, outputs=["out"])
+    await trial.give(event(person("crm", "1"), 1))
+    assert trial.sent == [("out", b"\xff\x01", b"\x00\x01binary"), ("out", "text", {"a": 1}), ("out", "text", None)]
+
+
 async def test_an_event_has_what_subscribers_have() -> None:
     """Key, version, type, data; None is no replay."""
     seen: list[Event] = []
@@ -396,6 +409,17 @@ async def test_a_foreign_record_is_a_dead_letter() -> None:
         Record("customers.events", 0, 0, 0, None, b"{}"), Record("customers.events", 0, 1, 0, b"crm/1", b"\xff")
     )
     assert [reason for _, reason in trial.dead] == ["not a customer's event"] * 2
+
+
+async def test_nothing_waits_behind_what_is_no_customers() -> None:
+    """A record without a key is a dead letter by itself, which an operator settles; nothing of it is kept."""
+    trial = Trial(count, outputs=["counts"])
+    foreign = [Record("customers.events", 0, offset, 0, None, b"{}") for offset in (7, 8, 9)]
+    await trial.give(*foreign, event(person("crm", "1"), 1))
+    assert [key for key, _ in trial.dead] == [f"customers.events/0/{offset}" for offset in (7, 8, 9)]
+    assert await trial.discard("customers.events/0/7") == "superseded"
+    assert await trial.retry("customers.events/0/8") == "superseded"
+    assert not [key for key in trial.data if key[:1] != b"s"]
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=25), st.integers(1, 5), st.integers(1, 7))
