@@ -358,7 +358,12 @@ class HandlerLoop:
                 self.answer(tx, given, "failed", reason, now)
 
     def answer(self, tx: Transaction, given: Redelivery, outcome: str, message: str, now: int) -> None:
-        """Say what became of a retry or a discard; unless it failed, nothing more is to be done about the letter."""
+        """Say what became of a retry or a discard; unless it failed, nothing more is to be done about the letter.
+
+        A generation that is being built is given it as well, and leaves it to the one at work to say that.
+        """
+        if self._task.topics.shadow:
+            return
         if given.command:
             tx.send(self._task.topics.status, *redelivery.answer(given, outcome, message, now))
         if outcome != "failed" and given.letter:

@@ -5,6 +5,7 @@ import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import pytest
 from handlers.dedupe.explain import open_reviews
 from handlers.dedupe.graph import founder_id
 from tests.integration.conftest import Deployment
-from worker import inspect, rebuild, service
+from tests.integration.test_plugins import Picky, running
+from worker import deadletters, inspect, rebuild, service
 from worker.config import Config, parse
+from worker.consumer import HandlerLoop
 from worker.errors import RollcallError, UsageError
+from worker.handling import Done, Outcome, Record
 from worker.kafka import apply_topics
 from worker.testkit import deleted, latest, person
 from worker.topics import REBUILT
@@ -229,6 +233,50 @@ async def test_a_rebuild_that_is_told_to_stop_ends(
         assert not stop.is_set()
     assert await together(config, 0)
     assert (await rebuild.rebuild(config, "dedupe", lambda _: None)).generation == 2
+
+
+class Able(Picky):
+    """A stage of the next generation, which can handle what the one at work cannot; it notes what it was given."""
+
+    def __init__(self, deployment: Deployment, handled: list[bytes | None]) -> None:
+        """Read the table of customers."""
+        super().__init__(deployment)
+        self._handled = handled
+
+    def on_record(self, tx: Any, record: Record, now: int) -> Outcome:
+        """Take all."""
+        self._handled.append(record.value)
+        return Done()
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome", "left"), [(None, "failed", 1), (b"4", "done", 0)], ids=["as it is", "mended"]
+)
+async def test_the_generation_at_work_answers_retries_alone(
+    deployment: Deployment, config: Config, value: bytes | None, outcome: str, left: int
+) -> None:
+    """One that is being built handles them as well, with the value that was mended, and neither answers nor settles."""
+    made = rebuild.Next(config.path, config.file, config.sources).topics
+    await apply_topics(deployment.connection.settings, made)
+    async with deployment.connection.admin() as admin:
+        _, ids = await admin.topic_ids([spec.name for spec in made.declared()])
+    beside = replace(deployment, topics=made, ids=deployment.ids | ids)
+    Picky.refusing = True
+    handled: list[bytes | None] = []
+
+    async def both() -> bool:  # ruff: ignore[unused-async] - `until` awaits it
+        return {*handled} == {b"3", value or b"3"} and len(handled) == 2
+
+    async with running(deployment, lambda task: HandlerLoop(Picky(deployment), task, {}), "keys"):
+        await deployment.connection.publish(deployment.topics, [(deployment.topics.latest, b"crm/1", b"3")])
+        (letter,) = await until(lambda: deadletters.waiting(config))
+        async with running(beside, lambda task: HandlerLoop(Able(beside, handled), task, {}), "keys"):
+            answers = await deadletters.settle(config, [letter], "retry", "tester", value)
+            await until(both)
+    assert [answer["outcome"] for answer in answers.values()] == [outcome]
+    assert len(await deadletters.waiting(config)) == left
+    status = await deployment.read(deployment.topics.status)
+    assert len([row for row in status if (row.key or b"").startswith(b"command/")]) == 1
 
 
 async def test_deletions_that_nobody_has_handled_are_not_swallowed(
