@@ -159,15 +159,17 @@ class Letter:
 def open_letters(rows: Iterable[Record]) -> list[Letter]:
     """Return the dead letters of which nothing has become yet, in the order in which they came by partition.
 
-    Of one that was written again, since nobody had settled it for so long, it is the newest; also of a customer of an
-    upstream, whose record may have become bad in another way. One without a value says that it was mended there.
+    Of one that was written again, since nobody had settled it for so long, it is the newest, which is settled under an
+    older name as well. Of a customer of an upstream it is the newest, too, whose record may have become bad in another
+    way: that is settled under its own name. One without a value says that it was mended there.
     """
     found: dict[str, Letter] = {}
     names: dict[tuple[object, ...], str] = {}
+    places: dict[str, tuple[object, ...]] = {}
     for row in rows:
         resolved = header(row.headers, RESOLVED)
         if resolved is not None:
-            found.pop(resolved, None)
+            found.pop(names.get(places.get(resolved, ()), resolved), None)
             continue
         letter = Letter.read(row)
         record = letter.record
@@ -176,6 +178,8 @@ def open_letters(rows: Iterable[Record]) -> list[Letter]:
         if record.topic or record.value is not None:
             found[letter.name] = letter
             names[place] = letter.name
+            if record.topic:
+                places[letter.name] = place
     return list(found.values())
 
 

@@ -6,6 +6,7 @@ import pytest
 from worker import deadletters
 from worker.config import parse
 from worker.errors import UsageError
+from worker.events import Headers
 from worker.handling import Record
 from worker.redelivery import Letter, letter_headers, mended_headers, open_letters, resolved_headers
 
@@ -65,6 +66,28 @@ def test_a_letter_that_was_written_again_is_one_letter() -> None:
     assert [letter.name for letter in open_letters(rows)] == ["0-2", "0-3", "0-4"]
     settled = Record("customers.deadletters", 0, 5, 0, b"crm/7", None, resolved_headers("0-4", "mine", "done"))
     assert [letter.name for letter in open_letters([*rows, settled])] == ["0-2", "0-3"]
+
+
+def test_a_letter_that_was_written_again_is_settled_under_its_older_name() -> None:
+    """It was retried by that name, and its record is the same; one that is set aside after that waits again.
+
+    What an upstream has now may be bad in another way than what was let be.
+    """
+
+    def letter(offset: int, headers: Headers) -> Record:
+        return Record("customers.deadletters", 0, offset, 0, b"crm/7", b"{}", headers)
+
+    def settled(offset: int, name: str, stage: str) -> Record:
+        headers = resolved_headers(name, stage, "done")
+        return Record("customers.deadletters", 0, offset, 0, b"crm/7", None, headers)
+
+    ours = letter_headers(Record("customers.events", 1, 5, 0, b"crm/7", b"{}"), "mine", "Dead", "no")
+    rows = [letter(17, ours), letter(40, ours), settled(41, "0-17", "mine")]
+    assert open_letters(rows) == []
+    assert [one.name for one in open_letters([*rows, letter(42, ours)])] == ["0-42"]
+    upstream = [("rollcall-dead-stage", b"poll")]
+    rows = [letter(17, upstream), letter(40, upstream), settled(41, "0-17", "poll")]
+    assert [one.name for one in open_letters(rows)] == ["0-40"]
 
 
 def test_what_is_mended_upstream_is_no_open_letter() -> None:
