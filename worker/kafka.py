@@ -245,7 +245,8 @@ class Connection:
         so the key alone leads to the addressee; where it does not, `partitions` has the partition of each record.
         Raises KafkaUnavailableError, TopicError.
         """
-        client = AIOKafkaProducer(**self._common(), enable_idempotence=True)
+        size = max(self.settings.max_record_bytes, 1024 * 1024)  # the latter is aiokafka's, whatever the topics allow
+        client = AIOKafkaProducer(**self._common(), enable_idempotence=True, max_request_size=size)
         await self._start(client, "publisher")
         sending = list(records)
         where = [partition_of(key, topics.partitions) for _, key, *_ in sending] if partitions is None else partitions

@@ -18,7 +18,7 @@ from worker.config import Config, parse
 from worker.consumer import HandlerLoop
 from worker.errors import TopicError
 from worker.handling import Dead, Done, Input, Outcome, Record, Skip
-from worker.kafka import apply_topics
+from worker.kafka import Connection, apply_topics
 from worker.plugin_testkit import deletion, event
 from worker.plugins import PluginLoop
 from worker.redelivery import Redelivery
@@ -71,7 +71,7 @@ def config_of(deployment: Deployment) -> Config:
     plugins = {name: {"target": "a:b"} for name in deployment.topics.plugins}
     return parse({
         "prefix": deployment.topics.prefix,
-        "kafka": {"bootstrap": settings.bootstrap, "partitions": settings.partitions},
+        "kafka": settings.model_dump(include={"bootstrap", "partitions", "max_record_bytes"}),
         "handlers": {"plugins": plugins},
     })
 
@@ -255,6 +255,26 @@ async def test_a_dead_letter_is_retried_in_order_and_answered(place: tuple[Deplo
         again = await deadletters.settle(config, [letter], "retry", "tester")
         assert again[letter.name]["outcome"] == "superseded"
     assert await deadletters.waiting(config) == []
+
+
+async def test_a_large_event_is_retried_where_large_records_are_allowed(place: tuple[Deployment, Plugin, str]) -> None:
+    """By kafka.max_record_bytes, and by the topics themselves: nothing else has a limit of its own."""
+    deployment, plugin, output = place
+    settings = deployment.connection.settings.model_copy(update={"max_record_bytes": 3_000_000})
+    deployment = replace(deployment, connection=Connection(settings))
+    topics = deployment.topics
+    async with deployment.connection.admin() as admin:
+        raised = {"max.message.bytes": "4000000"}
+        await admin.alter(dict.fromkeys((topics.events, topics.deadletters, topics.replays), raised))
+    config = config_of(deployment)
+    Counting.failing = True
+    async with running(deployment, lambda task: PluginLoop(plugin, task), NAME):
+        await publish(deployment, event(person("crm", "1", given="A" * 1_000_000), 1))
+        (letter,) = await until(lambda: deadletters.waiting(config))
+        Counting.failing = False
+        told = await deadletters.settle(config, [letter], "retry", "tester")
+        assert told[letter.name]["outcome"] == "done"
+    assert await counts(deployment, output) == {"crm/1": [[1, 1]]}
 
 
 async def test_an_edited_payload_takes_the_place_of_the_record(place: tuple[Deployment, Plugin, str]) -> None:
