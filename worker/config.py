@@ -4,6 +4,7 @@ Secrets are never in it, only references to them. `json_schema` is what editors 
 """
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ from worker.settings import (
 from worker.sources import Adapter, adapter_class, available, documented
 from worker.topics import LONGEST_PREFIX, PREFIX_PATTERN, Topics, prefix_problem
 
+_LISTEN: Final = r"^([^:\s\[\]]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$"
 _LAST_PORT: Final = 65_535
 PATHS: Final = (Path("rollcall.yaml"), Path("/etc/rollcall/rollcall.yaml"))
 
@@ -61,6 +63,9 @@ def _prefix(value: str) -> str:
 
 
 def _listen(value: str) -> str:
+    if re.fullmatch(_LISTEN, value) is None:
+        message = f"{value!r} is no address; write host:port, such as 0.0.0.0:8080, or [IPv6]:port"
+        raise ValueError(message)
     port = int(value.rpartition(":")[2])
     if port > _LAST_PORT:
         message = f"{port} is no port"
@@ -85,7 +90,7 @@ class _File(Model):
     state_dir: Path = Field(default=Path(".rollcall/state"), description="A cache of the state; may be lost")
     listen: Annotated[str, AfterValidator(_listen)] = Field(
         default="127.0.0.1:0",
-        pattern=r"^([^:\s\[\]]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}$",
+        json_schema_extra={"pattern": _LISTEN},
         description="host:port or [IPv6]:port of /livez, /readyz and /metrics; port 0 takes a free one and logs it",
     )
     grace: Duration = Field(default=25.0, gt=0, description="How long a worker may take to finish after SIGTERM")
@@ -352,18 +357,42 @@ _WORDS: Final = {
     "extra_forbidden": "there is no such setting",
     "_File": "the file holds no settings: write name: value",
     "model_type": "write its settings below it, as name: value",
+    "model_attributes_type": "write its settings below it, as name: value",
     "Secret": "write {env: NAME} or {file: PATH}: a secret itself never stands in the file",
+    "dict_type": "write its entries below it, as name: value",
+    "tuple_type": "write a list: [one, two]",
+    "list_type": "write a list: [one, two]",
+    "frozen_set_type": "write a list: [one, two]",
+    "path_type": "write a path",
+    "union_tag_not_found": "kind is missing",
 }
+# Where a word was wanted that may have become a truth value before anybody looked at it.
+_OF_WORDS: Final = frozenset({"string_type", "literal_error", "path_type", "url_type"})
+_TARGETS: Final = ("handlers", "deletes", "targets")
 
 
 def _problems(error: ValidationError, prefix: str = "") -> list[str]:
     found = []
-    for problem in error.errors(include_url=False, include_input=False):
-        path = ".".join(str(part) for part in (*filter(None, [prefix]), *problem["loc"]) if part != "[key]")
-        what = problem.get("ctx", {}).get("class_name", problem["type"])
+    for problem in error.errors(include_url=False):  # with what was written, of which nothing is said
+        path = ".".join(filter(None, [prefix, *map(str, _place(problem["loc"]))]))
+        more = problem.get("ctx", {})
+        what = more.get("class_name", problem["type"])
         text = _WORDS.get(what) or _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "union_tag_invalid":
+            kinds = more["expected_tags"].replace("'", "")
+            text = f"there is no kind {more['tag']!r}; there are {kinds}"
+        if problem["type"] in _OF_WORDS and isinstance(problem["input"], bool):
+            text += "; YAML takes a bare off, no, n, on, yes or y for a truth value: put it in quotes"
         found.append(f"{path}: {text}" if path else text)
     return found
+
+
+def _place(where: tuple[int | str, ...]) -> list[int | str]:
+    """Return a place in the file, without what pydantic says of it besides: that it is a key, a target's kind."""
+    parts = [part for part in where if part != "[key]"]
+    if tuple(parts[:3]) == _TARGETS:
+        del parts[4:5]
+    return parts
 
 
 def json_schema() -> dict[str, Any]:

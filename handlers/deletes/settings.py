@@ -9,13 +9,21 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from worker.settings import Duration, HttpSettings, Model, Secret, SourceName
 
 Authority = Literal["tombstone", "gone", "absent", "duplicate", "erasure"]
 Mode = Literal["auto", "approval", "off"]
 Link = Literal["same_id", "reference", "cluster"]
+
+
+def _off(value: object) -> object:
+    return "off" if value is False else value
+
+
+# As it stands in the file, where YAML takes a bare `off` for false.
+_Written = Annotated[Mode, BeforeValidator(_off), WithJsonSchema({"enum": [*get_args(Mode), False]})]
 
 AUTHORITIES: Final[tuple[Authority, ...]] = get_args(Authority)
 DEFAULT_MODES: Final[dict[Authority, Mode]] = {
@@ -121,7 +129,7 @@ class Route(Model):
     target: SourceName
     link: Link = Field(default="same_id", description="How the customer at the target is found")
     reference: str | None = Field(default=None, description="With link reference: the type of the typed id")
-    classes: dict[Authority, Mode] = Field(
+    classes: dict[Authority, _Written] = Field(
         default_factory=dict, description="By authority: auto, approval or off, over the defaults"
     )
     dry_run: bool = Field(default=False, description="Do everything but the DELETE")

@@ -112,7 +112,7 @@ async def test_one_mistake_hides_no_other(nowhere: str, tmp_path: Path) -> None:
     assert [line.partition(":")[0] for line in result.problems] == [
         "kafka.partitions",
         "listen",
-        "handlers.deletes.targets.shop.drivly.url",
+        "handlers.deletes.targets.shop.url",
         "colour",
         "sources.erp.page_size",
         "sources.crm.key",

@@ -254,6 +254,95 @@ def test_what_is_no_broker_s_address_is_refused(bootstrap: str) -> None:
     assert "is no host:port" in found
 
 
+@pytest.mark.parametrize("listen", [":8080", "8080", "localhost", "::1:8080", "http://0.0.0.0:80", "0.0.0.0:80\n"])
+def test_an_address_to_listen_on_is_host_and_port(listen: str) -> None:
+    """What is not is answered with an example, not with a regular expression."""
+    what = f"{listen!r} is no address; write host:port, such as 0.0.0.0:8080, or [IPv6]:port"
+    assert problems({"listen": listen}) == [f"listen: {what}"]
+    for right in ("0.0.0.0:8080", "[::]:8080", "localhost:0"):
+        assert problems({"listen": right}) == []
+
+
+TRUTH = "YAML takes a bare off, no, n, on, yes or y for a truth value: put it in quotes"
+
+
+@pytest.mark.parametrize(
+    ("setting", "path"),
+    [
+        ("region: NO", "region"),
+        ("locale: no", "locale"),
+        ("privacy: {email: off}", "privacy.email"),
+        ("own_fields: [on]", "own_fields.0"),
+    ],
+)
+def test_a_word_that_yaml_takes_for_a_truth_value_is_to_be_quoted(tmp_path: Path, setting: str, path: str) -> None:
+    """It is Norway that somebody meant; the same in quotes is taken, or refused for what it is."""
+    crm = "sources:\n  crm:\n    kind: drivly\n    url: https://crm.example.com/api\n    key: {env: KEY}\n    "
+    (problem,) = refused(tmp_path, crm + setting)
+    assert problem.startswith(f"sources.crm.{path}: ")
+    assert problem.endswith(f"; {TRUTH}")
+    assert load(tmp_path, crm + 'region: "NO"').sources["crm"].settings.region == "NO"
+    assert TRUTH not in refused(tmp_path, crm + "region: 7")[0]
+
+
+def test_a_class_that_is_off_may_be_written_bare(tmp_path: Path) -> None:
+    """As the documentation of deletions has it, with quotes and without; an editor underlines neither."""
+    raw: dict[str, Any] = GOOD | {
+        "handlers": {
+            "deletes": {
+                "targets": {"shop": SOURCE | {"url": "https://shop.example.com/api"}},
+                "routes": [{"source": "crm", "target": "shop", "classes": {"gone": "off", "absent": False}}],
+            }
+        }
+    }
+    (route,) = load(tmp_path, yaml.safe_dump(raw)).file.handlers.deletes.routes
+    assert [route.mode("gone"), route.mode("absent")] == ["off", "off"]
+    assert complaints(raw) == []
+
+
+def test_settings_of_a_target_are_named_by_their_place_in_the_file() -> None:
+    """The kind of the target is no part of it."""
+    targets = {
+        "shop": {"kind": "drivly", "key": {"env": "KEY"}},
+        "mail": {
+            "kind": "http",
+            "url": "https://mail.example.com",
+            "path": "/{id}",
+            "headers": {"A": "b"},
+            "done": 200,
+        },
+        "none": {"url": "https://none.example.com"},
+        "other": {"kind": "drivley", "url": "https://other.example.com"},
+        "empty": None,
+    }
+    found = problems(GOOD | {"handlers": {"deletes": {"targets": targets}}})
+    assert [problem.removeprefix("handlers.deletes.targets.") for problem in found] == [
+        "shop.url: Field required",
+        "mail.headers.A: write {env: NAME} or {file: PATH}: a secret itself never stands in the file",
+        "mail.done: write a list: [one, two]",
+        "none: kind is missing",
+        "other: there is no kind 'drivley'; there are drivly, http",
+        "empty: write its settings below it, as name: value",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("handlers", "problem"),
+    [
+        ({"dedupe": {"keys": "NEP"}}, "handlers.dedupe.keys: write a list: [one, two]"),
+        ({"dedupe": {"scopes": ["crm"]}}, "handlers.dedupe.scopes: write its entries below it, as name: value"),
+        ({"deletes": {"routes": {"crm": "shop"}}}, "handlers.deletes.routes: write a list: [one, two]"),
+        (
+            {"plugins": {"welcome": {"target": "welcome:handle", "outputs": "welcomes"}}},
+            "handlers.plugins.welcome.outputs: write a list: [one, two]",
+        ),
+    ],
+)
+def test_a_list_is_a_list_and_no_tuple(handlers: dict[str, Any], problem: str) -> None:
+    """What was wanted is said in the words of YAML, not of Python."""
+    assert problems(GOOD | {"handlers": handlers}) == [problem]
+
+
 @pytest.mark.parametrize("region", ["UK", "ZZ"])
 def test_a_region_that_has_no_phones_is_refused(region: str) -> None:
     """No national phone number would ever normalize."""

@@ -29,6 +29,13 @@ def test_what_a_route_carries_by_default() -> None:
     }
 
 
+def test_a_bare_off_is_off() -> None:
+    """YAML takes it for false, before anybody could see what was written; true is no mode."""
+    assert Route.model_validate({"source": "a", "target": "b", "classes": {"gone": False}}).mode("gone") == "off"
+    with pytest.raises(ValidationError, match=r"classes\.gone"):
+        Route.model_validate({"source": "a", "target": "b", "classes": {"gone": True}})
+
+
 @pytest.mark.parametrize(
     ("live", "limit"), [(None, 10), (0, 10), (500, 10), (600, 12), (25_000, 500), (1_000_000, 500)]
 )
