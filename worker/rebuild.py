@@ -74,7 +74,7 @@ async def rebuild(config: Config, handler: str, tell: Tell, *, behind: bool = Fa
 
     Waits until no worker runs the present generation. Raises UsageError for a handler whose state does not follow from
     the table of customers, and, unless `behind`, where deletions are left that the present generation has not handled:
-    they would be told to nobody. Raises whatever a worker raises, too.
+    they would be told to nobody. Raises RollcallError where it is told to stop, and whatever a worker raises, too.
     """
     if handler not in {"dedupe", *REBUILT}:
         raise _refusal(config, handler)
