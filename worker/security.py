@@ -28,6 +28,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.conn import AIOKafkaConnection, collect_hosts, create_conn
 from aiokafka.errors import (
     AuthenticationFailedError,
+    IllegalSaslStateError,
     KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
@@ -120,8 +121,16 @@ def hint(error: Exception) -> str:
             return "The broker's certificate is not trusted: check kafka.ca_file, and the names in kafka.bootstrap."
         case ssl.SSLError():
             return "Check kafka.security_protocol, and kafka.cert_file and key_file where the broker wants them."
+        case IllegalSaslStateError() | ConnectionResetError():
+            return (
+                "A listener without TLS or SASL answers them like this: check kafka.security_protocol, and the port in "
+                "kafka.bootstrap."
+            )
         case KafkaConnectionError() | OSError():
-            return "Is it running, and is kafka.bootstrap right? `rollcall kafka start` starts an embedded broker."
+            return (
+                "Is it running, and are kafka.bootstrap and kafka.security_protocol right? `rollcall kafka start` "
+                "starts an embedded broker."
+            )
         case _:
             return "See the broker's log; a principal without the ACL it needs looks like this too."
 

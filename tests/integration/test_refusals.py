@@ -99,6 +99,21 @@ asyncio.run(Connection(KafkaSettings(bootstrap="127.0.0.1:1")).producer("one"))
     assert "Python runs with -O" in output
 
 
+@pytest.mark.parametrize("protocol", ["SSL", "SASL_SSL", "SASL_PLAINTEXT"])
+async def test_a_listener_of_another_protocol(
+    protocol: str, kafka: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the protocol that a person is told to check: neither rights nor the broker's health."""
+    monkeypatch.setenv("T_PASSWORD", "canary")
+    who = {"username": "jane", "password": {"env": "T_PASSWORD"}} if protocol.startswith("SASL") else {}
+    where = {"bootstrap": kafka.bootstrap, "security_protocol": protocol, "start_timeout": 10}
+    with pytest.raises(KafkaUnavailableError) as refused:
+        async with Connection(KafkaSettings.model_validate(where | who)).admin():
+            pass
+    assert "check kafka.security_protocol, and the port in kafka.bootstrap" in (refused.value.hint or "")
+    assert "canary" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "command",
     [
