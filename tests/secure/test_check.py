@@ -1,5 +1,6 @@
 """`rollcall check` on a configuration with planted mistakes: it names every one, with its path and what to do."""
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 import orjson
 import pytest
 import yaml
+from aiokafka.admin import NewPartitions
 from click.testing import CliRunner
 
 from tests.secure.conftest import Secured
@@ -147,6 +149,26 @@ async def test_missing_topics_are_one_line(
     (problem,) = (await checked(tmp_path, raw)).problems
     many = len(topics.declared())
     assert f"and {many - 3} more are missing ({many} of {many}): `rollcall topics apply` makes them" in problem
+
+
+async def test_another_number_of_partitions_is_one_line(
+    secured: Secured, admin: KafkaSettings, topics: Topics, tmp_path: Path
+) -> None:
+    """Mostly all topics have the one that was meant; one that has a number of its own is named alone."""
+    await apply_topics(admin, replace(topics, partitions=3))
+    async with Connection(admin).admin() as client:
+        await client.client.create_partitions({topics.status: NewPartitions(5)})
+        async with asyncio.timeout(30):
+            while (await client.found([topics.status]))[topics.status].partitions != 5:
+                await asyncio.sleep(0.1)
+    raw = {"prefix": topics.prefix, "kafka": connection(admin), "state_dir": str(tmp_path)}
+    said = (await checked(tmp_path, raw)).problems
+    one = [problem for problem in said if problem.startswith(f"kafka.partitions: topic {topics.status} has 5 ")]
+    many = len(topics.declared()) - 1
+    others = [
+        problem for problem in said if f" and {many - 3} more have 3 partitions, the configuration says 1" in problem
+    ]
+    assert (len(one), len(others), len(said)) == (1, 1, 2), said
 
 
 async def test_a_principal_without_any_right(

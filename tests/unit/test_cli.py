@@ -105,6 +105,17 @@ def test_check_names_a_kafka_that_does_not_answer_among_the_problems(
     assert "rollcall.yaml has 2 problems:" in result.stderr
 
 
+def test_check_alone_says_what_is_wrong(nowhere: str) -> None:
+    """Not Kafka's client as well, in words of its own before the first line."""
+    written(f"kafka: {{bootstrap: '{nowhere}', start_timeout: 1s}}\n")
+    command = [sys.executable, "-m", "worker.cli", "check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    first, *more = result.stderr.splitlines()
+    assert first == "rollcall.yaml has 1 problem:"
+    assert [line.startswith(f"  - kafka: Kafka at {nowhere} ") for line in more] == [True]
+    assert "are kafka.bootstrap and kafka.security_protocol right?" in result.stderr
+
+
 def test_a_worker_without_its_pepper_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every hash would be another one."""
     monkeypatch.delenv("ROLLCALL_PEPPER")

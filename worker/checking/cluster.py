@@ -71,7 +71,7 @@ async def _topics(config: Config, admin: Admin, hidden: set[str]) -> tuple[list[
         for name, settings in wanted.alter.items()
         for setting, value in settings.items()
     ]
-    return lines + [f"kafka.partitions: {line}" for line in wanted.wrong], found
+    return lines + _uneven(wanted.wrong), found
 
 
 async def _outputs(config: Config, admin: Admin, roles: Sequence[str], hidden: set[str]) -> list[str]:
@@ -88,6 +88,18 @@ async def _outputs(config: Config, admin: Admin, roles: Sequence[str], hidden: s
         f"{path}: there is no topic {topic}; make it first, Rollcall makes its own topics only"
         for path, topic in wanted
         if topic not in found
+    ]
+
+
+def _uneven(wrong: Sequence[str]) -> list[str]:
+    """Return what is wrong with the topics' numbers of partitions, said once of all that have the same one."""
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    for line in wrong:
+        topic, _, what = line.partition(" has ")
+        alike[what].append(topic.removeprefix("topic "))
+    return [
+        f"kafka.partitions: {f'topic {names[0]} has' if len(names) == 1 else f'topics {_listed(names)} have'} {what}"
+        for what, names in alike.items()
     ]
 
 

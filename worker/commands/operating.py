@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worker import acls as rights
-from worker import checking, inspect, overview
+from worker import checking, inspect, overview, telemetry
 from worker import config as configuration
 from worker.acls import ROLES
 from worker.commands.common import config as configured
@@ -64,6 +64,7 @@ _COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
 def check(ctx: click.Context, roles: Sequence[str]) -> None:
     """Check everything, and name every problem: configuration, secrets, sources, Kafka's topics and rights, clocks."""
     path: Path = configuration.find(ctx.find_root().obj)
+    telemetry.configure_logging()  # as by default: what the file says of it may be among the problems
     found: checking.Findings = run(checking.check(path, roles))
     if found.problems:
         left = [f"  (not looked at before that is mended: {what})" for what in found.passed_over]
