@@ -17,7 +17,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from worker import orders
+from worker import answers, orders
 from worker.changes import Entry
 from worker.config import Config
 from worker.errors import KafkaUnavailableError, UnavailableError, UsageError
@@ -85,7 +85,7 @@ async def carry_out(config: Config, wanted: Order, timeout: float) -> dict[str, 
     """
     kafka = config.file.kafka
     connection = Connection(kafka)
-    key = f"command/{wanted['id']}".encode()
+    key = answers.key(wanted["id"])
     status = TopicPartition(config.topics.status, partition_of(key, kafka.partitions))
     consumer = await connection.consumer()
     try:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypedDict, cast, get_args
 
 import orjson
 
+from worker import answers
 from worker.errors import RecordError, UsageError
 
 What = Literal[
@@ -128,5 +129,4 @@ def read(key: bytes | None, value: bytes | None) -> Order | None:
 def answer(given: Order, outcome: Outcome, text: str, now: int) -> tuple[bytes, bytes]:
     """Return key and value of what is said on the status topic; `text` is a sentence for the person."""
     said = {name: given[name] for name in ("id", "what", "source", "who", "at")}
-    value = {"kind": "command", **said, "outcome": outcome, "message": text, "handled_at": now}
-    return f"command/{given['id']}".encode(), orjson.dumps(value)
+    return answers.answer(said, outcome, text, now)

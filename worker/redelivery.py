@@ -10,8 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-import orjson
-
+from worker import answers
 from worker.events import Headers, header
 from worker.handling import Record
 from worker.topics import POLL
@@ -121,17 +120,8 @@ def mended_headers() -> Headers:
 
 def answer(given: Redelivery, outcome: str, message: str, now: int) -> tuple[bytes, bytes]:
     """Return key and value of the answer on the status topic; `now` in milliseconds since the epoch."""
-    value = {
-        "kind": "command",
-        "id": given.command,
-        "what": given.verb,
-        "who": given.who,
-        "name": f"{given.to} {given.letter}",
-        "outcome": outcome,
-        "message": message,
-        "handled_at": now,
-    }
-    return f"command/{given.command}".encode(), orjson.dumps(value)
+    said = {"id": given.command, "what": given.verb, "who": given.who, "name": f"{given.to} {given.letter}"}
+    return answers.answer(said, outcome, message, now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal, TypedDict, get_args
 
 import orjson
 
+from worker import answers
 from worker.errors import RecordError
 from worker.events import split_key
 from worker.handling import Record, Tx
@@ -105,5 +106,4 @@ def read_decision(record: Record) -> Decision:
 
 def answer(tx: Tx, topic: str, given: Decision, outcome: Outcome, text: str, now: int) -> None:
     """Say on the status topic what became of a decision; `text` is a sentence for the person."""
-    value = {"kind": "command", **given, "outcome": outcome, "message": text, "handled_at": now}
-    tx.send(topic, f"command/{given['id']}".encode(), orjson.dumps(value))
+    tx.send(topic, *answers.answer(given, outcome, text, now))
