@@ -278,7 +278,7 @@ class Audit:
     async def _some(self, published: Mapping[str, _Published], sample: int | None) -> dict[str, Finding]:
         """Look customers up one by one: a sample of those published, or all of a watch list.
 
-        Who was removed from that stays published as he was then, and is left out.
+        One that was removed from that stays published as it was then, and is left out.
         """
         ids = sorted((published.keys() | self._known.watched) - self._known.removed)
         if sample is not None and sample < len(ids):

@@ -120,8 +120,8 @@ class Detector:
     def set_scope(self, filters: str, secrets: Mapping[str, str]) -> bool:
         """Set what customers are seen under: the filter and the credential.
 
-        Returns whether it is another one than before: everything then has to be read from the start, or else whoever
-        is not seen under the new one would stay unobserved until he changes.
+        Returns whether it is another one than before: everything then has to be read from the start, or else a customer
+        that is not seen under the new one would stay unobserved until it changes.
         """
         self.scope = self._hasher.field(orjson.dumps([filters, sorted(secrets.items())]))
         before, self.checkpoint.scope = self.checkpoint.scope, self.scope.hex()
@@ -229,7 +229,7 @@ class Detector:
         self._settle(tx, row.id, decision, parts, row.updated, now, row.body)
 
     def _another(self, raw: bytes, parts: Mapping[str, bytes], hashes: bytes) -> bool:
-        """Return whether an id has been given to another customer: he was created after all that is known of it.
+        """Return whether an id has been given to another customer: one created after all that is known of it.
 
         Only where the adapter says that its upstream uses ids again, and not while everything is published anew. A time
         of creation that is otherwise another one was corrected.
@@ -289,7 +289,7 @@ class Detector:
         return entry.missed
 
     def unobserve(self, tx: PollTx, customer_id: str) -> None:
-        """Note that a customer is not looked at any more: whatever is seen or not, he is never taken for absent."""
+        """Note that a customer is not looked at any more: whatever is seen or not, it is never taken for absent."""
         self.nothing_aside(tx, customer_id)
         raw = tx.get(self._prefix + customer_id.encode())
         if raw is not None:
@@ -308,7 +308,7 @@ class Detector:
         self.bad(tx, Bad(customer_id, verdict.reason, 0, record), None, origin)
 
     def nothing_aside(self, tx: PollTx, customer_id: str) -> None:
-        """Forget what was set aside of a customer: his record is not there any more, or is not asked for."""
+        """Forget what was set aside of a customer: its record is not there any more, or is not asked for."""
         self._mended(tx, _identity(customer_id))
 
     def forget_set_aside(self, tx: PollTx, mark: bytes) -> None:

@@ -479,10 +479,10 @@ class Source:
     # What an operator asked for
 
     async def _look_wanted_up(self) -> None:
-        """Look up whom an operator asked for, and answer him in the transaction that takes in what came of it."""
+        """Look up whom an operator asked for, and answer in the transaction that takes in what came of it."""
         for wanted in list(self.detector.checkpoint.wanted):
             if self._halted():
-                return  # he is answered afterwards
+                return  # that is answered afterwards
             verdict = await self._upstream.lookup(wanted[1])
             now = now_ms()
             await self._committer.done(lambda tx: self._answer(tx, wanted, verdict, now))  # ruff: ignore[function-uses-loop-variable] - awaited

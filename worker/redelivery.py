@@ -113,7 +113,7 @@ def resolved_headers(letter: str, stage: str, outcome: str) -> Headers:
 def mended_headers() -> Headers:
     """Return the headers of the record, without a value, that says that nothing of its key is set aside any more.
 
-    Of a customer of an upstream: it is not known where his dead letter stands.
+    Of a customer of an upstream: it is not known where its dead letter stands.
     """
     return [(STAGE, POLL.encode()), (OUTCOME, b"done")]
 

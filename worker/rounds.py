@@ -2,7 +2,7 @@
 
 A round is an enumeration: it may prove absence as one does, only that an answer "there is none such" may also mean that
 we may not see the customer. Guarantees: a customer is missing only if two whole rounds of one uninterrupted owner did
-not find him; an answer that proves nothing proves no absence, and sets the customer aside until there is one that can
+not find it; an answer that proves nothing proves no absence, and sets the customer aside until there is one that can
 be read; one look-up that keeps failing stops no round.
 """
 

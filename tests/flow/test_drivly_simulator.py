@@ -220,7 +220,7 @@ async def test_a_look_up_at_a_wrong_address_proves_nothing() -> None:
 
 
 async def test_a_refused_key_is_told() -> None:
-    """A wrong key gets 403, which of a single customer may also mean that only he is not to be seen."""
+    """A wrong key gets 403, which of a single customer may also mean that only this one is not to be seen."""
     async with reading(customers=5, secrets={"key": "wrong"}) as (_, upstream, _):
         for ask in (upstream.pages("head"), upstream.pages("sweep")):
             with pytest.raises(CredentialError, match="credential"):

@@ -46,7 +46,7 @@ async def rename(task: LocalTask, leaving: Leaving, new: WatchList) -> None:
 
 
 async def test_who_was_removed_from_a_watch_list_stays_so_under_its_new_name(task: LocalTask) -> None:
-    """Found in another customer's record he is not taken up again, until an operator says so."""
+    """Found in another customer's record it is not taken up again, until an operator says so."""
     leaving, new = Leaving(TOPICS), WatchList("new")
     await rename(task, leaving, new)
     with task.store.reading() as state:

@@ -562,7 +562,7 @@ async def test_a_sweep_with_a_page_that_could_not_be_read_proves_nothing(here: W
 
 
 async def test_a_sweep_that_shows_a_record_without_a_usable_id_proves_nothing(here: World) -> None:
-    """It may be anybody's: as many as there should be are shown, and yet one of them is missing by his id."""
+    """It may be anybody's: as many as there should be are shown, and yet one of them is missing by its id."""
     odd = {"3"}
 
     class Odd(Drivly):
@@ -779,7 +779,7 @@ async def test_a_record_that_cannot_be_used_is_set_aside_and_the_others_go_on(he
 
 
 async def test_a_customer_who_is_set_aside_makes_no_listing_too_long(here: World) -> None:
-    """He is listed as before, and counted once: there is nothing to look at but his record."""
+    """It is listed as before, and counted once: there is nothing to look at but its record."""
     crm = await here.add()
     here.start(max_bytes=20_000)
     await here.settled()
@@ -804,7 +804,7 @@ async def test_a_record_that_was_set_aside_and_is_deleted_is_forgotten(here: Wor
 
 
 async def test_a_look_up_that_proves_nothing_sets_the_customer_aside(here: World) -> None:
-    """He is there, but cannot be read: the source is degraded until he can, also for a new owner."""
+    """It is there, but cannot be read: the source is degraded until it can, also for a new owner."""
     crm = await here.add()
     here.start()
     await here.settled()
@@ -823,7 +823,7 @@ async def test_a_look_up_that_proves_nothing_sets_the_customer_aside(here: World
 
 
 async def test_a_look_up_that_is_forbidden_stops_nobody_else(here: World) -> None:
-    """The key has just read the listing: what is wrong is about this customer, and he is not taken for deleted."""
+    """The key has just read the listing: what is wrong is about this customer, and it is not taken for deleted."""
     crm = await here.add()
     here.start()
     await here.settled()

@@ -45,7 +45,7 @@ async def full(world: World, count: int = 40) -> None:
 
 
 async def test_a_narrower_filter_deletes_nobody(world: World, telco: Connect) -> None:
-    """Who is not seen any more is left as he was, and counted; a person may count him out, others may not."""
+    """A customer not seen any more is left as it was, and counted; a person may count it out, others may not."""
     chosen = min(telco.customers())
     async with world.polling():
         await full(world)

@@ -143,7 +143,7 @@ async def test_new_ones_are_looked_up_first(world: World, dealer: MyKaarma) -> N
 
 
 async def test_a_customer_that_is_not_found_in_two_rounds_is_absent(world: World, dealer: MyKaarma) -> None:
-    """Never `gone`: the same answer may mean that we may not see him. A return is another life of the same customer."""
+    """Never `gone`: the same answer may mean that we may not see it. A return is another life of the same customer."""
     ids = sorted(dealer.customers())
     async with world.polling():
         await watch(world, ids)
@@ -215,7 +215,7 @@ async def test_a_new_requester_who_sees_nobody_is_an_alarm(world: World, dealer:
 
 
 async def test_who_is_not_found_by_a_new_requester_waits_for_a_person(world: World, dealer: MyKaarma) -> None:
-    """He may be gone, or not in the new one's sight: it is said, and an approved plan counts him as missing."""
+    """It may be gone, or not in the new one's sight: that is said, and an approved plan counts it as missing."""
     ids = sorted(dealer.customers())
     async with world.polling():
         await watch(world, ids)
@@ -267,7 +267,7 @@ async def test_errors_are_no_deletion(world: World, dealer: MyKaarma) -> None:
 
 
 async def test_errors_beside_a_part_of_a_customer_take_nothing_from_him(world: World, dealer: MyKaarma) -> None:
-    """He is set aside and stays published as he was, until he is answered whole."""
+    """It is set aside and stays published as it was, until it is answered whole."""
     ids = sorted(dealer.customers())[:8]
     async with world.polling():
         await watch(world, ids)
@@ -282,7 +282,7 @@ async def test_errors_beside_a_part_of_a_customer_take_nothing_from_him(world: W
 
 
 async def test_one_look_up_that_always_fails_stops_nobody_else(world: World, dealer: MyKaarma) -> None:
-    """The rounds go on, and he is not taken for deleted."""
+    """The rounds go on, and it is not taken for deleted."""
     ids = sorted(dealer.customers())
     async with world.polling():
         await watch(world, ids)
@@ -327,7 +327,7 @@ async def test_who_is_met_by_429_is_not_given_up(world: World, dealer: MyKaarma)
 
 
 async def test_a_look_up_that_proves_nothing_sets_the_customer_aside(world: World, dealer: MyKaarma) -> None:
-    """Once, however often it is made; the others go on, and he is taken back when he can be read or is not there."""
+    """Once, however often it is made; the others go on, and it is taken back when it can be read or is not there."""
     ids = sorted(dealer.customers())
     reading = dealer.fault("status", status=400, body="{}", path=ids[20])
     dealer.fault("errors", path=ids[21])
@@ -395,7 +395,7 @@ async def test_a_round_of_two_owners_proves_nothing(world: World, dealer: MyKaar
 
 
 async def test_secondary_customers_are_watched_where_that_is_configured(world: World, dealer: MyKaarma) -> None:
-    """One that an operator removed is not taken up again by himself."""
+    """One that an operator removed is not taken up again by itself."""
     one, other = sorted(dealer.customers())[:2]
     dealer.update(one, {"secondaryCustomerData": [{"fname": "A", "guid": other}]})
     async with world.polling():
@@ -412,7 +412,7 @@ async def test_secondary_customers_are_watched_where_that_is_configured(world: W
 
 
 async def test_who_is_removed_from_the_list_is_not_taken_for_absent(world: World, dealer: MyKaarma) -> None:
-    """He stays as he was published, also when he is deleted later."""
+    """It stays as it was published, also when it is deleted later."""
     ids = sorted(dealer.customers())[:12]
     async with world.polling():
         await watch(world, ids)
@@ -430,7 +430,7 @@ async def test_who_is_removed_after_the_round_did_not_find_him_is_no_alarm(world
     async with world.polling():
         await watch(world, ids)
         await world.until(lambda: len(world.latest) == 12)
-        slow = dealer.fault("latency", seconds=1, path=ids[11], times=2)  # the second eight wait for him
+        slow = dealer.fault("latency", seconds=1, path=ids[11], times=2)  # the second eight wait for it
         dealer.delete(ids[0])
 
         def missed() -> bool:
@@ -446,13 +446,13 @@ async def test_who_is_removed_after_the_round_did_not_find_him_is_no_alarm(world
 
 
 async def test_who_is_watched_again_and_is_gone_waits_for_a_person(world: World, dealer: MyKaarma) -> None:
-    """Nobody looked at him meanwhile, so that he is not found proves nothing; but it is said."""
+    """Nobody looked at it meanwhile, so that it is not found proves nothing; but that is said."""
     ids = sorted(dealer.customers())[:12]
     async with world.polling():
         await watch(world, ids)
         await world.until(lambda: len(world.latest) == 12)
         await unwatch(world, ids[:1])
-        await rounds(world)  # or an answer that was under way would still be heard: then he was seen
+        await rounds(world)  # or an answer that was under way would still be heard: then it was seen
         dealer.delete(ids[0])
         await watch(world, ids[:1])
         unobserved = await world.until(lambda: world.source.detector.checkpoint.unobserved)

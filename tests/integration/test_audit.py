@@ -169,7 +169,7 @@ async def test_what_is_held_for_a_person_is_no_finding(poller: Poller) -> None:
 
 
 async def test_who_was_removed_from_a_watch_list_is_no_finding(poller: Poller) -> None:
-    """He stays published as he was, whatever becomes of him; the others are held against the upstream."""
+    """It stays published as it was, whatever becomes of it; the others are held against the upstream."""
     async with upstream("mykaarma", 6) as (simulator, settings):
         await poller.configure({"it": settings})
         async with poller.running():

@@ -35,7 +35,7 @@ _AUTHORIZER_LOG = "logger.authorizer.name=kafka.authorizer.logger\nlogger.author
 
 @dataclass(frozen=True)
 class Secured:
-    """A broker that asks everybody who he is, and knows who may do what."""
+    """A broker that asks everybody who they are, and knows who may do what."""
 
     bootstrap: str
     authority: Authority

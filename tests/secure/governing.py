@@ -130,7 +130,7 @@ class Governor:
     """The administrator of one broker, by its internal listener."""
 
     def __init__(self, bootstrap: str) -> None:
-        """`bootstrap` is where nobody has to say who he is."""
+        """`bootstrap` is where nobody has to say who they are."""
         self._bootstrap = bootstrap
 
     async def _ask(self, request: Request[Any]) -> Any:

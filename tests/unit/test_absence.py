@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from worker.absence import agrees
 
 COUNT: Final = st.integers(0, 60)
-# Before which page somebody comes (None), or a customer goes (his number).
+# Before which page somebody comes (None), or a customer goes (its number).
 CHANGES: Final = st.lists(st.tuples(st.integers(0, 20), st.none() | st.integers(0, 39)), max_size=15)
 
 

@@ -184,7 +184,7 @@ ORDERS = (
 def test_an_order_is_given_by_somebody_without_a_name(
     command: list[str], nowhere: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in a container, where the user has a number and no name: it fails over Kafka, not over him."""
+    """As in a container, where the user has a number and no name: it fails over Kafka, not over that."""
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("os.getuid", lambda: UNKNOWN)

@@ -91,7 +91,7 @@ def test_a_letter_that_was_written_again_is_settled_under_its_older_name() -> No
 
 
 def test_what_is_mended_upstream_is_no_open_letter() -> None:
-    """Of this customer only; and he may be set aside anew."""
+    """Of this customer only; and it may be set aside anew."""
     upstream = [("rollcall-dead-stage", b"poll")]
     places = [(b"crm/7", b"{}"), (b"crm/8", b"{}"), (b"crm/7", b"{}"), (b"crm/7", None), (b"crm/9", None)]
     rows = [

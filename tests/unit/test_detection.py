@@ -230,7 +230,7 @@ def test_nobody_is_taken_for_another_customer_while_everything_is_published_anew
 def test_another_customer_is_one_who_was_created_after_all_that_is_known(
     created: str | None, types: list[str], updated: int | None
 ) -> None:
-    """NOW is when the one known was changed, or first seen where his record has no such time."""
+    """NOW is when the one known was changed, or first seen where its record has no such time."""
     tx, one = MemoryPollTx(), detector()
     for time in ("2023-01-01T00:00:00.000Z", created):
         one.row(tx, Row("7", {"id": 7, "createdAt": time}, updated), NOW, None)
@@ -284,7 +284,7 @@ def test_another_filter_reads_everything_anew_without_publishing_it_anew(change:
 
 
 def test_another_credential_reads_everything_anew() -> None:
-    """Whoever is not seen under the new one would stay unobserved until he changes; a restart under it goes on."""
+    """One not seen under the new one would stay unobserved until it changes; a restart under it goes on."""
     tx, one = MemoryPollTx(), detector()
     one.checkpoint.cursors["head"] = {"id": 7}
     one.checkpoint.read.append("head")
@@ -722,7 +722,7 @@ def table(records: list[tuple[str, Any, dict[str, str]]]) -> Table:
 def test_events_replayed_over_any_older_table_give_the_table(
     history: list[tuple[str, str, str, int]], percent: int
 ) -> None:
-    """Whoever has lost some time applies the events whose sequence is above what he has."""
+    """Subscribers that have lost some time apply the events whose sequence is above what they have."""
     tx, _ = play(history)
     rows, replayed = sent(tx, LATEST), sent(tx, EVENTS)
     older = table(rows[: len(rows) * percent // 100])

@@ -178,7 +178,7 @@ class World:
         self.done["deleted"] += 1
 
     def _plant_elsewhere(self) -> None:
-        """Have a customer of the crm or the shop become one of a system where he is not known yet."""
+        """Have a customer of the crm or the shop become one of a system where it is not known yet."""
         known, name = self._any(), self.random.choice((TELCO, GARAGE, CLUB))
         person = self._people_by_key.get(known)
         if person is None or self.clustered(person.number) or not _plain(person):
