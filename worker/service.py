@@ -8,7 +8,6 @@ import asyncio
 import gc
 import os
 import signal
-import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from worker.detection import Detector
 from worker.errors import ConfigError, TopicError, TransactionError, UsageError
 from worker.handling import Handler
 from worker.http import Lane
-from worker.kafka import CLOSE_TIMEOUT, Connection, plan_topics
+from worker.kafka import CLOSE_TIMEOUT, Connection, demand_assertions, plan_topics
 from worker.membership import Membership
 from worker.poller import Source
 from worker.privacy import Hasher
@@ -127,8 +126,7 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
 
     Raises ConfigError, TopicError, KafkaUnavailableError, StateError.
     """
-    if sys.flags.optimize:
-        raise ConfigError(["Python runs with -O, which removes checks that aiokafka's transactions rest on"])
+    demand_assertions()
     collect_seldom()
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()

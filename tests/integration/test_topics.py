@@ -6,14 +6,15 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
-from worker import embedded, kafka
+from worker import embedded
 from worker.errors import RollcallError, UsageError
 from worker.kafka import Connection, apply_topics, plan_topics
 from worker.reading import partitions_of
 from worker.settings import KafkaSettings
-from worker.topics import Topics, TopicSpec
+from worker.topics import Plan, Topics, TopicSpec
 
 PARTITIONS = 3
 
@@ -53,7 +54,7 @@ async def test_no_client_makes_what_it_asks_for(eager: KafkaSettings) -> None:
     try:
         with suppress(KafkaError, TimeoutError):
             async with asyncio.timeout(2):
-                await consumer.beginning_offsets([kafka.TopicPartition("read", 0)])
+                await consumer.beginning_offsets([TopicPartition("read", 0)])
         with suppress(RollcallError, TimeoutError):
             async with asyncio.timeout(2):
                 await producer.transact({("written", 0): [(b"k", b"v", [])]}, {}, "")
@@ -70,7 +71,7 @@ async def test_a_topic_that_is_deleted_under_its_users_stays_away(eager: KafkaSe
         await admin.create([spec])
         producer = await connection.producer("writer")
         consumer = await connection.consumer()
-        consumer.assign([kafka.TopicPartition("deleted", 0)])
+        consumer.assign([TopicPartition("deleted", 0)])
         await consumer.seek_to_beginning()
         try:
             await producer.transact({("deleted", 0): [(b"k", b"v", [])]}, {}, "")
@@ -95,10 +96,10 @@ async def test_what_somebody_else_has_made_meanwhile_is_said_and_mended(
         await admin.create([TopicSpec(topics.latest, "", "delete", PARTITIONS, True, {})])
         await admin.create([TopicSpec(topics.events, "", "delete", 1, True, {})])
 
-    async def looked_early(*_: Any) -> kafka.Plan:  # ruff: ignore[unused-async] - in the other's place
+    async def looked_early(*_: Any) -> Plan:  # ruff: ignore[unused-async] - in the other's place
         return early
 
-    monkeypatch.setattr(kafka, "plan_topics", looked_early)
+    monkeypatch.setattr("worker.kafka.connection.plan_topics", looked_early)
     done = await apply_topics(eager, topics)
     assert sorted(done.there) == sorted([topics.latest, topics.events])
     assert not {spec.name for spec in done.create} & set(done.there)
