@@ -70,8 +70,7 @@ async def timed(path: Path, *arguments: str) -> tuple[float, int]:
     )
     output, _ = await process.communicate()
     if process.returncode:
-        message = f"{arguments[0]} ended with {process.returncode}"
-        raise RuntimeError(message)
+        raise RuntimeError(f"{arguments[0]} ended with {process.returncode}")
     return time.monotonic() - started, output.count(b"\n")
 
 

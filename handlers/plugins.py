@@ -94,11 +94,9 @@ class Event:
             data = orjson.loads(record.value or b"")
             sequence = int(said["sequence"] or "")
         except (ValueError, TypeError) as error:
-            message = "not a customer's event"
-            raise RecordError(message) from error
+            raise RecordError("not a customer's event") from error
         if not (said["id"] and said["type"] and isinstance(data, dict)):
-            message = "not a customer's event"
-            raise RecordError(message)
+            raise RecordError("not a customer's event")
         return cls(
             id=said["id"],
             type=said["type"],
@@ -154,8 +152,7 @@ class Context:
         the broker would refuse.
         """
         if topic not in self.outputs:
-            message = f"{topic} is not among the outputs of this handler"
-            raise LookupError(message)
+            raise LookupError(f"{topic} is not among the outputs of this handler")
         raw = value if value is None or isinstance(value, bytes) else orjson.dumps(value)
         named = [(name, given.encode() if isinstance(given, str) else given) for name, given in (headers or {}).items()]
         record = (topic, key.encode() if isinstance(key, str) else key, raw, named)
@@ -165,8 +162,7 @@ class Context:
     def _key(self, name: str) -> bytes:
         raw = name.encode()
         if not 1 <= len(raw) <= _NAME_BYTES:
-            message = "a name in the state has 1 to 200 bytes"
-            raise ValueError(message)
+            raise ValueError("a name in the state has 1 to 200 bytes")
         return self.state + raw
 
 
@@ -229,8 +225,7 @@ def _attribute(target: str) -> Any:
 def _entry_point(name: str) -> Any:
     found = entry_points(group=ENTRY_POINTS, name=name)
     if not found:
-        message = f"there is no entry point {name!r} in the group {ENTRY_POINTS}, and no target is set"
-        raise LookupError(message)
+        raise LookupError(f"there is no entry point {name!r} in the group {ENTRY_POINTS}, and no target is set")
     return next(iter(found)).load()
 
 

@@ -68,8 +68,7 @@ def _listen(value: str) -> str:
         raise ValueError(message)
     port = int(value.rpartition(":")[2])
     if port > _LAST_PORT:
-        message = f"{port} is no port"
-        raise ValueError(message)
+        raise ValueError(f"{port} is no port")
     return value
 
 

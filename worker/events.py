@@ -153,8 +153,7 @@ def split_key(key: bytes) -> tuple[str, str]:
     """Return (source, customer id) of a key made by `customer_key`; raises ValueError on any other."""
     source, slash, customer_id = key.decode().partition("/")
     if not (source and slash and customer_id):
-        message = "a customer's key is <source>/<customer id>"
-        raise ValueError(message)
+        raise ValueError("a customer's key is <source>/<customer id>")
     return source, customer_id
 
 

@@ -255,8 +255,7 @@ class Lane:
         try:
             return self._authorize()
         except ValueError as error:
-            message = f"{self.name}: its credential cannot be read: {error}"
-            raise CredentialError(message) from error
+            raise CredentialError(f"{self.name}: its credential cannot be read: {error}") from error
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         limit = self._settings.max_response_bytes

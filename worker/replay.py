@@ -153,8 +153,7 @@ async def _positions(config: Config, group: str) -> dict[int, int]:
         consumer.assign(where)
         found = {one.partition: await consumer.committed(one) for one in where}
     except KafkaError as error:
-        message = f"the group {group} cannot be looked up ({type(error).__name__})"
-        raise KafkaUnavailableError(message) from error
+        raise KafkaUnavailableError(f"the group {group} cannot be looked up ({type(error).__name__})") from error
     finally:
         await bounded_stop(consumer.stop(), "group reader")
     return {partition: offset for partition, offset in found.items() if offset is not None}

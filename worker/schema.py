@@ -64,8 +64,7 @@ def _composed(kind: Any, parts: list[Schema]) -> Schema:
             return {"type": "array", "prefixItems": parts, "minItems": len(parts), "maxItems": len(parts)}
         case origin if origin is dict:
             return {"type": "object", "additionalProperties": parts[1]}
-    message = f"{kind!r} has no JSON Schema"
-    raise TypeError(message)
+    raise TypeError(f"{kind!r} has no JSON Schema")
 
 
 def _object(kind: Any, definitions: dict[str, Schema]) -> Schema:

@@ -30,8 +30,7 @@ def _seconds(value: object) -> object:
     if isinstance(value, str | bool):
         match = re.match(_WRITTEN, str(value))
         if match is None:
-            message = f"{value!r} is not a duration; write a number with a unit: 500ms, 30s, 5m, 1h, 7d"
-            raise ValueError(message)
+            raise ValueError(f"{value!r} is not a duration; write a number with a unit: 500ms, 30s, 5m, 1h, 7d")
         return float(match[1]) * _UNITS[match[2]]
     return value
 
@@ -73,8 +72,7 @@ class Secret(Model):
     @model_validator(mode="after")
     def _one(self) -> "Secret":
         if (self.env is None) == (self.file is None):
-            message = "name either env or file"
-            raise ValueError(message)
+            raise ValueError("name either env or file")
         return self
 
     def read(self) -> str:
@@ -83,8 +81,7 @@ class Secret(Model):
             try:
                 value = self.file.read_text(encoding="utf-8").rstrip("\r\n")
             except OSError as error:
-                message = f"the file {self.file} cannot be read: {error.strerror}"
-                raise ValueError(message) from error
+                raise ValueError(f"the file {self.file} cannot be read: {error.strerror}") from error
             except UnicodeDecodeError:
                 message = f"the file {self.file} cannot be read: it is not UTF-8"
                 raise ValueError(message) from None  # the cause quotes a byte of the secret
@@ -93,8 +90,7 @@ class Secret(Model):
             value = os.environ.get(self.env or "", "")
             what = f"the environment variable {self.env}"
         if not value:
-            message = f"{what} is empty or not set"
-            raise ValueError(message)
+            raise ValueError(f"{what} is empty or not set")
         return value
 
     def read_line(self) -> str:

@@ -69,8 +69,7 @@ def claim(state_dir: Path) -> tuple[Path, IO[str]]:
             message = f"the state folder {state_dir} cannot be used: {error.strerror}"
             raise StateError(message, hint="Set state_dir to a folder on a local file system.") from error
         return folder, lock
-    message = f"all 1024 slots of the state folder {state_dir} are taken"
-    raise StateError(message)
+    raise StateError(f"all 1024 slots of the state folder {state_dir} are taken")
 
 
 class Store:
@@ -196,8 +195,7 @@ class Store:
     def begin(self) -> "StoreTransaction":
         """Open the transaction; RuntimeError if one is open."""
         if self._txn is not None:
-            message = "a transaction is open already"
-            raise RuntimeError(message)
+            raise RuntimeError("a transaction is open already")
         self._txn = self._env.begin(write=True, db=self._data)
         return StoreTransaction(self._txn, self._data, self._scratch)
 
@@ -240,8 +238,7 @@ class Store:
         `newest` is the time of the last record in it (ms since the epoch). Raises StoreError where the disk is full.
         """
         if self._txn is None:
-            message = "no transaction is open"
-            raise RuntimeError(message)
+            raise RuntimeError("no transaction is open")
         meta = self._meta | {"offset": offset, "newest": newest}
         try:
             with self.guarded("written"):

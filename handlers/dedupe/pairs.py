@@ -201,8 +201,7 @@ class _Meeting:
         if found is None:
             found = self.tx.get(b"c" + name)
             if found is None:
-                message = "a bucket has a member that is in no bucket"
-                raise AssertionError(message)
+                raise AssertionError("a bucket has a member that is in no bucket")
             self._members[name] = found
         return found
 

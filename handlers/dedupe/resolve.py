@@ -195,8 +195,7 @@ class Resolver:
     def _proof(self, edge: Edge) -> Proof:
         variant = self._store.current(self._store.pair(edge.a, edge.b))
         if variant is None:
-            message = "a cluster rests on a link that does not count"
-            raise AssertionError(message)
+            raise AssertionError("a cluster rests on a link that does not count")
         return {
             "a": edge.a,
             "b": edge.b,

@@ -184,13 +184,11 @@ class DedupeSettings(Model):
     @model_validator(mode="after")
     def _consistent(self) -> "DedupeSettings":
         if self.review > self.link:
-            message = "review must not be above link"
-            raise ValueError(message)
+            raise ValueError("review must not be above link")
         named = [source for sources in self.scopes.values() for source in sources]
         twice = sorted({source for source in named if named.count(source) > 1})
         if twice:
-            message = f"a source belongs to one scope; in several: {', '.join(twice)}"
-            raise ValueError(message)
+            raise ValueError(f"a source belongs to one scope; in several: {', '.join(twice)}")
         return self
 
     def scope_of(self, source: str) -> str:

@@ -64,8 +64,7 @@ class Member(NamedTuple):
         try:
             version, wants_ack, identified, here, keys, brief = _MEMBER.unpack_from(value)
         except struct.error as error:
-            message = "not a membership"
-            raise ValueError(message) from error
+            raise ValueError("not a membership") from error
         middle = _MEMBER.size + keys
         end = middle + brief
         parts = value[_MEMBER.size : middle], value[middle:end], value[end:]
@@ -80,8 +79,7 @@ def read_head(value: bytes) -> tuple[int, bool, list[bytes]]:
     try:
         version, wants_ack, _, here, size, _ = _MEMBER.unpack_from(value)
     except struct.error as error:
-        message = "not a membership"
-        raise ValueError(message) from error
+        raise ValueError("not a membership") from error
     keys = split_keys(value[_MEMBER.size : _MEMBER.size + size])
     return version, wants_ack, [key for bit, key in enumerate(keys) if here >> bit & 1]
 
@@ -202,8 +200,7 @@ def read_ack_key(record_key: bytes) -> tuple[int, bytes]:
     """Return (partition, customer) of `ack_key`; raises ValueError for anything else."""
     start = 1 + _LENGTH.size
     if len(record_key) <= start:
-        message = "not the key of an acknowledgement"
-        raise ValueError(message)
+        raise ValueError("not the key of an acknowledgement")
     (partition,) = _LENGTH.unpack_from(record_key, 1)
     return partition, record_key[start:]
 
@@ -217,8 +214,7 @@ def read_link_key(record_key: bytes) -> tuple[bytes, bytes, bytes]:
     """Return (match key, a, b) of `link_key`; raises ValueError for anything else."""
     start = 1 + KEY_BYTES + _LENGTH.size
     if len(record_key) <= start:
-        message = "not the key of a pair"
-        raise ValueError(message)
+        raise ValueError("not the key of a pair")
     (length,) = _LENGTH.unpack_from(record_key, 1 + KEY_BYTES)
     return record_key[1 : 1 + KEY_BYTES], record_key[start : start + length], record_key[start + length :]
 

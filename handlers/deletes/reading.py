@@ -16,16 +16,14 @@ def customer_of(key: bytes) -> tuple[str, str]:
     try:
         return split_key(key)
     except ValueError as error:
-        message = "the key is not that of a customer"
-        raise RecordError(message) from error
+        raise RecordError("the key is not that of a customer") from error
 
 
 def sequence_of(record: Record) -> int:
     """Return the version of the customer that a record is about."""
     found = number_of(header(record.headers, "ce_sequence"))
     if found is None:
-        message = "a customer without ce_sequence"
-        raise RecordError(message)
+        raise RecordError("a customer without ce_sequence")
     return found
 
 
@@ -33,8 +31,7 @@ def reason_of(record: Record) -> Reason:
     """Return how a deletion was proved."""
     found = header(record.headers, "ce_reason")
     if found not in get_args(Reason):
-        message = "a deletion without a known ce_reason"
-        raise RecordError(message)
+        raise RecordError("a deletion without a known ce_reason")
     return cast("Reason", found)
 
 
@@ -43,8 +40,7 @@ def references_of(value: bytes) -> list[tuple[str, str]]:
     try:
         return [(str(given["type"]), str(given["id"])) for given in orjson.loads(value)["references"]]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        message = "a customer that cannot be read"
-        raise RecordError(message) from error
+        raise RecordError("a customer that cannot be read") from error
 
 
 def departure_of(record: Record) -> dict[str, Any]:
@@ -56,8 +52,7 @@ def departure_of(record: Record) -> dict[str, Any]:
         for name in picked["remaining"]:
             split_key(name.encode())
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        message = "a departure that cannot be read"
-        raise RecordError(message) from error
+        raise RecordError("a departure that cannot be read") from error
     return picked
 
 
@@ -70,8 +65,7 @@ def membership_of(record: Record) -> dict[str, Any] | None:
         split_key(found["winner"].encode())
         _ = [(step["a"], step["b"], step["score"]) for step in found["path"]]
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        message = "a cluster's record that cannot be read"
-        raise RecordError(message) from error
+        raise RecordError("a cluster's record that cannot be read") from error
     return cast("dict[str, Any]", found)
 
 

@@ -108,14 +108,11 @@ class HttpTarget(TargetSettings):
         try:
             re.compile(self.id_pattern)
         except re.error as error:
-            message = f"id_pattern is not a regular expression: {error}"
-            raise ValueError(message) from error
+            raise ValueError(f"id_pattern is not a regular expression: {error}") from error
         if self.canary_id is not None and self.lookup is None:
-            message = "canary_id needs a lookup to be looked up by"
-            raise ValueError(message)
+            raise ValueError("canary_id needs a lookup to be looked up by")
         if self.canary_id is not None and re.fullmatch(self.id_pattern, self.canary_id) is None:
-            message = "canary_id does not match id_pattern"
-            raise ValueError(message)
+            raise ValueError("canary_id does not match id_pattern")
         return self
 
 
@@ -158,11 +155,9 @@ class Route(Model):
     @model_validator(mode="after")
     def _consistent(self) -> "Route":
         if (self.link == "reference") != (self.reference is not None):
-            message = "a route with link: reference names the reference's type, any other route does not"
-            raise ValueError(message)
+            raise ValueError("a route with link: reference names the reference's type, any other route does not")
         if self.link == "cluster" and self.classes.get("duplicate", "off") != "off":
-            message = "a duplicate is deleted by its own id: give it a route with link: same_id"
-            raise ValueError(message)
+            raise ValueError("a duplicate is deleted by its own id: give it a route with link: same_id")
         if self.source != self.target and self.classes.get("duplicate", "off") != "off":
             # Nobody can tell whether the one that is to stay is there, too, or what the two are to that system.
             message = "a duplicate is deleted in its own system only: give it a route with source and target the same"

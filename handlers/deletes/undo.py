@@ -33,8 +33,7 @@ class Undo:
         """`key`: 64 hexadecimal digits; raises ValueError for anything else."""
         digits = "".join(key.split())  # many a Secret ends with a line break
         if re.fullmatch(_KEY, digits) is None:
-            message = f"an undo key has {2 * _KEY_BYTES} hexadecimal digits"
-            raise ValueError(message)
+            raise ValueError(f"an undo key has {2 * _KEY_BYTES} hexadecimal digits")
         self._key = bytes.fromhex(digits)
 
     def encrypt(self, request: str, customer: str, content: bytes) -> str:

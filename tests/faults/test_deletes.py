@@ -1,15 +1,15 @@
 """Deletions carried downstream by real workers, while the target and the workers fail: done once, receipted once."""
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import orjson
 import pytest
 
 from tests.faults.conftest import Site, site
+from tests.waiting import until
 from worker import inspect
 from worker.demo.scenes import rollcall
 from worker.demo.world import CRM, KEY, SHOP
@@ -17,7 +17,6 @@ from worker.errors import RollcallError
 from worker.simulator import Drivly
 
 pytestmark = pytest.mark.timeout(180)
-DEADLINE = 60.0
 OVER = {
     "kafka": {"session_timeout": "6s"},
     "sources": {name: {"absence_guard_count": 1000, "scan_interval": "1s"} for name in (CRM, SHOP)},
@@ -40,14 +39,6 @@ async def shop(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     roles = {"poller": ["poll"], "handlers": ["handle", "deletes"]}
     async with site(folder, customers=400, over=OVER, roles=roles) as deployment:
         yield deployment
-
-
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait until a condition holds; fail saying what did not happen."""
-    deadline = time.monotonic() + DEADLINE
-    while not await condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE:g} s: {what}"
-        await asyncio.sleep(0.2)
 
 
 def doom(deployment: Site, count: int) -> list[str]:

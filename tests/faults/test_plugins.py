@@ -1,9 +1,6 @@
 """A plug-in's worker is killed where it stands, again and again: what it wrote counts once for each event."""
 
-import asyncio
 import os
-import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 import yaml
 from aiokafka import TopicPartition
 
+from tests.waiting import until
 from worker import config as configuration
 from worker import embedded
 from worker.config import Config
@@ -24,7 +22,6 @@ from worker.topics import TopicSpec
 CUSTOMERS, VERSIONS, KILLS = 24, 40, 3
 PARTITIONS, OUTPUTS = 4, 3
 WORKER, OUTPUT = "counter", "counted"
-DEADLINE = 90.0
 PLUGIN = """
 import asyncio
 
@@ -65,14 +62,6 @@ async def counted(config: Config) -> dict[str, list[list[int]]]:
     finally:
         await consumer.stop()
     return found
-
-
-async def until(condition: Callable[[], Awaitable[bool]], what: str) -> None:
-    """Wait until a condition holds; fail saying what did not happen."""
-    deadline = time.monotonic() + DEADLINE
-    while not await condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE:g} s: {what}"
-        await asyncio.sleep(0.2)
 
 
 async def test_a_killed_plugin_counts_every_event_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

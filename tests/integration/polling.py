@@ -3,8 +3,7 @@
 import asyncio
 import itertools
 import os
-import sys
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import orjson
 import yaml
 
+from tests import programs
+from tests.waiting import until
 from worker import config as configuration
 from worker import inspect, service
 from worker.config import Config
@@ -19,7 +20,6 @@ from worker.kafka import apply_topics
 from worker.settings import KafkaSettings
 from worker.simulator import Drivly
 
-PATIENCE = 60.0
 QUICK = {"allow_private_addresses": True, "rate": 5_000, "burst": 1_000, "interval": "100ms", "scan_interval": "300ms"}
 _numbers = itertools.count()
 
@@ -81,13 +81,6 @@ class Poller:
             stop.set()
             await serving
 
-    async def until(self, condition: Callable[[], Awaitable[Any]]) -> Any:
-        """Wait until a condition gives something, and return it."""
-        async with asyncio.timeout(PATIENCE):
-            while not (found := await condition()):
-                await asyncio.sleep(0.1)
-        return found
-
     async def latest(self, source: str) -> dict[str, Any]:
         """Return the live customers of a source by id, from `customers.latest`."""
         newest: dict[str, Any] = {}
@@ -122,16 +115,9 @@ class Poller:
             row = await self.status(source)
             return row if row.get("state") == state else {}
 
-        found: dict[str, Any] = await self.until(reached)
+        found: dict[str, Any] = await until(reached)
         return found
 
     async def rollcall(self, *arguments: str) -> tuple[int, str, str]:
         """Run the command line; return exit code, output and errors."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "worker.cli", "--config", str(self.path), *arguments),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        output, errors = await process.communicate()
-        assert process.returncode is not None
-        return process.returncode, output.decode(), errors.decode()
+        return await programs.rollcall(self.path, *arguments)

@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from tests.integration.polling import Poller
+from tests.waiting import until
 from worker import ordering
 from worker.audit import Audit, Finding
 from worker.settings import KafkaSettings
@@ -52,7 +53,7 @@ async def filled(poller: Poller, simulator: Simulator, kind: str) -> None:
     async def published() -> bool:
         return len(await poller.latest("it")) == len(simulator.customers())
 
-    await poller.until(published)
+    await until(published)
 
 
 @pytest.fixture
@@ -163,7 +164,7 @@ async def test_what_is_held_for_a_person_is_no_finding(poller: Poller) -> None:
             async def held() -> Any:
                 return (await poller.status("it")).get("held")
 
-            await poller.until(held)
+            await until(held)
             report = await Audit(poller.config, "it", rate=1000).run(patience=0)
             assert (report.held, report.findings) == (15, [])
 

@@ -1,7 +1,7 @@
 """The handler loop, on a real broker: one handler that does what the record tells it to."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 
 import pytest
@@ -14,6 +14,7 @@ from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 from structlog.testing import capture_logs
 
 from tests.integration.conftest import Deployment, owner
+from tests.waiting import until
 from worker.consumer import HandlerLoop
 from worker.errors import StateError
 from worker.handling import Call, Dead, Done, Handler, Input, Outcome, Record, Reply, Retry, Skip, Tx
@@ -99,13 +100,6 @@ async def publish(deployment: Deployment, topic: str, *values: str | bytes) -> N
     await writer.close()
 
 
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until an asynchronous condition holds."""
-    async with asyncio.timeout(DEADLINE):
-        while not await condition():  # type: ignore[misc]
-            await asyncio.sleep(0.05)
-
-
 async def values(deployment: Deployment, topic: str) -> list[bytes | None]:
     """Return the values of a topic's committed records."""
     return [record.value for record in await deployment.read(topic)]
@@ -164,7 +158,7 @@ async def test_what_comes_while_nobody_is_there_is_not_skipped(deployment: Deplo
     handler = Obedient(deployment)
     handler.inputs = (Input(deployment.topics.latest), Input(deployment.topics.approvals, start="latest"))
     async with handling(deployment, handler) as task:
-        await until(lambda: asyncio.sleep(0, task.working))
+        await until(lambda: task.working)
     await publish(deployment, deployment.topics.approvals, "a")
 
     async def finished() -> bool:
@@ -233,14 +227,14 @@ async def test_an_input_that_was_handled_and_then_emptied_stops_nobody(deploymen
     """The end of a transaction takes an offset, too: it is passed like the records, and deleted with them."""
     topic = getattr(deployment.topics, name)
     async with handling(deployment, Obedient(deployment)) as task:
-        await until(lambda: asyncio.sleep(0, task.working))
+        await until(lambda: task.working)
         await publish(deployment, topic, "a", "b")
-        await until(lambda: asyncio.sleep(0, _kept(task, topic) >= 2))
+        await until(lambda: _kept(task, topic) >= 2)
     end = await _emptied(deployment, topic)
     assert end == 3
     with capture_logs() as logs:
         async with handling(deployment, Obedient(deployment)) as task:
-            await until(lambda: asyncio.sleep(0, task.working))
+            await until(lambda: task.working)
             assert _kept(task, topic) == end
     assert not [line for line in logs if line["event"] == "input_emptied"]
 
@@ -249,7 +243,7 @@ async def test_a_position_before_the_end_of_a_transaction_is_mended(deployment: 
     """One that earlier versions have kept: soon after the start, or where the input has been emptied since, with it."""
     topic = deployment.topics.approvals
     async with handling(deployment, Obedient(deployment)) as task:
-        await until(lambda: asyncio.sleep(0, task.working))
+        await until(lambda: task.working)
     await publish(deployment, topic, "a", "b")
 
     async def set_back() -> None:
@@ -260,12 +254,12 @@ async def test_a_position_before_the_end_of_a_transaction_is_mended(deployment: 
 
     await set_back()
     async with handling(deployment, Obedient(deployment)) as task:
-        await until(lambda: asyncio.sleep(0, _kept(task, topic) == 3))
+        await until(lambda: _kept(task, topic) == 3)
     await set_back()
     assert await _emptied(deployment, topic) == 3
     with capture_logs() as logs:
         async with handling(deployment, Obedient(deployment)) as task:
-            await until(lambda: asyncio.sleep(0, task.working))
+            await until(lambda: task.working)
             assert _kept(task, topic) == 3
     assert [line["position"] for line in logs if line["event"] == "input_emptied"] == [2]
 
@@ -274,7 +268,7 @@ async def test_input_deleted_before_anything_was_handled_stops_the_stage(deploym
     """A position at the very beginning is one like any other."""
     topic = deployment.topics.approvals
     async with handling(deployment, Obedient(deployment)) as task:
-        await until(lambda: asyncio.sleep(0, task.working))
+        await until(lambda: task.working)
         assert _kept(task, topic) == 0
     await publish(deployment, topic, "a", "b", "c")
     async with deployment.connection.admin() as admin:
@@ -293,7 +287,7 @@ async def test_a_stage_that_is_new_begins_where_its_input_does(deployment: Deplo
     end = await _emptied(deployment, topic)
     for _ in range(2):
         async with handling(deployment, Obedient(deployment)) as task:
-            await until(lambda task=task: asyncio.sleep(0, task.working))  # type: ignore[misc]
+            await until(lambda task=task: task.working)  # type: ignore[misc]
             assert _kept(task, topic) == end
 
 

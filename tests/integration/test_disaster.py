@@ -1,15 +1,15 @@
 """All topics of a deployment are lost: they are rebuilt from the upstream, and the versions go on."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 
+from tests.waiting import until
 from worker import config as configuration
 from worker import inspect, sequences, service
 from worker.config import Config
@@ -68,14 +68,6 @@ async def polling(config: Config) -> AsyncGenerator[None]:
     finally:
         stop.set()
         await serving
-
-
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    """Wait until a condition gives something."""
-    async with asyncio.timeout(DEADLINE):
-        while not (found := await condition()):
-            await asyncio.sleep(0.1)
-    return found
 
 
 async def versions(config: Config) -> dict[str, list[int]]:

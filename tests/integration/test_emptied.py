@@ -10,6 +10,7 @@ from aiokafka.admin import RecordsToDelete
 
 from tests.integration.polling import Poller, linked
 from tests.integration.test_upgrade import KEY, deletes, receipts, sources
+from tests.waiting import until
 from worker import inspect
 from worker.kafka import Connection
 from worker.settings import KafkaSettings
@@ -40,7 +41,7 @@ class Story:
         """Delete a customer of the first upstream, see that polled, and return whom it stands for in the second."""
         id_, row = next(iter(self.crm.customers().items()))
         self.crm.delete(int(id_))
-        await self.poller.until(self.polled)
+        await until(self.polled)
         return str(row["customerId"])
 
     async def requests(self) -> int:
@@ -65,9 +66,9 @@ async def test_emptied_deletes_begin_anew_and_execute_nothing_of_the_past(
     await poller.configure(sources(upstreams, key), deletes(upstreams, key))
     story = Story(poller, upstreams)
     async with poller.running(*STAGES):
-        await poller.until(story.polled)
+        await until(story.polled)
         first = await story.delete()
-        await poller.until(story.done)
+        await until(story.done)
     async with poller.running("poll", "requests"):
         before = await story.requests()
         open_ = await story.delete()
@@ -75,7 +76,7 @@ async def test_emptied_deletes_begin_anew_and_execute_nothing_of_the_past(
         async def requested() -> bool:
             return await story.requests() > before
 
-        await poller.until(requested)
+        await until(requested)
     async with poller.running("poll"):
         missed = await story.delete()
 
@@ -90,13 +91,13 @@ async def test_emptied_deletes_begin_anew_and_execute_nothing_of_the_past(
         async def held() -> bool:
             return (await story.states()).get(f"shop/{open_}") == "HELD"
 
-        await poller.until(held)
+        await until(held)
         later = await story.delete()
 
         async def carried_out() -> bool:
             return await story.done() == 2
 
-        await poller.until(carried_out)
+        await until(carried_out)
     assert (await story.states())[f"shop/{open_}"] == "HELD"
     assert set(story.shop.customers()) & {first, open_, missed, later} == {open_, missed}
 
@@ -123,10 +124,10 @@ async def test_a_stage_whose_input_is_gone_starts_after_what_its_error_names(
         return len(await inspect.records(config, topics.state("executor"))) >= topics.partitions
 
     async with poller.running("executor"):
-        await poller.until(begun)
+        await until(begun)
         await decide()
         letters += 2
-        await poller.until(set_aside)
+        await until(set_aside)
     await decide()
     async with connection.admin() as admin:
         await admin.client.delete_records({TopicPartition(topics.approvals, 0): RecordsToDelete(before_offset=4)})
@@ -137,7 +138,7 @@ async def test_a_stage_whose_input_is_gone_starts_after_what_its_error_names(
     code, _, errors = await poller.rollcall("rebuild", "executor", "--empty")
     assert code == 0, errors
     async with poller.running("executor"):
-        await poller.until(begun)
+        await until(begun)
         await decide()
         letters += 2
-        await poller.until(set_aside)
+        await until(set_aside)

@@ -1,7 +1,5 @@
 """`rollcall erase` as a script meets it: a process over a real broker, a worker that answers it, and its exit code."""
 
-import asyncio
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,8 @@ pytestmark = pytest.mark.timeout(180)
 
 async def erased(poller: Poller, customer: str) -> tuple[int, str]:
     """Erase whoever has the e-mail address of a customer; return the exit code, and what it has said."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "worker.cli", "--config", str(poller.path)),
-        *("erase", "--email", f"{customer}@example.com", "--yes"),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(60):
-        output, _ = await process.communicate()
-    return process.returncode or 0, " ".join(output.decode().split())
+    code, output, errors = await poller.rollcall("erase", "--email", f"{customer}@example.com", "--yes")
+    return code, " ".join((output + errors).split())
 
 
 async def test_an_erasure_that_leaves_somebody_ends_with_1(

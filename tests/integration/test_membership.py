@@ -1,7 +1,6 @@
 """What a membership guarantees over rebalances and on the way down, on a real broker."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -12,20 +11,13 @@ from aiokafka import TopicPartition
 from structlog.testing import capture_logs
 
 from tests.integration.conftest import PARTITIONS, Deployment, owner
+from tests.waiting import until
 from worker import membership
 from worker.errors import StateError, StoreError
 from worker.membership import Membership
 from worker.task import Task, Transaction
 
 SECONDS = 40.0
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.05)
 
 
 @dataclass

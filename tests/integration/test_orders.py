@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 
 from tests.integration.conftest import PARTITIONS, Deployment, owner
 from tests.integration.polling import Poller
+from tests.waiting import until
 from worker import deadletters, inspect, ordering, orders
 from worker.control import Control
 from worker.errors import UnavailableError, UsageError
@@ -67,7 +68,7 @@ async def test_a_watch_list_is_filled_from_the_command_line(poller: Poller) -> N
             async def published() -> bool:
                 return sorted(await poller.latest("dealer")) == [*ids[:9], ids[10]]
 
-            await poller.until(published)
+            await until(published)
             code, output, _ = await poller.rollcall("watch", "remove", "dealer", ids[0], ids[19])
             assert output == "done: 1 removed, 1 were not watched; 11 are watched\n"
             code, output, _ = await poller.rollcall("watch", "list", "dealer")
@@ -101,7 +102,7 @@ async def test_an_order_waits_for_the_poller(poller: Poller) -> None:
             async def published() -> bool:
                 return sorted(await poller.latest("dealer")) == ids
 
-            await poller.until(published)
+            await until(published)
         assert [known for _, known in await ordering.watched(poller.config, "dealer")] == ["live"] * 3
 
 
@@ -140,7 +141,7 @@ async def test_a_paused_source_is_asked_nothing_until_it_is_resumed(poller: Poll
             async def caught_up() -> bool:
                 return len(await poller.latest("crm")) == 6
 
-            await poller.until(caught_up)
+            await until(caught_up)
 
 
 async def test_a_resync_reads_everything_and_publishes_what_differs(poller: Poller) -> None:
@@ -152,11 +153,11 @@ async def test_a_resync_reads_everything_and_publishes_what_differs(poller: Poll
             async def count(wanted: int) -> bool:
                 return len(await poller.latest("crm")) == wanted
 
-            await poller.until(lambda: count(30))
+            await until(lambda: count(30))
             await poller.state("crm", "running")
             simulator.create(at=1_000_000_000)
             assert (await poller.rollcall("resync", "crm"))[0] == 0
-            await poller.until(lambda: count(31))
+            await until(lambda: count(31))
         assert len(await poller.events("crm")) == 31
 
 
@@ -188,25 +189,25 @@ async def test_a_plan_of_absences_passes_when_it_is_approved(poller: Poller) -> 
             async def count(wanted: int) -> bool:
                 return len(await poller.latest("telco")) == wanted
 
-            await poller.until(lambda: count(60))
+            await until(lambda: count(60))
             for customer_id in list(simulator.customers())[:20]:
                 simulator.delete(customer_id)
 
             async def held() -> dict[str, object]:
                 return (await poller.status("telco")).get("held") or {}
 
-            plan = await poller.until(held)
+            plan = await until(held)
             assert (plan["missing"], plan["live"]) == (20, 60)
             code, output, _ = await poller.rollcall("sources", "approve", "telco", "0123456789ab")
             assert (code, output) == (1, f"refused: telco has no plan 0123456789ab: held are {plan['plan']}\n")
             assert (await poller.rollcall("sources", "approve", "telco", plan["plan"]))[0] == 0
-            await poller.until(lambda: count(40))
+            await until(lambda: count(40))
 
             async def calm() -> bool:
                 row = await poller.status("telco")
                 return row["held"] is None and row["alarm"] is None
 
-            await poller.until(calm)
+            await until(calm)
         gone = [headers["ce_reason"] for _, headers, _ in await poller.events("telco") if "ce_reason" in headers]
         assert gone == ["gone"] * 20
 
@@ -219,7 +220,7 @@ async def leave(poller: Poller, simulator: Drivly, *command: str) -> str:
         async def full() -> bool:
             return len(await poller.latest("crm")) == 8
 
-        await poller.until(full)
+        await until(full)
         code, _, errors = await poller.rollcall(*command)
         assert code == 2
         assert "is configured" in errors
@@ -234,7 +235,7 @@ async def leave(poller: Poller, simulator: Drivly, *command: str) -> str:
         async def unsaid() -> bool:
             return not await poller.status("crm")
 
-        await poller.until(unsaid)
+        await until(unsaid)
         assert (await poller.rollcall(*command))[0] == 1
     return output
 
@@ -252,7 +253,7 @@ async def test_a_source_that_is_forgotten_leaves_its_customers_on_the_topics(pol
             async def again() -> bool:
                 return len(await poller.events("crm")) == 16
 
-            await poller.until(again)
+            await until(again)
         types = {(headers["ce_type"], headers["ce_sequence"]) for _, headers, _ in await poller.events("crm")}
         assert types == {("customer.created", "1"), ("customer.created", "2")}
 
@@ -285,7 +286,7 @@ async def test_a_source_that_is_renamed_goes_on_under_its_new_name(poller: Polle
             async def there() -> bool:
                 return len(await poller.latest(name)) == 8
 
-            await poller.until(there)
+            await until(there)
         assert await poller.latest("crm") == {}
         events = await poller.events(name)
         assert {id_: data["first_seen"] for id_, _, data in events} == before
@@ -306,7 +307,7 @@ async def test_whom_a_source_takes_over_is_known_before_it_is_polled(poller: Pol
             async def set_aside() -> bool:  # the last of them
                 return bool(await deadletters.waiting(poller.config))
 
-            await poller.until(set_aside)
+            await until(set_aside)
             assert sorted(await poller.latest("shop")) == ids
         assert {data["first_seen"] for _, _, data in await poller.events("shop")} == {rfc3339(7_000)}
         answers = [row for row in await inspect.statuses(poller.config) if row.get("kind") == "command"]
@@ -331,7 +332,7 @@ async def test_a_renamed_watch_list_is_watched_under_its_new_name(poller: Poller
             async def there() -> bool:
                 return sorted(await poller.latest("garage")) == ids
 
-            await poller.until(there)
+            await until(there)
 
 
 async def test_what_cannot_be_ordered_is_refused_at_the_terminal(poller: Poller) -> None:
@@ -356,13 +357,13 @@ async def test_a_worker_stops_amid_many_orders(poller: Poller) -> None:
 
         with capture_logs() as logs:
             async with poller.running():
-                await poller.until(lambda: poller.latest("crm"))
+                await until(lambda: poller.latest("crm"))
                 rows = [(poller.config.topics.control, b"crm", orjson.dumps(order)) for order in given]
                 await Connection(poller.config.file.kafka).publish(poller.config.topics, rows)
-                await poller.until(answered)
+                await until(answered)
         assert not {"task_cut_short", "task_failed"} & {line["event"] for line in logs}
         async with poller.running():
-            await poller.until(lambda: _all(answered, len(given)))
+            await until(lambda: _all(answered, len(given)))
 
 
 async def _all(count: Callable[[], Awaitable[int]], expected: int) -> bool:

@@ -1,7 +1,7 @@
 """A plug-in on a real broker: exactly once over restarts, dead letters settled by the command line's way."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,6 +13,7 @@ from structlog.testing import capture_logs
 
 from handlers.plugins import Context, Event, Plugin, PluginSettings
 from tests.integration.conftest import Deployment, owner
+from tests.waiting import until
 from worker import deadletters, rebuild
 from worker.config import Config, parse
 from worker.consumer import HandlerLoop
@@ -123,14 +124,6 @@ async def counts(deployment: Deployment, output: str) -> dict[str, list[Any]]:
     return found
 
 
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    """Wait until a condition gives something."""
-    async with asyncio.timeout(DEADLINE):
-        while not (found := await condition()):
-            await asyncio.sleep(0.1)
-    return found
-
-
 async def test_state_and_outputs_survive_restarts_once(place: tuple[Deployment, Plugin, str]) -> None:
     """Two runs count on, each event once, in the partition where the topic's own count has it."""
     deployment, plugin, output = place
@@ -189,7 +182,7 @@ async def test_a_plugin_that_is_stopped_ends_soon_and_counts_nothing_twice(
         return running_loops[-1]
 
     async with running(deployment, make, NAME):
-        await until(lambda: asyncio.sleep(0, calls >= 20))
+        await until(lambda: calls >= 20)
     assert calls < 20 + deployment.topics.partitions * plugin.settings.concurrency
 
     async def finished() -> bool:

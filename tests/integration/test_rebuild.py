@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from handlers.dedupe.explain import open_reviews
 from handlers.dedupe.graph import founder_id
 from tests.integration.conftest import Deployment
 from tests.integration.test_plugins import Picky, running
+from tests.waiting import until
 from worker import deadletters, inspect, rebuild, service
 from worker.config import Config, parse
 from worker.consumer import HandlerLoop
@@ -56,14 +57,6 @@ async def handling(config: Config) -> AsyncGenerator[asyncio.Event]:
     finally:
         stop.set()
         await serving
-
-
-async def until(condition: Callable[[], Awaitable[Any]]) -> Any:
-    """Wait until a condition gives something."""
-    async with asyncio.timeout(DEADLINE):
-        while not (found := await condition()):
-            await asyncio.sleep(0.2)
-    return found
 
 
 async def clusters(config: Config) -> set[frozenset[str]]:

@@ -14,7 +14,8 @@ from aiokafka.errors import TopicAuthorizationFailedError
 
 import handlers
 from tests.integration.conftest import Deployment
-from tests.integration.test_plugins import config_of, publish, running, until
+from tests.integration.test_plugins import config_of, publish, running
+from tests.waiting import until
 from worker import inspect, rebuild, replay, tail
 from worker.config import Config, parse
 from worker.consumer import HandlerLoop

@@ -19,6 +19,7 @@ import yaml
 
 from handlers.dedupe.pairs import Pairs
 from tests.integration.polling import QUICK, Poller, linked
+from tests.waiting import until
 from worker import comparing, inspect, service
 from worker import config as configuration
 from worker.settings import KafkaSettings
@@ -110,7 +111,7 @@ async def as_upstream(poller: Poller, systems: dict[str, Drivly]) -> None:
                 return False
         return True
 
-    await poller.until(so)
+    await until(so)
 
 
 async def receipts(poller: Poller) -> Counter[str]:
@@ -150,7 +151,7 @@ async def test_a_release_takes_over_and_is_rolled_back(
             async def carried_out() -> bool:
                 return sum((await receipts(poller)).values()) >= deleted  # ruff: ignore[function-uses-loop-variable] - awaited
 
-            await poller.until(carried_out)
+            await until(carried_out)
             await as_upstream(poller, systems)
         if number:
             assert "task_restored" in logged(logs)
@@ -185,7 +186,7 @@ async def test_a_search_of_an_older_format_is_built_anew(kafka: KafkaSettings, e
             return await clusters(poller) == pairs
 
         async with release(earlier, poller.path, "dedupe"):
-            await poller.until(found)
+            await until(found)
         code, _, errors = await poller.rollcall("handle", "pairs")
         assert code == 1
         assert f"has format 1, this version of Rollcall writes {Pairs.version}" in errors
@@ -202,7 +203,7 @@ async def test_a_search_of_an_older_format_is_built_anew(kafka: KafkaSettings, e
             gone = min(systems["shop"].customers())
             systems["shop"].delete(int(gone))
             pairs -= {frozenset({f"crm/{gone}", f"shop/{gone}"})}
-            await poller.until(found)
+            await until(found)
     finally:
         for system in systems.values():
             await system.stop()
@@ -254,7 +255,7 @@ async def test_two_configurations_beside_one_another(
             async def asked_again() -> bool:  # ruff: ignore[unused-async] - a condition to wait for
                 return len(systems["crm"].requests) > polled + 20
 
-            await poller.until(asked_again)
+            await until(asked_again)
             assert len(await poller.events("crm")) == published
     async with poller.running():  # the old one is gone
         await as_upstream(poller, systems)

@@ -3,10 +3,8 @@
 import asyncio
 import os
 import re
-import sys
-import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from tests import programs
 from tests.secure.conftest import Secured
 from worker import acls, demo, inspect, service, telemetry
 from worker import config as configuration
@@ -23,16 +22,7 @@ from worker.kafka import apply_topics
 from worker.settings import KafkaSettings
 from worker.topics import Topics
 
-PATIENCE = 60.0
 _LONG = 6
-
-
-async def until(condition: Callable[[], Awaitable[Any]], what: str) -> None:
-    """Poll until the condition holds."""
-    deadline = time.monotonic() + PATIENCE
-    while not await condition():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.1)
 
 
 def words(found: object) -> set[str]:
@@ -121,13 +111,9 @@ class Plant:
 
 async def rollcall(config: Config, *arguments: str, code: int = 0) -> str:
     """Run a command as its user does, and return what it prints."""
-    command = [sys.executable, "-m", "worker.cli", "--config", str(config.path), *arguments]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    said, complained = await process.communicate()
-    assert process.returncode == code, complained.decode()
-    return said.decode()
+    found, said, complained = await programs.rollcall(config.path, *arguments)
+    assert found == code, complained
+    return said
 
 
 _RULED = re.compile(

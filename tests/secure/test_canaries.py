@@ -15,7 +15,8 @@ import yaml
 
 from tests.secure.collector import Collector
 from tests.secure.conftest import Secured
-from tests.secure.plant import connection, until
+from tests.secure.plant import connection
+from tests.waiting import until
 from worker import acls, inspect
 from worker import config as configuration
 from worker.config import Config

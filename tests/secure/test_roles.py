@@ -2,8 +2,6 @@
 
 import asyncio
 import shutil
-import sys
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +9,10 @@ from pathlib import Path
 import orjson
 import pytest
 
+from tests import programs
 from tests.secure.conftest import Secured
-from tests.secure.plant import Plant, Right, rollcall, rulings, until
+from tests.secure.plant import Plant, Right, rollcall, rulings
+from tests.waiting import until
 from worker import acls, inspect
 from worker.config import Config
 from worker.kafka import Connection
@@ -130,12 +130,10 @@ async def test_a_worker_may_look_at_how_it_stands_but_not_at_customers(plant: Pl
     await Connection(plant.admin).publish(topics, letter)
     assert "dead letters: this principal may not read them" in await rollcall(config, "status")
     for arguments in (("tail", "events", "--from", "beginning"), ("deadletters", "list")):
-        command = [sys.executable, "-m", "worker.cli", "--config", str(config.path), *arguments]
-        process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=PIPE)
-        said, complained = await process.communicate()
-        assert (process.returncode, said) == (3, b"")
-        assert b"`rollcall acls operator`" in complained
-        assert b"Traceback" not in complained
+        code, said, complained = await programs.rollcall(config.path, *arguments)
+        assert (code, said) == (3, "")
+        assert "`rollcall acls operator`" in complained
+        assert "Traceback" not in complained
 
 
 async def test_topics_are_made_and_mended_by_who_may_do_nothing_else(plant: Plant, prefix: str) -> None:

@@ -9,7 +9,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from tests.secure.collector import Collector
 from tests.secure.conftest import Secured
-from tests.secure.plant import Plant, until, words
+from tests.secure.plant import Plant, words
+from tests.waiting import until
 from worker import acls, inspect, service
 from worker.config import Config
 from worker.events import header

@@ -4,14 +4,14 @@ import asyncio
 import re
 import shutil
 import sys
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests import programs
 from worker import config as configuration
 from worker import inspect
 from worker.config import Config
@@ -40,22 +40,7 @@ class Demo:
 
     async def rollcall(self, *arguments: str) -> tuple[int, str, str]:
         """Run the command line on it; return exit code, output and errors."""
-        return await run([sys.executable, "-m", "worker.cli", "--config", str(self.path), *arguments])
-
-
-async def run(command: Sequence[str], seconds: float = 120.0, cwd: Path | None = None) -> tuple[int, str, str]:
-    """Run a program to its end; return exit code, output and errors."""
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, cwd=cwd
-    )
-    try:
-        async with asyncio.timeout(seconds):
-            output, errors = await process.communicate()
-    except BaseException:
-        process.kill()
-        await process.wait()
-        raise
-    return process.returncode or 0, output.decode(), errors.decode()
+        return await programs.rollcall(self.path, *arguments)
 
 
 @pytest.fixture(scope="session")
@@ -93,18 +78,7 @@ async def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for file in PACKAGES.iterdir():
         if file.is_file():
             shutil.copy(file, folder)
-    code, _, errors = await run(["npm", "ci", "--no-fund", "--no-audit", "--silent"], cwd=folder)
+    code, _, errors = await programs.run(["npm", "ci", "--no-fund", "--no-audit", "--silent"], cwd=folder)
     if code:
         pytest.skip(f"npm cannot install: {errors[-200:]}")
     return folder
-
-
-async def until(condition: object, seconds: float = 60.0) -> object:
-    """Wait until an asynchronous condition gives something, and return it."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = await condition()  # type: ignore[operator]
-        if found:
-            return found
-        assert time.monotonic() < deadline, "it never came"
-        await asyncio.sleep(0.2)

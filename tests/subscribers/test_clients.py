@@ -11,7 +11,8 @@ from aiokafka import AIOKafkaProducer
 from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event
 from cloudevents.core.formats.json import JSONFormat
 
-from tests.subscribers.conftest import Demo, run
+from tests.programs import run
+from tests.subscribers.conftest import Demo
 from worker.embedded import java
 from worker.embedded.jars import VERSION, Jar, class_path
 from worker.errors import EmbeddedKafkaError

@@ -7,7 +7,8 @@ import orjson
 import pytest
 from jsonschema import Draft202012Validator
 
-from tests.subscribers.conftest import Demo, run
+from tests.programs import run
+from tests.subscribers.conftest import Demo
 from worker import contract
 from worker.schema import closed
 from worker.topics import Topics

@@ -3,7 +3,8 @@
 import orjson
 import pytest
 
-from tests.subscribers.conftest import Demo, until
+from tests.subscribers.conftest import Demo
+from tests.waiting import until
 from worker import deadletters
 from worker.handling import Record
 from worker.kafka import Connection

@@ -11,7 +11,8 @@ import orjson
 import pytest
 import yaml
 
-from tests.subscribers.conftest import Demo, run
+from tests.programs import run
+from tests.subscribers.conftest import Demo
 from worker import inspect
 from worker.kafka import Connection
 from worker.topics import TopicSpec

@@ -139,8 +139,7 @@ async def test_a_credential_is_asked_for_at_each_request() -> None:
         try:
             return {"Authorization": next(keys)}
         except StopIteration:
-            message = "the environment variable KEY is empty or not set"
-            raise ValueError(message) from None
+            raise ValueError("the environment variable KEY is empty or not set") from None
 
     def answer(request: web.Request) -> web.Response:
         seen.append(request.headers["Authorization"])

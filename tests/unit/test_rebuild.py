@@ -96,8 +96,7 @@ class World:
     async def transact(self, outputs: Outputs, *_: object) -> None:
         """Write all of it, or fail."""
         if self.left is not None and self.transactions >= self.left:
-            message = "cut short"
-            raise TransactionError(message)
+            raise TransactionError("cut short")
         self.transactions += 1
         for (topic, _partition), rows in outputs.items():
             for key, value, headers in rows:

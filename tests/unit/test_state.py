@@ -257,8 +257,7 @@ def test_an_error_of_lmdb_in_a_transaction_is_remembered(tmp_path: Path) -> None
     def work(one: Store) -> None:
         with one.guarded():
             one.begin()
-            message = "a page that cannot be"
-            raise lmdb.CorruptedError(message)
+            raise lmdb.CorruptedError("a page that cannot be")
 
     with store(tmp_path / "s") as one:
         write(one, a=b"1")

@@ -116,8 +116,7 @@ async def test_the_counters_that_alerts_watch_are_there_before_they_count() -> N
         stage = "shown"
 
         async def start(self, _: object) -> None:
-            message = "it cannot be started"
-            raise TransactionError(message)
+            raise TransactionError("it cannot be started")
 
         async def close(self) -> None:
             pass

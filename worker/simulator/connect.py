@@ -163,8 +163,7 @@ class Connect(Simulator):
 
     def _offset(self, view: View, search: str, limit: int, offset: str) -> Answer:
         if not offset.isdecimal():
-            message = "offset must be a number"
-            raise RefusedError(message)
+            raise RefusedError("offset must be a number")
         start = int(offset)
         rows = list(_matching(view, 0, search)) if search else view.ordered
         items = [self._shuffled(row) for row in rows[start : start + limit]]
@@ -184,11 +183,9 @@ class Connect(Simulator):
         except ValueError:
             mark, after, until = None, 0, None
         if mark != "c" or not isinstance(after, int):
-            message = "Invalid cursor"
-            raise RefusedError(message)
+            raise RefusedError("Invalid cursor")
         if ask.fault("expired_cursor") or (until is not None and until < self.now()):
-            message = "Cursor expired"
-            raise RefusedError(message)
+            raise RefusedError("Cursor expired")
         return after
 
     def _shuffled(self, row: Row) -> dict[str, Any]:
@@ -215,8 +212,7 @@ def _address(person: Person) -> dict[str, Any]:
 def _limit(text: str | None) -> int:
     limit = DEFAULT_LIMIT if text is None else int(text) if text.isdecimal() else 0
     if limit not in LIMITS:
-        message = "limit must be between 1 and 1000"
-        raise RefusedError(message)
+        raise RefusedError("limit must be between 1 and 1000")
     return limit
 
 

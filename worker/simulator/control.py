@@ -124,8 +124,7 @@ def _requests(sim: Simulator, _rest: str, given: Body) -> Body:
 def _settings(sim: Simulator, _rest: str, given: Body) -> Body:
     for name, value in given.items():
         if name not in sim.settings:
-            message = f"{sim.kind} has no setting {name!r}; it has {', '.join(sim.settings)}"
-            raise ValueError(message)
+            raise ValueError(f"{sim.kind} has no setting {name!r}; it has {', '.join(sim.settings)}")
         setattr(sim, name, value)
     return {name: getattr(sim, name) for name in sim.settings}
 

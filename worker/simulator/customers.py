@@ -195,8 +195,7 @@ class Customers(ABC):
         """Find a customer that exists; KeyError otherwise."""
         row = self.store.get(key)
         if row is None or row.tombstone:
-            message = f"{self.kind} has no customer {key!r}"
-            raise KeyError(message)
+            raise KeyError(f"{self.kind} has no customer {key!r}")
         return row
 
     # What is so

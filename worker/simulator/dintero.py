@@ -64,8 +64,7 @@ class Dintero(Simulator):
         token.
         """
         if ACCOUNT.fullmatch(account) is None:
-            message = f"an account id is P or T and eight digits, not {account!r}"
-            raise ValueError(message)
+            raise ValueError(f"an account id is P or T and eight digits, not {account!r}")
         self.account = account
         self.client_id = client_id
         self.client_secret = client_secret
@@ -137,8 +136,7 @@ class Dintero(Simulator):
         wanted = _email_key(document)
         holder = self.store.get(self._emails.get(wanted, "")) if wanted else None
         if holder is not None and holder.id != key and not holder.tombstone and _email_key(holder.document()) == wanted:
-            message = "another user of this type has this e-mail address"
-            raise DuplicateEmailError(message)
+            raise DuplicateEmailError("another user of this type has this e-mail address")
 
     # The API
 
@@ -166,8 +164,7 @@ class Dintero(Simulator):
 
     def _allowed(self, ask: Ask, account: str, key: str) -> Answer:
         if ACCOUNT.fullmatch(account) is None:
-            message = "aid must match [PT]\\d{8}"
-            raise RefusedError(message)
+            raise RefusedError("aid must match [PT]\\d{8}")
         refused = self._unauthorized(ask) or (403 if account != self.account else None)
         return self._failed(refused) if refused is not None else self._users(ask, key)
 
@@ -216,8 +213,7 @@ class Dintero(Simulator):
         test = Filter.read(asked)
         since, behind = asked.get("since_datetime"), asked.get("starting_after")
         if since is not None and behind is not None:
-            message = "since_datetime cannot be combined with starting_after"
-            raise RefusedError(message)
+            raise RefusedError("since_datetime cannot be combined with starting_after")
         rows, start = (view.changed, self._since(view, since)) if since else (view.ordered, _behind(view, behind))
         page = _first(rows, start, test, limit)
         if self.shuffled and since:
@@ -230,8 +226,7 @@ class Dintero(Simulator):
     def _since(self, view: View, since: Any) -> int:
         stamp = milliseconds(since) if isinstance(since, str) else None
         if stamp is None:
-            message = "since_datetime must be an ISO timestamp"
-            raise RefusedError(message)
+            raise RefusedError("since_datetime must be an ISO timestamp")
         cut = bisect_left if self.since == "inclusive" else bisect_right
         return cut(view.changed, stamp, key=lambda row: row.updated)
 
@@ -284,8 +279,7 @@ def _behind(view: View, token: Any) -> int:
     try:
         order = int(b64decode(str(token) + "=" * (-len(str(token)) % 4)).decode().removeprefix("u"))
     except ValueError:
-        message = "starting_after is no paging token"
-        raise RefusedError(message) from None
+        raise RefusedError("starting_after is no paging token") from None
     return bisect_right(view.ordered, order, key=by_order)
 
 

@@ -49,8 +49,7 @@ class Filter:
         """Read the parameters. Raises RefusedError."""
         kinds = set(_listed(asked.get("type")))
         if not kinds <= TYPES:
-            message = f"type must be one of {', '.join(sorted(TYPES))}"
-            raise RefusedError(message)
+            raise RefusedError(f"type must be one of {', '.join(sorted(TYPES))}")
         tests = [make(asked[name]) for name, make in TESTS.items() if name in asked]
         tests += _attributes(_listed(asked.get("attributes_keys")), _listed(asked.get("attributes_values")))
         return cls(tests, kinds=kinds, deleted=asked.get("include_deleted") == "true")
@@ -60,8 +59,7 @@ def read_limit(text: Any) -> int:
     """Read the limit. Raises RefusedError outside of 1 to 100."""
     limit = DEFAULT_LIMIT if text is None else int(text) if isinstance(text, str) and text.isdecimal() else 0
     if limit not in LIMITS:
-        message = "limit must be between 1 and 100"
-        raise RefusedError(message)
+        raise RefusedError("limit must be between 1 and 100")
     return limit
 
 
@@ -102,11 +100,9 @@ def _token(name: str) -> Callable[[Any], Test]:
 
 def _attributes(keys: list[str], values: list[str]) -> list[Test]:
     if len(keys) > ATTRIBUTES or len(values) > ATTRIBUTES:
-        message = f"at most {ATTRIBUTES} attributes"
-        raise RefusedError(message)
+        raise RefusedError(f"at most {ATTRIBUTES} attributes")
     if len(values) > len(keys):
-        message = "attributes_values needs attributes_keys"
-        raise RefusedError(message)
+        raise RefusedError("attributes_values needs attributes_keys")
     tests: list[Test] = [_has(key) for key in keys]
     return tests + list(starmap(_holds, zip(keys, values, strict=False)))
 

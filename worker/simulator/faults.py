@@ -83,8 +83,7 @@ class Faults:
         Raises ValueError for a kind that does not exist.
         """
         if kind not in KINDS:
-            message = f"no fault is called {kind!r}; there are {', '.join(KINDS)}"
-            raise ValueError(message)
+            raise ValueError(f"no fault is called {kind!r}; there are {', '.join(KINDS)}")
         self._numbers += 1
         known = {"times", "probability", "method", "path", "skip"}
         fault = Fault(self._numbers, kind, **{name: settings.pop(name) for name in known & settings.keys()})

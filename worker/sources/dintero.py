@@ -67,8 +67,7 @@ class DinteroSettings(SourceSettings):
     @model_validator(mode="after")
     def _paired(self) -> "DinteroSettings":
         if self.attributes_values and len(self.attributes_values) != len(self.attributes_keys):
-            message = "attributes_values needs one value for each of attributes_keys"
-            raise ValueError(message)
+            raise ValueError("attributes_values needs one value for each of attributes_keys")
         return self
 
     def filters(self) -> tuple[tuple[str, str], ...]:

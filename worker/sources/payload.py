@@ -61,15 +61,13 @@ def check(where: dict[str, Any]) -> dict[str, Any]:
     """Return `where` if Payload will understand it; raises ValueError saying which part it will not."""
     parameters = tuple(encode("where", where))
     if not parameters:
-        message = "the filter is empty; leave it out"
-        raise ValueError(message)
+        raise ValueError("the filter is empty; leave it out")
     if len(parameters) > _MOST or _sent(where) > _LONGEST:
         message = f"the filter is too long: at most {_MOST} comparisons, and {_LONGEST} bytes once percent-encoded"
         raise ValueError(message)
     for name, _ in parameters:
         if name.count("[") > _DEEPEST:
-            message = f"{name} is nested too deeply: the server reads no more than {_DEEPEST} levels"
-            raise ValueError(message)
+            raise ValueError(f"{name} is nested too deeply: the server reads no more than {_DEEPEST} levels")
     return where
 
 
@@ -87,28 +85,24 @@ def encode(prefix: str, where: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if name in {"and", "or"}:
             yield from _branches(f"{prefix}[{name}]", part)
         elif not _FIELD(name):
-            message = f"{name!r} is no field; write letters, digits and dots, or and/or with a list"
-            raise ValueError(message)
+            raise ValueError(f"{name!r} is no field; write letters, digits and dots, or and/or with a list")
         else:
             yield from _comparisons(f"{prefix}[{name}]", part)
 
 
 def _branches(prefix: str, part: object) -> Iterator[tuple[str, str]]:
     if not isinstance(part, list) or not part or not all(isinstance(branch, dict) and branch for branch in part):
-        message = f"{prefix} takes a list of filters"
-        raise ValueError(message)
+        raise ValueError(f"{prefix} takes a list of filters")
     for index, branch in enumerate(part):
         yield from encode(f"{prefix}[{index}]", branch)
 
 
 def _comparisons(prefix: str, part: object) -> Iterator[tuple[str, str]]:
     if not isinstance(part, dict) or not part:
-        message = f"{prefix} takes an operator and a value, for example {{equals: ...}}"
-        raise ValueError(message)
+        raise ValueError(f"{prefix} takes an operator and a value, for example {{equals: ...}}")
     for operator, value in part.items():
         if operator not in OPERATORS:
-            message = f"{prefix} has no operator {operator!r}; there are {', '.join(sorted(OPERATORS))}"
-            raise ValueError(message)
+            raise ValueError(f"{prefix} has no operator {operator!r}; there are {', '.join(sorted(OPERATORS))}")
         yield from _values(f"{prefix}[{operator}]", operator, value)
 
 

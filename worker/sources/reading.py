@@ -111,8 +111,7 @@ def size_of(record: Mapping[str, Any]) -> int:
 
 
 def _refuse(_: str) -> NoReturn:
-    message = "NaN and Infinity are not JSON"
-    raise ValueError(message)
+    raise ValueError("NaN and Infinity are not JSON")
 
 
 def _float(text: str) -> float | str:

@@ -87,8 +87,7 @@ class Specimen:
             if not page.more:
                 return
             cursor = orjson.loads(orjson.dumps(page.cursor))
-        message = f"{feed}: no end after {MOST_PAGES} pages"
-        raise AssertionError(message)
+        raise AssertionError(f"{feed}: no end after {MOST_PAGES} pages")
 
     def exchanges(self) -> Iterator[Exchange]:
         """Read every feed from its start."""

@@ -107,8 +107,7 @@ class Target(Protocol):
 def encoded(customer: str) -> str:
     """Return an id as one segment of a path; ValueError for dots only, which would go up in it instead."""
     if not customer.strip("."):
-        message = "the id is empty or made of dots"
-        raise ValueError(message)
+        raise ValueError("the id is empty or made of dots")
     return quote(customer, safe="")
 
 

@@ -101,6 +101,5 @@ class Drivly:
 
     def _path(self, customer: str) -> str:
         if not self.valid(customer):
-            message = "the id is none that this API gives out"
-            raise ValueError(message)
+            raise ValueError("the id is none that this API gives out")
         return f"/customers/{encoded(customer)}"

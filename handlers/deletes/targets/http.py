@@ -102,8 +102,7 @@ class Http:
 
     def _path(self, template: str, customer: str) -> str:
         if not self.valid(customer):
-            message = "the id does not match the target's id_pattern"
-            raise ValueError(message)
+            raise ValueError("the id does not match the target's id_pattern")
         return template.replace("{id}", encoded(customer))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.integration.payload.server import Payload, payload
 from tests.integration.polling import Poller
+from tests.waiting import until
 from worker import inspect
 from worker.settings import KafkaSettings
 from worker.simulator import Drivly
@@ -86,23 +87,23 @@ async def test_a_real_payload_is_published_as_it_is(kafka: KafkaSettings, tmp_pa
             },
         )
         async with poller.running("poll", "requests", "executor"):
-            await poller.until(lambda: equal(poller, server))
+            await until(lambda: equal(poller, server))
             await server.churn(60)
-            await poller.until(lambda: equal(poller, server))
+            await until(lambda: equal(poller, server))
 
             victim = ids[0] if str(ids[0]) in await server.rows() else await server.create()
             linked = str(crm.create({"customerId": str(victim)}))
-            await poller.until(lambda: _has(poller, "crm", linked))
+            await until(lambda: _has(poller, "crm", linked))
             crm.delete(int(linked))
 
             async def gone() -> bool:
                 return str(victim) not in await server.rows()
 
-            await poller.until(gone)
-            await poller.until(lambda: equal(poller, server))
+            await until(gone)
+            await until(lambda: equal(poller, server))
             receipts = [
                 orjson.loads(record.value or b"")
-                for record in await poller.until(lambda: inspect.records(poller.config, poller.config.topics.receipts))
+                for record in await until(lambda: inspect.records(poller.config, poller.config.topics.receipts))
             ]
         assert [(one["target"], one["customer"], one["outcome"]) for one in receipts] == [
             ("shop", str(victim), "VERIFIED")
