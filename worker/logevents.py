@@ -45,6 +45,13 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
     "partitions_assigned": LogEvent("info", "The group has handed partitions out anew.", ("partitions", "gone")),
     "group_not_joined": LogEvent("warning", "The group could not be joined; tried again.", ("reason",)),
     "group_membership_lost": LogEvent("warning", "The membership failed; the group is joined anew.", ("error",)),
+    "group_silent": LogEvent(
+        "warning",
+        "The group has not answered for longer than `session_timeout`: others may have taken the partitions.",
+        ("seconds",),
+        "Is Kafka there? The worker goes on by itself once it is.",
+    ),
+    "group_heard_again": LogEvent("info", "The group answers again.", ()),
     "task_start_put_off": LogEvent("info", "A partition is not ours for certain yet; said once.", ("reason",)),
     "store_read_anew": LogEvent("info", "The local store is not used; the state comes from Kafka.", ("reason",)),
     "task_restoring": LogEvent(

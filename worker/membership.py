@@ -107,6 +107,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         self._closing: dict[int, asyncio.Future[None]] = {}
         self._assigned: set[int] = set()
         self._heard = 0.0  # when the newest heartbeat that was answered well was sent
+        self._silent = False
         self._consumer: AIOKafkaConsumer | None = None
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rejoin = asyncio.Event()
@@ -224,6 +225,17 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             except KafkaError as error:
                 self.log.warning("group_membership_lost", error=type(error).__name__)
                 return
+            self._notice_silence()
+
+    def _notice_silence(self) -> None:
+        """Say once that the group does not answer, and that it does again: whoever has nothing to do notices nothing."""
+        away = time.monotonic() - self._heard
+        silent = bool(self._assigned) and away > self._connection.settings.session_timeout
+        if silent and not self._silent:
+            self.log.warning("group_silent", seconds=round(away))
+        elif self._silent and not silent:
+            self.log.info("group_heard_again")
+        self._silent = silent
 
     # Called by aiokafka, which logs and swallows what is raised here: failures are kept for `_poll`.
 

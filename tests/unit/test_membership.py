@@ -1,6 +1,7 @@
 """What a membership makes of work that ends by itself, without Kafka."""
 
 import asyncio
+import time
 from typing import Any, cast
 
 import structlog
@@ -56,3 +57,20 @@ async def test_work_that_was_cancelled_by_what_it_waited_for_begins_again(monkey
         "something that it waited for was cancelled"
     ]
     assert (starts, member.tasks, member._fatal.done()) == (2, {}, False)
+
+
+def said(member: Membership) -> list[str]:
+    """Return what is said of the group just now."""
+    with capture_logs() as logs:
+        member._notice_silence()
+    return [entry["event"] for entry in logs]
+
+
+async def test_a_group_that_does_not_answer_is_said_once() -> None:  # ruff: ignore[unused-async] - a membership needs a loop
+    """Also to a worker that has nothing to do, and so would not notice; one without partitions is missed by nobody."""
+    member = Membership(Connection(KafkaSettings()), "group", "topic", cast("Any", Plain), cast("Any", None), grace=0.1)
+    assert said(member) == []
+    member._assigned, member._heard = {0}, time.monotonic() - KafkaSettings().session_timeout - 1
+    assert (said(member), said(member)) == (["group_silent"], [])
+    member._heard = time.monotonic()
+    assert (said(member), said(member)) == (["group_heard_again"], [])
