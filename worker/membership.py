@@ -228,7 +228,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
             self._notice_silence()
 
     def _notice_silence(self) -> None:
-        """Say once that the group does not answer, and that it does again: whoever has nothing to do notices nothing."""
+        """Say once that the group does not answer, and that it does again: who has nothing to do notices nothing."""
         away = time.monotonic() - self._heard
         silent = bool(self._assigned) and away > self._connection.settings.session_timeout
         if silent and not self._silent:
