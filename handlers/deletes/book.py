@@ -31,7 +31,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from handlers.deletes.machine import State
-from handlers.deletes.model import Decided, Deletion, encode, person
+from handlers.deletes.model import Decided, Deletion, encode, known_of, person
 from worker.handling import Tx
 
 #   q  may run from its order (time) on      k  asked whether it is still wanted, since
@@ -74,6 +74,11 @@ class Runtime:
     obeyed: int = 0  # when the newest DELETE was sent that it says is done, or will be
     refused: int = 0  # left to a person since then, because it refuses them alone
     queued: dict[str, int] = field(default_factory=dict)  # how many are in the queues that the first two do not count
+
+    @property
+    def in_turn(self) -> int:
+        """Return how many deletions wait for their turn, or have it."""
+        return self.slots + self.asked + self.queued.get("q", 0) + self.queued.get("v", 0)
 
     def state(self, now: int) -> TargetState:
         """Return how the target does at present."""
@@ -245,6 +250,20 @@ class Book:
         count = {queue: sum(1 for _ in self.tx.scan(f"{queue}/{target}/".encode())) for queue in _COUNTED}
         self.runtime(target).queued = {queue: many for queue, many in count.items() if many}
 
+    def requeue_held(self) -> None:
+        """Have what is held by itself in its queue: a program that does not know that queue may have held it."""
+        for _, request in list(self.tx.scan(b"o/")):
+            value = self.tx.get(b"r/" + request) or b""
+            if b'"state":"HELD"' not in value or b'"place":null' not in value:
+                continue  # without decoding it
+            deletion = self.deletion(request.decode())
+            if (
+                deletion is not None
+                and deletion.state == State.HELD
+                and (deletion.group, deletion.place) == (None, None)
+            ):
+                self.put(deletion, "h", deletion.since)
+
     def waits(self, target: str) -> dict[WaitsFor, int]:
         """Return how many deletions of a target have not ended, by what they wait for."""
         runtime = self.runtime(target)
@@ -254,7 +273,7 @@ class Book:
             "plan": 0,
             "person": runtime.queued.get("h", 0),
             "route": runtime.queued.get("w", 0),
-            "turn": runtime.slots + runtime.asked + runtime.queued.get("q", 0) + runtime.queued.get("v", 0),
+            "turn": runtime.in_turn,
         }
         for group in groups:
             if group is None or group.target != target:
@@ -386,7 +405,7 @@ class Book:
         if found is None:
             value = self._load(b"t/" + target.encode()) or b"{}"
             later = self._load(_LATER + b"t/" + target.encode()) or b"{}"
-            found = self.runtimes[target] = Runtime(**(orjson.loads(value) | orjson.loads(later)))
+            found = self.runtimes[target] = Runtime(**known_of(Runtime, orjson.loads(value) | orjson.loads(later)))
         return found
 
     def _load(self, key: bytes) -> bytes | None:

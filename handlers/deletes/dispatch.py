@@ -42,9 +42,12 @@ class Dispatch:
     def pump(self, name: str) -> None:
         """Start whatever a target may be asked now."""
         target, settings = self._life.kit.targets.get(name), self._settings.targets.get(name)
+        runtime = self._book.runtime(name)
+        off = target is None or settings is None or not settings.enabled
+        if self._now >= runtime.wait_until and (off or not runtime.in_turn):
+            self.health.let_be(name)
         if target is None or settings is None or not settings.enabled:
             return
-        runtime = self._book.runtime(name)
         if runtime.paused is not None:
             self._probe(name, target, runtime)
             return

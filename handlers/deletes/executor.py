@@ -74,6 +74,8 @@ class Executor:
         self._horizon, self._began = orjson.loads(tx.get(b"h") or b"")
         self._past_until, self._opened = now + _PAST_MS, now
         work = Work(self._kit, tx, now)
+        self._showing.begin(tx, {*self._kit.targets, *work.life.book.targets()})
+        work.life.book.requeue_held()
         for name in work.life.book.targets():
             work.dispatch.recover(name)
         work.life.flush()
@@ -109,7 +111,7 @@ class Executor:
             work.dispatch.give_up_silent(name)
             work.dispatch.pump(name)
         work.life.flush()
-        self._showing.show(work.life)
+        self._showing.show(work.life, work.dispatch.health)
         return now if more else now + int(self._kit.settings.tick * 1000)
 
     def _handle(self, work: Work, record: Record) -> Outcome:

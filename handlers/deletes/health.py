@@ -58,14 +58,14 @@ class Health:
             runtime.probe_at = self._now + int(self._settings.probe * 1000)
         if runtime.paused != why:
             runtime.paused = why
-            self._tell(name, runtime)
+            self.tell(name)
 
     def resume(self, name: str) -> None:
         """Let a paused target go on."""
         runtime = self.runtime(name)
         if runtime.paused is not None:
             runtime.paused = None
-            self._tell(name, runtime)
+            self.tell(name)
 
     def resume_now(self, name: str) -> bool:
         """Let a target go on at once, on a person's word; return whether it was held back by anything."""
@@ -88,9 +88,14 @@ class Health:
         runtime.failures = 0
         if reply.status != _TOO_MANY:
             runtime.laters = 0
-            if runtime.half_open:
-                runtime.half_open, runtime.opened, runtime.last = False, 0, ""
-                self._tell(name, runtime)
+            self.let_be(name)
+
+    def let_be(self, name: str) -> None:
+        """Close a target's circuit: it is well, or nothing is left to do that would show how it is."""
+        runtime = self.runtime(name)
+        if runtime.half_open:
+            runtime.half_open, runtime.opened, runtime.last = False, 0, ""
+            self.tell(name)
 
     def _failed(self, name: str, runtime: Runtime) -> None:
         breaker = self._settings.breaker
@@ -102,10 +107,11 @@ class Health:
             pause = min(breaker.pause * 2 ** min(runtime.opened, _DOUBLINGS), breaker.longest)
             runtime.wait_until = max(runtime.wait_until, self._now + int(pause * 1000))
             runtime.opened, runtime.half_open, runtime.last, runtime.failures = runtime.opened + 1, True, "", 0
-            self._tell(name, runtime)
+            self.tell(name)
 
-    def _tell(self, name: str, runtime: Runtime) -> None:
+    def tell(self, name: str) -> None:
         """Say on the status topic how a target does."""
+        runtime = self.runtime(name)
         state = runtime.state(self._now)
         value = {
             "kind": "target",

@@ -133,7 +133,7 @@ class Deletion:
     @classmethod
     def decode(cls, value: bytes, later: bytes | None) -> "Deletion":
         """Return what `encode` wrote."""
-        known: dict[str, Any] = orjson.loads(value) | orjson.loads(later or b"{}")
+        known = known_of(cls, orjson.loads(value) | orjson.loads(later or b"{}"))
         known["state"] = State(known["state"])
         known["place"] = known["place"] and tuple(known["place"])
         return cls(**known)
@@ -141,6 +141,11 @@ class Deletion:
 
 LATER: Final[dict[str, Any]] = {"vouched_for": None, "stays": False, "obeyed": 0, "refused": 0, "queued": {}}
 """Fields that came later, and what they are as a rule: a program that does not know them can take the state back."""
+
+
+def known_of(kind: type[Any], found: dict[str, Any]) -> dict[str, Any]:
+    """Return what this program knows of what was found of a dataclass: a newer one may have left more."""
+    return {each.name: found[each.name] for each in fields(kind) if each.name in found}
 
 
 def encode(one: Any) -> tuple[bytes, bytes | None]:

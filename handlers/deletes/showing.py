@@ -1,16 +1,19 @@
 """How an executor's targets look from outside: metrics, and on the status topic how much waits, and for what.
 
-How a target itself does is said as it changes (`handlers.deletes.health`).
+How a target itself does is said as it changes (`handlers.deletes.health`), but for one that only asks to wait.
 """
 
+from collections.abc import Iterable
 from typing import Final, get_args
 
 import orjson
 
 from handlers.deletes.book import TargetState, WaitsFor
+from handlers.deletes.health import Health
 from handlers.deletes.life import Life
 from handlers.deletes.machine import ENDS, State
 from worker import telemetry
+from worker.handling import Tx
 
 # While much goes on: between two measurements, and between two words on the status topic.
 _MEASURE_MS: Final = 1_000
@@ -25,28 +28,37 @@ class Showing:
         """Nothing was shown yet."""
         self._measured = 0
         self._told: dict[str, tuple[dict[WaitsFor, int], int]] = {}
+        self._states: dict[str, tuple[TargetState, int]] = {}
 
-    def show(self, life: Life) -> None:
+    def begin(self, tx: Tx, names: Iterable[str]) -> None:
+        """Count from zero on: to Prometheus the step from no counter to one of 1 is no increase."""
+        for name in names:
+            for end in (*ENDS, State.DELETED):
+                tx.measure(telemetry.DELETIONS, 0, name, end)
+
+    def show(self, life: Life, health: Health) -> None:
         """Show each target as it is after what was written back in this transaction."""
         if life.now < self._measured + _MEASURE_MS:
             return
         self._measured = life.now
         for name in life.book.targets():
-            waits = life.book.waits(name)
-            self._measure(life, name, waits)
+            waits, state = life.book.waits(name), life.book.runtime(name).state(life.now)
+            self._measure(life, name, waits, state)
+            before, since = self._states.get(name, ("working", 0))
+            if state != before and life.now >= since + _TELL_MS:
+                self._states[name] = state, life.now
+                if "waiting" in {state, before}:
+                    health.tell(name)
             told, at = self._told.get(name, (None, 0))
             if waits != told and life.now >= at + _TELL_MS:
                 self._told[name] = waits, life.now
                 value = {"kind": "deletions", "target": name, "waits": waits, "at": life.now}
                 life.tx.send(life.kit.topics.status, f"deletions/{name}".encode(), orjson.dumps(value))
 
-    def _measure(self, life: Life, name: str, waits: dict[WaitsFor, int]) -> None:
-        tx, state = life.tx, life.book.runtime(name).state(life.now)
+    def _measure(self, life: Life, name: str, waits: dict[WaitsFor, int], state: TargetState) -> None:
+        tx = life.tx
         for waits_for, many in waits.items():
             tx.measure(telemetry.DELETIONS_OPEN, many, name, waits_for)
         for one in _STATES:
             tx.measure(telemetry.TARGET_STATE, one == state, name, one)
         tx.measure(telemetry.DELETIONS_OVERDUE, life.book.overdue(name, life.now) / 1000, name)
-        if name not in self._told:  # from zero on: to Prometheus the step from no counter to one of 1 is no increase
-            for end in (*ENDS, State.DELETED):
-                tx.measure(telemetry.DELETIONS, 0, name, end)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from handlers.deletes.book import Book
 from tests.flow.deletes_world import World, drivly, http, route, simple
 from worker import telemetry
 from worker.handling import Reply
@@ -103,7 +104,7 @@ def test_an_open_circuit_is_told_from_a_target_that_asks_to_wait() -> None:
     world.systems["crm"].fault = lambda _: Reply(503, {"retry-after": "600"})
     deleted(world, "1")
     world.settle(5)
-    assert world.state() == "waiting"
+    assert world.state() == world.status("target/crm")["state"] == "waiting"
     world.systems["crm"].fault = lambda _: Reply(500)
     world.settle(60)
     assert world.state() == world.status("target/crm")["state"] == "circuit open"
@@ -113,7 +114,6 @@ def test_an_open_circuit_is_told_from_a_target_that_asks_to_wait() -> None:
 def test_what_ended_badly_is_counted_from_zero_on(status: int, outcome: str) -> None:
     """Prometheus takes the first value that it sees for no increase, so the counters are there before."""
     world = World(simple())
-    deleted(world, "1")
     world.settle()
     assert {world.measured(telemetry.DELETIONS, "crm", state) for state in ("BLOCKED", "FAILED")} == {0}
     assert any((telemetry.DELETIONS, "crm", outcome) in task.tx.measured for task in world.harness._tasks)
@@ -132,3 +132,45 @@ def test_much_that_goes_on_is_not_told_each_time() -> None:
     moments = [record.timestamp for record in told]
     assert len(moments) > 1
     assert min(after - before for before, after in pairwise(moments)) >= 10_000
+
+
+def test_a_circuit_is_closed_where_nothing_is_left_to_show_how_the_target_does() -> None:
+    """Nobody would ever close it else, and somebody would look for an outage that is none."""
+    world = World(simple())
+    world.systems["crm"].fault = lambda _: Reply(500)
+    deleted(world, "1")
+    world.settle(30)
+    assert world.state() == "circuit open"
+    world.decide("reject", target="crm", request=world.ledger()["crm/1"]["request"]["id"])
+    world.settle(30)
+    assert world.waits() == {}
+    assert world.state() == world.status("target/crm")["state"] == "working"
+
+
+def test_what_an_older_program_held_by_itself_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It knew no queue for that."""
+    world = World(simple(http()))
+    deleted(world, "1")
+    world.settle()
+    put = Book.put
+    monkeypatch.setattr(Book, "put", lambda self, one, *at: self.change(one) if at[0] == "h" else put(self, one, *at))
+    world.deleted("shop", "1")
+    world.settle()
+    assert (world.states(), world.waits()) == ({"crm/1": "HELD"}, {})
+    monkeypatch.setattr(Book, "put", put)
+    world.harness.crash("executor")
+    world.settle()
+    assert world.waits() == {"person": 1}
+
+
+def test_state_of_a_newer_program_is_read_as_far_as_it_is_known() -> None:
+    """What that has added stands apart, and means nothing here."""
+    world = World(simple())
+    deleted(world, "1")
+    world.settle(0.5)
+    for task in world.harness._tasks:
+        for key in [key for key in task.tx.data if key == b"t/crm" or key.startswith(b"r/")]:
+            task.tx.put(b"f/" + (key if key == b"t/crm" else key[2:]), b'{"of_tomorrow": 1}')
+    world.harness.crash("executor")
+    world.settle()
+    assert set(world.outcomes().values()) == {"VERIFIED"}
