@@ -44,10 +44,10 @@ class Showing:
         for name in life.book.targets():
             waits, state = life.book.waits(name), life.book.runtime(name).state(life.now)
             self._measure(life, name, waits, state)
-            before, since = self._states.get(name, ("working", 0))
+            before, since = self._states.get(name, (None, 0))  # None: what an earlier executor has said may be past
             if state != before and life.now >= since + _TELL_MS:
                 self._states[name] = state, life.now
-                if "waiting" in {state, before}:
+                if before is None or "waiting" in {state, before}:
                     health.tell(name)
             told, at = self._told.get(name, (None, 0))
             if waits != told and life.now >= at + _TELL_MS:

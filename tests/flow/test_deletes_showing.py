@@ -147,6 +147,20 @@ def test_a_circuit_is_closed_where_nothing_is_left_to_show_how_the_target_does()
     assert world.state() == world.status("target/crm")["state"] == "working"
 
 
+def test_what_is_said_of_a_target_is_no_older_than_its_executor() -> None:
+    """It has waited, says the topic, but that is past when the next executor begins."""
+    world = World(simple())
+    world.systems["crm"].fault = lambda _: Reply(503, {"retry-after": "600"})
+    deleted(world, "1")
+    world.settle(5)
+    assert world.status("target/crm")["state"] == "waiting"
+    world.decide("reject", target="crm", request=world.ledger()["crm/1"]["request"]["id"])
+    world.harness.now += 3_600_000  # nobody is at work meanwhile
+    world.harness.crash("executor")
+    world.settle(1)
+    assert world.state() == world.status("target/crm")["state"] == "working"
+
+
 def test_what_an_older_program_held_by_itself_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """It knew no queue for that."""
     world = World(simple(http()))
