@@ -168,9 +168,8 @@ class Outcomes:
             self._life.must(deletion, Event.EXHAUST, f"{why}, after {used} attempts")
             self._life.end(deletion)
             return
-        deletion.failures += 1
         self._life.must(deletion, Event.POSTPONE)
-        self._book.put(deletion, "q", self._now + self._health.backoff(deletion.failures))
+        self._book.put(deletion, "q", self._now + self._health.backoff(used))
 
     # What a look-up shows
 
@@ -245,7 +244,7 @@ class Outcomes:
             return
         if answer == Answer.DENIED:
             self._denied(deletion, reply)
-        else:
+        elif reply.error not in UNASKED:
             deletion.failures += 1
         self._calls.look_later(deletion)
 
@@ -285,7 +284,7 @@ class Outcomes:
             self._told(name, asked)
         else:
             self._doubt(name, sight, reply)
-            self.not_told(name, asked)
+            self.not_told(name, asked, failed=reply.error not in UNASKED)
         if runtime.paused is None and self._book.next_order("e", name) is not None:
             self._calls.canary(name, target)
 
@@ -325,10 +324,10 @@ class Outcomes:
         else:
             self._calls.look_later(deletion, after=self._health.backoff(deletion.tries))
 
-    def not_told(self, name: str, asked: int) -> None:
-        """Put back what the canary could not vouch for."""
+    def not_told(self, name: str, asked: int, *, failed: bool = True) -> None:
+        """Put back what the canary could not vouch for, because that `failed` or was never asked."""
         for waiting in self._book.queued("e", name, asked):
-            waiting.failures += 1
+            waiting.failures += failed
             self._calls.look_later(waiting)
 
 

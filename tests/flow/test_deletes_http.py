@@ -413,6 +413,16 @@ def test_a_conflict_that_does_not_go_away_has_failed_in_the_end() -> None:
     assert statuses(world) == [409] * 5
 
 
+def test_a_conflict_waits_by_the_attempts_that_were_made() -> None:
+    """However often the target had put the deletion off before."""
+    world = one()
+    world.systems["crm"].fault = once(*[Reply(429)] * 12, Reply(409))
+    world.settle(120)
+    assert statuses(world) == [429] * 12 + [409, 200]
+    times = [now for now, method, _, _ in world.systems["crm"].calls if method == "DELETE"]
+    assert times[-1] - times[-2] < 10_000
+
+
 # Later
 
 
@@ -548,6 +558,29 @@ def test_a_delete_that_was_committed_to_while_the_worker_stopped_is_sent_by_the_
     world.settle()
     assert set(world.outcomes().values()) == {"DELETED"}
     assert world.status("target/crm")["state"] == "working"
+
+
+@pytest.mark.parametrize("customer", ["1", "999999"], ids=["look-up", "canary"])
+def test_what_a_stopping_worker_never_asked_is_no_failure(customer: str) -> None:
+    """Neither a look-up nor a canary: the next worker asks at once."""
+    world = World(simple(with_lookup()))
+    world.systems["crm"].add("999999")
+    world.deleted("shop", "1")  # it is gone there, too: the canary is asked
+    left = 6
+
+    def stopping(call: Call) -> Reply | None:
+        nonlocal left
+        if not call.path.endswith(f"/{customer}") or not left:
+            return None
+        left -= 1
+        return Reply(None, error=STOPPING, sent=False)
+
+    world.systems["crm"].fault = stopping
+    world.settle()
+    assert left == 0
+    assert world.outcomes() == {"crm/1": "ALREADY_ABSENT"}
+    times = [now for now, _, _, _ in world.systems["crm"].calls]
+    assert times[-1] - times[0] < 30_000
 
 
 @pytest.mark.parametrize("done", [True, False])
