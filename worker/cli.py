@@ -144,7 +144,11 @@ def kafka_status(data: Path) -> None:
 
 @main.command()
 @click.option(
-    "--customers", type=click.IntRange(1), default=500, show_default=True, help="In each system, at the start."
+    "--customers",
+    type=click.IntRange(200),
+    default=500,
+    show_default=True,
+    help="In the crm and in the shop, at the start; a fifth of that in each other system.",
 )
 @click.option("--seconds", type=click.IntRange(1), default=30, show_default=True, help="Of churn.")
 @click.option("--seed", default=1, show_default=True)
