@@ -17,7 +17,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
 from worker.errors import FencedError, KafkaUnavailableError, StateError, TopicError, TransactionError
-from worker.kafka import Connection, bounded_stop, unreadable
+from worker.kafka import Connection, unreadable
 from worker.topics import Topics, partition_of
 
 KEY: Final = b"deployment"
@@ -72,17 +72,15 @@ async def claim(connection: Connection, topics: Topics, mine: Deployment) -> Non
     Raises TopicError, StateError, KafkaUnavailableError, the last where that takes longer than `start_timeout`.
     """
     deadline = time.monotonic() + connection.settings.start_timeout
-    while time.monotonic() < deadline:
-        found = await _read(connection, topics)
-        if found is not None:
-            mine.refuse(found, topics.prefix)
-            return
+    while (found := await _read(connection, topics)) is None:
+        if time.monotonic() > deadline:
+            message = f"the record of the deployment on {topics.status} could not be written"
+            raise KafkaUnavailableError(message, hint="See the brokers' logs; the next start tries again.")
         try:
             await _write(connection, topics, mine)
         except (FencedError, TransactionError):  # another worker writes it now, or nobody knows whether we have
             await asyncio.sleep(random.uniform(*_PAUSE_SECONDS))  # ruff: ignore[suspicious-non-cryptographic-random-usage] - jitter
-    message = f"the record of the deployment on {topics.status} could not be written"
-    raise KafkaUnavailableError(message, hint="See the brokers' logs; the next start tries again.")
+    mine.refuse(found, topics.prefix)
 
 
 async def _write(connection: Connection, topics: Topics, mine: Deployment) -> None:
@@ -98,9 +96,9 @@ async def _write(connection: Connection, topics: Topics, mine: Deployment) -> No
 async def _read(connection: Connection, topics: Topics) -> bytes | None:
     """Return the record; it is looked for in every partition, as their number may have changed."""
     where = [TopicPartition(topics.status, partition) for partition in range(topics.partitions)]
-    consumer = await connection.consumer()
     try:
-        async with asyncio.timeout(connection.settings.start_timeout):
+        seconds = connection.settings.start_timeout
+        async with connection.reader("reader of the status topic") as consumer, asyncio.timeout(seconds):
             consumer.assign(where)
             ends = await consumer.end_offsets(where)
             await consumer.seek_to_beginning(*where)
@@ -112,5 +110,3 @@ async def _read(connection: Connection, topics: Topics) -> bytes | None:
             return found
     except (KafkaError, TimeoutError) as error:
         raise unreadable(topics.status, error) from error
-    finally:
-        await bounded_stop(consumer.stop(), "reader of the status topic")

@@ -7,9 +7,12 @@ from dataclasses import replace
 import pytest
 
 from tests.integration.conftest import PARTITIONS, Deployment
+from worker import deployment as module
 from worker.deployment import Deployment as Record
 from worker.deployment import claim
-from worker.errors import StateError, TopicError
+from worker.errors import FencedError, StateError, TopicError
+from worker.kafka import Connection
+from worker.topics import Topics
 
 OURS = Record("aaaaaaaa", PARTITIONS)
 
@@ -64,3 +67,18 @@ async def test_however_many_start_at_once_all_go_on(deployment: Deployment) -> N
     """The workers of one deployment, at its very first start: none ends because others write the same record."""
     await asyncio.gather(*(claim(deployment.connection, deployment.topics, OURS) for _ in range(16)))
     assert [record.value for record in await deployment.read(deployment.topics.status)] == [OURS.encode()]
+
+
+async def test_who_learns_late_that_another_was_first_goes_on(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker may take longer to say so than a start may: what counts is whether the record is there."""
+    settings, write = deployment.connection.settings.model_copy(update={"start_timeout": 2.0}), module._write
+
+    async def late(connection: Connection, topics: Topics, mine: Record) -> None:
+        await write(connection, topics, mine)
+        await asyncio.sleep(settings.start_timeout)
+        raise FencedError("another one writes it")
+
+    monkeypatch.setattr(module, "_write", late)
+    await claim(Connection(settings), deployment.topics, OURS)
