@@ -16,9 +16,9 @@ from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from benchmarks.machine import cpu_seconds, memory
 from worker import embedded
 
-TICKS = os.sysconf("SC_CLK_TCK")
 EVERY = 0.05
 """Seconds between two samples."""
 
@@ -30,19 +30,6 @@ def surroundings() -> dict[str, str]:
     """Return the environment of a process that imports the benchmarks, and that build of Rollcall that we import."""
     path = [part for part in (os.environ.get("PYTHONPATH"), str(ROOT)) if part]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-
-
-def cpu_with_children(pid: int) -> float:
-    """Return the CPU seconds of a process and of its children that have ended."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return sum(int(value) for value in fields[11:15]) / TICKS
-
-
-def memory(pid: int) -> tuple[float, float]:
-    """Return (RSS, anonymous RSS) of a process in MB."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    found = {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
-    return int(found["VmRSS"][0]) / 1024, int(found["RssAnon"][0]) / 1024
 
 
 def children(pid: int) -> list[int]:
@@ -68,7 +55,7 @@ class Sampled:
         """Take one sample; nothing where the process has ended."""
         try:
             pids = children(self.pid)
-            used = sum(map(cpu_with_children, pids))
+            used = sum(cpu_seconds(pid, children=True) for pid in pids)
             sizes = [memory(pid) for pid in pids]
         except (OSError, LookupError):
             return
@@ -152,7 +139,8 @@ async def _serving(*command: str) -> AsyncGenerator[str]:
     assert child.stdout is not None
     try:
         async with asyncio.timeout(120):
-            yield (await child.stdout.readline()).decode().strip()
+            line = await child.stdout.readline()
+        yield line.decode().strip()
     finally:
         child.stdin.close()
         await child.wait()

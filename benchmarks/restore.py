@@ -19,7 +19,8 @@ from pathlib import Path
 import orjson
 
 from benchmarks import results
-from benchmarks.measure import memory, process
+from benchmarks.machine import memory
+from benchmarks.measure import process
 from worker import embedded
 from worker.changes import Entry
 from worker.kafka import Connection, apply_topics

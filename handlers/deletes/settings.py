@@ -25,7 +25,6 @@ def _off(value: object) -> object:
 # As it stands in the file, where YAML takes a bare `off` for false.
 _Written = Annotated[Mode, BeforeValidator(_off), WithJsonSchema({"enum": [*get_args(Mode), False]})]
 
-AUTHORITIES: Final[tuple[Authority, ...]] = get_args(Authority)
 DEFAULT_MODES: Final[dict[Authority, Mode]] = {
     "tombstone": "auto",
     "gone": "auto",
@@ -107,7 +106,7 @@ class HttpTarget(TargetSettings):
     def _sensible(self) -> "HttpTarget":
         try:
             re.compile(self.id_pattern)
-        except re.error as error:
+        except (re.error, OverflowError) as error:
             raise ValueError(f"id_pattern is not a regular expression: {error}") from error
         if self.canary_id is not None and self.lookup is None:
             raise ValueError("canary_id needs a lookup to be looked up by")

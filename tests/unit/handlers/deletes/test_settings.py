@@ -1,12 +1,13 @@
 """The configuration of deletions: cautious where it says nothing, and wrong where it cannot be meant."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import ValidationError
 
-from handlers.deletes.settings import AUTHORITIES, DeletesSettings, GuardSettings, Route
+from handlers.deletes.settings import Authority, DeletesSettings, GuardSettings, Route
 
+AUTHORITIES = get_args(Authority)
 HTTP = {"kind": "http", "url": "https://crm.example.com/", "path": "/people/{id}"}
 
 
@@ -52,6 +53,7 @@ def test_the_limit_of_the_guard(live: int | None, limit: int) -> None:
         ({"targets": {"b": {**HTTP, "path": "/people"}}}, "path"),
         ({"targets": {"b": {**HTTP, "path": "/people?id={id}"}}}, "path"),
         ({"targets": {"b": {**HTTP, "id_pattern": "("}}}, "id_pattern"),
+        ({"targets": {"b": {**HTTP, "id_pattern": "1{99999999999}"}}}, "id_pattern"),
         ({"targets": {"b": {**HTTP, "canary_id": "1"}}}, "lookup"),
         ({"targets": {"b": {**HTTP, "lookup": "/{id}", "canary_id": "a/b"}}}, "id_pattern"),
         ({"targets": {"b": {**HTTP, "kind": "ftp"}}}, "kind"),
