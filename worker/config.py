@@ -64,8 +64,7 @@ def _prefix(value: str) -> str:
 
 def _listen(value: str) -> str:
     if re.fullmatch(_LISTEN, value) is None:
-        message = f"{value!r} is no address; write host:port, such as 0.0.0.0:8080, or [IPv6]:port"
-        raise ValueError(message)
+        raise ValueError(f"{value!r} is no address; write host:port, such as 0.0.0.0:8080, or [IPv6]:port")
     port = int(value.rpartition(":")[2])
     if port > _LAST_PORT:
         raise ValueError(f"{port} is no port")
@@ -150,8 +149,7 @@ def find(path: Path | None) -> Path:
     for candidate in PATHS:
         if candidate.is_file():
             return candidate
-    message = "there is no configuration: name a file with --config, or write rollcall.yaml"
-    raise ConfigError([message])
+    raise ConfigError(["there is no configuration: name a file with --config, or write rollcall.yaml"])
 
 
 def load(path: Path) -> Config:

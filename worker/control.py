@@ -19,7 +19,7 @@ from worker import keys, orders, redelivery, telemetry
 from worker.checkpoint import Checkpoint
 from worker.condition import NOT_CONFIGURED, Condition
 from worker.errors import RecordError, TransactionError
-from worker.kafka import MARKERS_SECONDS, bounded_stop, emptied, undecodable
+from worker.kafka import MARKERS_SECONDS, emptied, undecodable
 from worker.leaving import Leaving
 from worker.orders import Order, Outcome
 from worker.poller import Source
@@ -61,16 +61,13 @@ class Control:
         end = (await self._task.connection.ends([self._where]))[self._where]
         if self._kept() == end:
             return
-        consumer = await self._task.connection.consumer()
-        try:
+        async with self._task.connection.reader("orders") as consumer:
             consumer.assign([self._where])
             consumer.seek(self._where, await self._start(consumer))
             while not self._task.stopping.is_set() and await consumer.position(self._where) < end:
                 handed = [given for record in await self._read(consumer) if (given := self._handed(record)) is not None]
                 if handed:
                     await self._task.transact(lambda tx, some=handed: self._adopt(tx, some))  # type: ignore[misc]
-        finally:
-            await bounded_stop(consumer.stop(), "orders")
 
     def _handed(self, record: ConsumerRecord) -> Order | None:
         """Return the order in a record if it hands customers to one of our sources."""
@@ -93,8 +90,7 @@ class Control:
 
     async def run(self) -> None:
         """Carry orders out until the task is stopping."""
-        consumer = await self._task.connection.consumer()
-        try:
+        async with self._task.connection.reader("orders") as consumer:
             consumer.assign([self._where])
             consumer.seek(self._where, await self._start(consumer))
             while not self._task.stopping.is_set():
@@ -102,8 +98,6 @@ class Control:
                     if self._task.stopping.is_set() or not await self._taken(record):
                         return  # a successor carries it out: the sources are at their end
                 await self._pass(await consumer.position(self._where))
-        finally:
-            await bounded_stop(consumer.stop(), "orders")
 
     async def _read(self, consumer: AIOKafkaConsumer) -> list[ConsumerRecord]:
         """Return the next records."""

@@ -23,13 +23,14 @@ _ANSWER_POLL: Final = 0.3
 ANSWER_SECONDS: Final = 20.0
 
 
-async def read_all(config: Config, topic: str) -> AsyncIterator[ConsumerRecord]:
-    """Yield every committed record of a topic that is there now, each partition in its order.
+async def read_all(config: Config, topic: str, partition: int | None = None) -> AsyncIterator[ConsumerRecord]:
+    """Yield every committed record of a topic, or of one partition, that is there now, each partition in its order.
 
     Raises TopicError, and UnavailableError, also where a transaction stays open for longer than any of ours can.
     """
     connection = Connection(config.file.kafka)
-    where = [TopicPartition(topic, partition) for partition in range(config.file.kafka.partitions)]
+    partitions = range(config.file.kafka.partitions) if partition is None else [partition]
+    where = [TopicPartition(topic, one) for one in partitions]
     consumer = await connection.consumer()
     try:
         await connection.demand(consumer, topic)

@@ -345,8 +345,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
         except asyncio.CancelledError as error:
             if owned.stopping.is_set() or owned.work is None or owned.work.cancelling():
                 raise
-            message = "something that it waited for was cancelled"
-            raise TransactionError(message) from error
+            raise TransactionError("something that it waited for was cancelled") from error
         finally:
             if owned.task is not None:
                 owned.task = None

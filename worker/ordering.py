@@ -17,11 +17,11 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import ConsumerRecord
 
-from worker import answers, orders
+from worker import answers, inspect, orders
 from worker.changes import Entry
 from worker.config import Config
 from worker.errors import KafkaUnavailableError, UnavailableError, UsageError
-from worker.kafka import Connection, bounded_stop, unreadable
+from worker.kafka import Connection
 from worker.keys import Keys
 from worker.orders import Order, What
 from worker.times import now_ms
@@ -87,15 +87,15 @@ async def carry_out(config: Config, wanted: Order, timeout: float) -> dict[str, 
     connection = Connection(kafka)
     key = answers.key(wanted["id"])
     status = TopicPartition(config.topics.status, partition_of(key, kafka.partitions))
-    consumer = await connection.consumer()
     try:
-        await connection.demand(consumer, status.topic, config.topics.control)
-        consumer.assign([status])
-        await consumer.seek_to_end(status)
-        await consumer.position(status)  # from here on: the answer is not there yet
-        await _give(config, connection, wanted)
-        async with asyncio.timeout(timeout):
-            return await _answer(consumer, status, key)
+        async with connection.reader("answers") as consumer:
+            await connection.demand(consumer, status.topic, config.topics.control)
+            consumer.assign([status])
+            await consumer.seek_to_end(status)
+            await consumer.position(status)  # from here on: the answer is not there yet
+            await _give(config, connection, wanted)
+            async with asyncio.timeout(timeout):
+                return await _answer(consumer, status, key)
     except TimeoutError:
         message = f"the order {wanted['id']} was given, and not answered within {timeout:g} s"
         hint = f"It will be carried out as soon as the poller of {wanted['source']} runs: see `rollcall status`."
@@ -103,8 +103,6 @@ async def carry_out(config: Config, wanted: Order, timeout: float) -> dict[str, 
     except KafkaError as error:
         message = f"the answer to the order {wanted['id']} cannot be read ({type(error).__name__})"
         raise KafkaUnavailableError(message) from error
-    finally:
-        await bounded_stop(consumer.stop(), "answers")
 
 
 async def _give(config: Config, connection: Connection, wanted: Order) -> None:
@@ -153,25 +151,10 @@ async def watched(config: Config, source: str) -> list[tuple[str, str]]:
     return [(id_.decode(), known.get(id_, "not found")) for id_ in sorted(on)]
 
 
-async def state_of(config: Config, source: str) -> AsyncIterator[ConsumerRecord]:
+def state_of(config: Config, source: str) -> AsyncIterator[ConsumerRecord]:
     """Yield the records of the state that the source's poll task has in Kafka, other sources' among them."""
     partition = partition_of(source.encode(), config.file.kafka.partitions)
-    where = TopicPartition(config.topics.state("poll"), partition)
-    connection = Connection(config.file.kafka)
-    consumer = await connection.consumer()
-    try:
-        await connection.demand(consumer, where.topic)
-        consumer.assign([where])
-        end = (await consumer.end_offsets([where]))[where]
-        await consumer.seek_to_beginning(where)
-        while await consumer.position(where) < end:
-            for record in (await consumer.getmany(where, timeout_ms=_READ_MS, max_records=5_000)).get(where, []):
-                if record.offset < end:
-                    yield record
-    except KafkaError as error:
-        raise unreadable(where.topic, error) from error
-    finally:
-        await bounded_stop(consumer.stop(), "state")
+    return inspect.read_all(config, config.topics.state("poll"), partition)
 
 
 def lines(text: str) -> Sequence[str]:

@@ -118,11 +118,9 @@ def read(key: bytes | None, value: bytes | None) -> Order | None:
         )
         given["part"], given["parts"] = int(found.get("part", 1)), int(found.get("parts", 1))
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
-        message = "a record of the control topic is no order"
-        raise RecordError(message) from error
+        raise RecordError("a record of the control topic is no order") from error
     if given["what"] not in _WHATS or not given["id"] or given["source"].encode() != key:
-        message = "an order is incomplete, or is not in the partition of its source"
-        raise RecordError(message)
+        raise RecordError("an order is incomplete, or is not in the partition of its source")
     return given
 
 

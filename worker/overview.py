@@ -18,7 +18,7 @@ from handlers.deletes.machine import State
 from worker import acls, deadletters, inspect
 from worker.config import Config
 from worker.errors import KafkaUnavailableError
-from worker.kafka import Admin, Connection, bounded_stop
+from worker.kafka import Admin, Connection, unreadable
 from worker.times import milliseconds, now_ms, rfc3339
 from worker.topics import Topics
 
@@ -82,14 +82,11 @@ def _age(moment: str | None, now: int) -> int | None:
 async def _stages(config: Config) -> list[Row]:
     stages = (*acls.WORKERS, *config.topics.plugins)
     connection = Connection(config.file.kafka)
-    consumer = await connection.consumer()
     try:
-        async with connection.admin() as admin:
+        async with connection.reader("reader of offsets") as consumer, connection.admin() as admin:
             return [await _stage(stage, config.topics, admin, consumer) for stage in stages]
     except KafkaError as error:
         raise KafkaUnavailableError(f"the groups cannot be read ({type(error).__name__})") from error
-    finally:
-        await bounded_stop(consumer.stop(), "reader of offsets")
 
 
 async def _stage(stage: str, topics: Topics, admin: Admin, consumer: Any) -> Row:
@@ -160,18 +157,17 @@ def _held(sources: Iterable[Row], plans: Iterable[Row], deletions: Iterable[Row]
         if row["state"] == "held"
     ]
     alone = [
-        {
-            "kind": "held",
-            "what": "deletions, each by itself,",
-            "of": row["target"],
-            "plan": None,
-            "count": row["waits"]["person"],
-            "decide": f"rollcall deletions list --state HELD --target {row['target']}",
-        }
+        _listed(row["target"], State.HELD, "each by itself", row["waits"]["person"])
         for row in deletions
         if row["waits"]["person"]
     ]
     return [*absences, *planned, *alone]
+
+
+def _listed(target: str, state: str, how: str, count: int) -> Row:
+    """Return deletions of a target that a person goes through one by one."""
+    decide = f"rollcall deletions list --state {state} --target {target}"
+    return {"kind": "held", "what": f"deletions, {how},", "of": target, "plan": None, "count": count, "decide": decide}
 
 
 async def _failed(config: Config) -> list[Row]:
@@ -187,14 +183,7 @@ async def _failed(config: Config) -> list[Row]:
         return []
     ended = Counter((row["request"]["target"], row["state"]) for row in ledger.values())
     return [
-        {
-            "kind": "held",
-            "what": f"deletions, {state},",
-            "of": target,
-            "plan": None,
-            "count": count,
-            "decide": f"rollcall deletions list --state {state} --target {target}",
-        }
+        _listed(target, state, state, count)
         for (target, state), count in sorted(ended.items())
         if state in {State.BLOCKED, State.FAILED}
     ]
@@ -224,11 +213,9 @@ async def _dead_letters(config: Config) -> Row:
 async def _most(config: Config, topic: str) -> int:
     """Return how many records a topic has at most; raises KafkaUnavailableError."""
     where = [TopicPartition(topic, partition) for partition in range(config.topics.partitions)]
-    consumer = await Connection(config.file.kafka).consumer()
     try:
-        starts, ends = await consumer.beginning_offsets(where), await consumer.end_offsets(where)
+        async with Connection(config.file.kafka).reader("reader of offsets") as consumer:
+            starts, ends = await consumer.beginning_offsets(where), await consumer.end_offsets(where)
     except KafkaError as error:
-        raise KafkaUnavailableError(f"{topic} cannot be read ({type(error).__name__})") from error
-    finally:
-        await bounded_stop(consumer.stop(), "reader of offsets")
+        raise unreadable(topic, error) from error
     return sum(ends[one] - starts[one] for one in where)

@@ -35,7 +35,7 @@ from worker import acls, inspect, service
 from worker.config import Config
 from worker.errors import RollcallError, UsageError
 from worker.handling import Record
-from worker.kafka import Connection, Encoded, TransactionalProducer, apply_topics, bounded_stop
+from worker.kafka import Connection, Encoded, TransactionalProducer, apply_topics
 from worker.times import now_ms, rfc3339
 from worker.topics import REBUILT, STAGES, Topics, partition_of, remedy
 
@@ -106,13 +106,10 @@ async def _begin(config: Config, made: Topics) -> None:
                 await admin.renew(spec)
     await apply_topics(config.file.kafka, made)
     for stage, topic in _inputs(made).items():
-        consumer = await connection.consumer(group=made.group(stage))
-        try:
+        async with connection.reader("beginning", group=made.group(stage)) as consumer:
             where = [TopicPartition(topic, one) for one in range(made.partitions)]
             consumer.assign(where)
             await consumer.commit(await consumer.beginning_offsets(where))
-        finally:
-            await bounded_stop(consumer.stop(), "beginning")
 
 
 def _inputs(topics: Topics) -> dict[str, str]:
@@ -173,11 +170,8 @@ async def empty(config: Config, handler: str, tell: Tell) -> None:
         raise UsageError(f"the state of {handler!r} is not to be emptied", hint=hint)
     topics, connection = config.topics, Connection(config.file.kafka)
     specs = {spec.name: spec for spec in topics.declared()}
-    consumer = await connection.consumer()
-    try:
+    async with connection.reader("reader of topics") as consumer:
         await connection.demand(consumer, topics.latest)
-    finally:
-        await bounded_stop(consumer.stop(), "reader of topics")
     await _alone(config, stages, tell, f"now stop every worker that runs {handler}")
     for stage in stages:
         await _shut_out(connection, topics, [stage])
@@ -240,8 +234,7 @@ async def _behind(config: Config, group: str, topic: str, *, deletions: bool = F
     `deletions`: a partition counts only where one of its records has no value.
     """
     connection = Connection(config.file.kafka)
-    consumer = await connection.consumer(group=group)
-    try:
+    async with connection.reader("lag", group=group) as consumer:
         await connection.demand(consumer, topic)
         where = [TopicPartition(topic, one) for one in range(config.topics.partitions)]
         consumer.assign(where)
@@ -256,8 +249,6 @@ async def _behind(config: Config, group: str, topic: str, *, deletions: bool = F
             else:
                 consumer.seek(one, ends[one])
         return behind
-    finally:
-        await bounded_stop(consumer.stop(), "lag")
 
 
 async def _holds(consumer: Any, one: TopicPartition, end: int, *, deletions: bool) -> bool:

@@ -26,7 +26,7 @@ from worker.config import Config
 from worker.errors import KafkaUnavailableError, UsageError
 from worker.events import DELETED, Headers, header
 from worker.handling import Record
-from worker.kafka import Connection, Encoded, bounded_stop, unreadable
+from worker.kafka import Connection, Encoded, unreadable
 from worker.reading import Span, Wanted, edges, partitions_of, places
 from worker.redelivery import REPLAY, WITH_DELETES, Redelivery
 from worker.topics import STAGES, partition_of
@@ -147,15 +147,13 @@ async def _topic(config: Config, name: str) -> Target:
 
 async def _positions(config: Config, group: str) -> dict[int, int]:
     """Return where a group stands on `customers.events`; empty where there is no such group."""
-    consumer = await Connection(config.file.kafka).consumer(group=group)
     try:
-        where = [TopicPartition(config.topics.events, one) for one in range(config.topics.partitions)]
-        consumer.assign(where)
-        found = {one.partition: await consumer.committed(one) for one in where}
+        async with Connection(config.file.kafka).reader("group reader", group=group) as consumer:
+            where = [TopicPartition(config.topics.events, one) for one in range(config.topics.partitions)]
+            consumer.assign(where)
+            found = {one.partition: await consumer.committed(one) for one in where}
     except KafkaError as error:
         raise KafkaUnavailableError(f"the group {group} cannot be looked up ({type(error).__name__})") from error
-    finally:
-        await bounded_stop(consumer.stop(), "group reader")
     return {partition: offset for partition, offset in found.items() if offset is not None}
 
 
@@ -168,14 +166,11 @@ async def plan(config: Config, target: Target, wanted: Wanted, span: Span) -> Pl
     topic = config.topics.events
     await _demand_begun(connection, config, target)
     where = span.within([TopicPartition(topic, one) for one in wanted.partitions(config.topics.partitions)])
-    consumer = await connection.consumer()
-    try:
+    async with connection.reader("replay plan") as consumer:
         await connection.demand(consumer, topic)
         starts = await places(consumer, where, span.start)
         ends = await places(consumer, where, span.until)
         kept, _ = await edges(consumer, where)
-    finally:
-        await bounded_stop(consumer.stop(), "replay plan")
     start = {one.partition: starts[one] for one in where}
     until = {one.partition: max(ends[one], starts[one]) for one in where}
     if target.kind == "group":  # it is set back, never forward: nothing is skipped that it has not read yet
@@ -192,12 +187,9 @@ async def _demand_begun(connection: Connection, config: Config, target: Target) 
     if target.kind not in {"plugin", "deletes"}:
         return
     state = config.topics.state(target.name)
-    consumer = await connection.consumer()
-    try:
+    async with connection.reader("state reader") as consumer:
         await connection.demand(consumer, state)
         ends = await consumer.end_offsets([TopicPartition(state, one) for one in range(config.topics.partitions)])
-    finally:
-        await bounded_stop(consumer.stop(), "state reader")
     if not all(ends.values()):
         message = f"{target.name} has not begun to work on every partition: copies would be lost on it"
         hint = f"Start it (`rollcall handle {target.name}`); replay once `rollcall status` shows it running."
@@ -270,8 +262,8 @@ async def count(config: Config, plan_: Plan) -> Counts:
     """Read the part and count; nothing is written."""
     found = Counts()
     wants = plan_.wanted.matcher()
-    consumer = await Connection(config.file.kafka).consumer(max_partition_fetch_bytes=8 * 1024 * 1024)
-    try:
+    connection = Connection(config.file.kafka)
+    async with connection.reader("replay", max_partition_fetch_bytes=8 * 1024 * 1024) as consumer:
         async for _, rows, _ in _read(consumer, plan_, config.topics.events, _READ):
             for row in rows:
                 found.read += 1
@@ -280,8 +272,6 @@ async def count(config: Config, plan_: Plan) -> Counts:
                     found.foreign += 1
                 elif wants(row.key, row.headers) and _goes(plan_.target, type_):
                     found.wanted[type_] += 1
-    finally:
-        await bounded_stop(consumer.stop(), "replay")
     return found
 
 
@@ -296,27 +286,28 @@ async def run(config: Config, plan_: Plan, rate: float, told: Callable[[Plan], N
     on with the same replay, TransactionError, KafkaUnavailableError.
     """
     connection = Connection(config.file.kafka)
-    consumer = await connection.consumer()
-    producer = await connection.producer(f"{config.topics.prefix}.replay.{plan_.id}")
     wants = plan_.wanted.matcher()
     most = max(1, min(_BATCH, int(rate)))
-    next_at = time.monotonic()
-    try:
-        newest = await _stored(config, plan_.id)
-        if newest is not None:
-            plan_.at, plan_.copied = newest.at, newest.copied
-        async for partition, rows, end in _read(consumer, plan_, config.topics.events, most):
-            chosen = [row for row in rows if header(row.headers, "ce_type") in _KNOWN and wants(row.key, row.headers)]
-            plan_.at[partition] = min(end, plan_.until[partition])
-            outputs = _copies(config, plan_, chosen)
-            plan_.copied += sum(map(len, outputs.values()))
-            await asyncio.sleep(max(0.0, next_at - time.monotonic()))
-            next_at = max(next_at, time.monotonic()) + sum(map(len, outputs.values())) / rate
-            await producer.transact(outputs | _status(config, plan_), {}, "")
-            told(plan_)
-    finally:
-        await producer.close()
-        await bounded_stop(consumer.stop(), "replay")
+    async with connection.reader("replay") as consumer:
+        producer = await connection.producer(f"{config.topics.prefix}.replay.{plan_.id}")
+        next_at = time.monotonic()
+        try:
+            newest = await _stored(config, plan_.id)
+            if newest is not None:
+                plan_.at, plan_.copied = newest.at, newest.copied
+            async for partition, rows, end in _read(consumer, plan_, config.topics.events, most):
+                chosen = [
+                    one for one in rows if header(one.headers, "ce_type") in _KNOWN and wants(one.key, one.headers)
+                ]
+                plan_.at[partition] = min(end, plan_.until[partition])
+                outputs = _copies(config, plan_, chosen)
+                plan_.copied += sum(map(len, outputs.values()))
+                await asyncio.sleep(max(0.0, next_at - time.monotonic()))
+                next_at = max(next_at, time.monotonic()) + sum(map(len, outputs.values())) / rate
+                await producer.transact(outputs | _status(config, plan_), {}, "")
+                told(plan_)
+        finally:
+            await producer.close()
 
 
 def _status(config: Config, plan_: Plan) -> dict[tuple[str, int], list[Encoded]]:
@@ -372,16 +363,14 @@ def _live(value: bytes | None) -> int | None:
 async def set_back(config: Config, plan_: Plan) -> dict[int, int | None]:
     """Set a group's position to the plan's start; return where it stood. Raises UsageError where it is running."""
     before = await _positions(config, plan_.target.name)
-    consumer = await Connection(config.file.kafka).consumer(group=plan_.target.name)
     try:
-        where = {TopicPartition(config.topics.events, one): offset for one, offset in plan_.start.items()}
-        consumer.assign(list(where))
-        await consumer.commit(where)
+        async with Connection(config.file.kafka).reader("group position", group=plan_.target.name) as consumer:
+            where = {TopicPartition(config.topics.events, one): offset for one, offset in plan_.start.items()}
+            consumer.assign(list(where))
+            await consumer.commit(where)
     except KafkaError as error:
         message = f"the position of the group {plan_.target.name} cannot be set ({type(error).__name__})"
         raise UsageError(
             message, hint="Stop every member of the group first, or give this principal the ACL."
         ) from error
-    finally:
-        await bounded_stop(consumer.stop(), "group position")
     return {one: before.get(one) for one in plan_.start}

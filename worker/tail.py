@@ -17,7 +17,7 @@ from worker.config import Config
 from worker.errors import UsageError
 from worker.events import header
 from worker.inspect import plain
-from worker.kafka import Connection, bounded_stop, unreadable
+from worker.kafka import Connection, unreadable
 from worker.reading import Moment, Span, Wanted, partitions_of, pick, places
 
 SHOWN: Final = (*PUBLIC, "deadletters")
@@ -52,14 +52,14 @@ async def tail(config: Config, topic: str, view: View) -> None:
     count = await partitions_of(connection, name)
     span = Span(view.start, Moment(edge="end") if view.until is None else view.until)
     where = span.within([TopicPartition(name, one) for one in view.wanted.partitions(count)])
-    consumer = await connection.consumer()
     try:
-        starts = await places(consumer, where, view.start)
-        ends = None if view.follow else await places(consumer, where, span.until)
-        consumer.assign(where)
-        for one in where:
-            consumer.seek(one, starts[one])
-        await _show(consumer, where, ends, view)
+        async with connection.reader("tail") as consumer:
+            starts = await places(consumer, where, view.start)
+            ends = None if view.follow else await places(consumer, where, span.until)
+            consumer.assign(where)
+            for one in where:
+                consumer.seek(one, starts[one])
+            await _show(consumer, where, ends, view)
     except OffsetOutOfRangeError as error:
         message = f"{name} has not kept what was to be read next: it was deleted meanwhile"
         raise UsageError(message, hint="Begin anew: --from beginning, or a later time.") from error
@@ -67,8 +67,6 @@ async def tail(config: Config, topic: str, view: View) -> None:
         raise unreadable(name, error) from error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains at its end
-    finally:
-        await bounded_stop(consumer.stop(), "tail")
 
 
 async def _show(

@@ -178,8 +178,7 @@ class Task:
     def store(self) -> Store:
         """Return the store of a started task."""
         if self._store is None:
-            message = "the task has not been started"
-            raise RuntimeError(message)
+            raise RuntimeError("the task has not been started")
         return self._store
 
     async def start(self, confirm: Callable[[], Awaitable[None]]) -> None:
@@ -316,8 +315,7 @@ class Task:
 
     async def _commit(self, tx: Transaction, store: Store) -> None:
         if self._producer is None:
-            message = "the task has not been started"
-            raise RuntimeError(message)
+            raise RuntimeError("the task has not been started")
         where = (self._changelog.topic, self.partition)
         outputs = tx.outputs | {where: [(key, value, []) for key, value in tx.changes.items()]}
         started = time.monotonic()

@@ -121,8 +121,7 @@ class MemoryState:
     def put(self, key: bytes, value: bytes) -> None:
         """Set `key`; ValueError for a key or value that LMDB would refuse."""
         if not 1 <= len(key) <= 500:  # ruff: ignore[magic-value-comparison] - the limit of the contract
-            message = f"a key has 1 to 500 bytes, not {len(key)}"
-            raise ValueError(message)
+            raise ValueError(f"a key has 1 to 500 bytes, not {len(key)}")
         self._undo.setdefault(key, self.data.get(key))
         self._set(key, value)
 
@@ -235,8 +234,7 @@ class MemoryPollTx(MemoryTx):
         """Raise RecordTooLargeError as a real transaction does."""
         size = len(key) + len(value or b"") + sum(len(name) + len(content) for name, content in headers or ())
         if size > self.max_bytes:
-            message = f"a record for {topic} takes {size} bytes"
-            raise RecordTooLargeError(message, size=size)
+            raise RecordTooLargeError(f"a record for {topic} takes {size} bytes", size=size)
 
     def partition(self, key: bytes) -> int:
         """Return the one partition that there is."""
@@ -309,8 +307,7 @@ class Harness:
     def run(self, limit: int = 1_000_000) -> None:
         """Work until nothing is left to do at the present time; AssertionError after `limit` steps."""
         if self.work(limit) == limit and self.work(1):
-            message = f"not at rest after {limit} steps"
-            raise AssertionError(message)
+            raise AssertionError(f"not at rest after {limit} steps")
 
     def work(self, steps: int) -> int:
         """Take up to so many steps at the present time; return how many there were to take."""

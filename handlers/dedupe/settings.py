@@ -106,8 +106,7 @@ def _expression(value: str) -> str:
         re.compile(value)
         re.compile(f"(?:{value})")  # as a part of a larger one, where no (?i) may stand
     except (re.error, OverflowError) as error:
-        message = f"{value!r} is not a regular expression: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from error
     return value
 
 

@@ -1,7 +1,8 @@
 """What the executor keeps, and where: its state's keys, all of them, with everything loaded once a transaction.
 
-Nothing here is searched: whatever is wanted next (a deletion of a target, the oldest call, the next group to judge) is
-the first key under a prefix, so that a hundred thousand waiting requests cost no more than one.
+Nothing here is searched but when a partition is taken up: whatever is wanted next (a deletion of a target, the oldest
+call, the next group to judge) is the first key under a prefix, so that a hundred thousand waiting requests cost no more
+than one.
 
     r/<request>                          a deletion; once it has ended, only what later questions need
     <queue>/<target>/<order><number>     the queues: a request is in at most one (see `Queue`)
@@ -39,11 +40,9 @@ from worker.handling import Tx
 #   v  to be looked up again, from           e  waits for a canary, of this number or later
 #   w  waits for its route, looked at then    h  waits by itself for a person, since
 Queue = Literal["q", "k", "y", "a", "v", "e", "w", "h"]
-_TURN: Final[tuple[Queue, ...]] = ("q", "k", "y", "v")
 _COUNTED: Final[tuple[Queue, ...]] = ("q", "v", "w", "h")
 
 TargetState = Literal["paused", "circuit open", "waiting", "working"]
-WaitsFor = Literal["window", "plan", "person", "route", "turn"]
 
 _WIDTH: Final = 8
 _EVER: Final = 1 << 62
@@ -264,31 +263,6 @@ class Book:
             ):
                 self.put(deletion, "h", deletion.since)
 
-    def waits(self, target: str) -> dict[WaitsFor, int]:
-        """Return how many deletions of a target have not ended, by what they wait for."""
-        runtime = self.runtime(target)
-        groups = [self.group(orjson.loads(value)["name"]) for _, value in self.tx.scan(b"g/")]
-        found: dict[WaitsFor, int] = {
-            "window": 0,
-            "plan": 0,
-            "person": runtime.queued.get("h", 0),
-            "route": runtime.queued.get("w", 0),
-            "turn": runtime.in_turn,
-        }
-        for group in groups:
-            if group is None or group.target != target:
-                continue
-            if group.plan is None:
-                found["window"] += group.count
-            else:
-                found["plan"] += group.count + group.plan.count
-        return found
-
-    def overdue(self, target: str, now: int) -> int:
-        """Return for how many milliseconds the next deletion of a target has been due; 0: none is."""
-        orders = [self.next_order(queue, target) for queue in _TURN]
-        return max(0, now - min((order for order in orders if order is not None), default=now))
-
     # Customers
 
     def enlist(self, deletion: Deletion) -> None:
@@ -424,11 +398,12 @@ class Book:
             value = self._load(b"g/" + group_id(name))
             if value is None:
                 return None
-            fields = orjson.loads(value)
-            fields["plan"] = fields["plan"] and Plan(**fields["plan"])
-            fields["job"] = fields["job"] and Job(**fields["job"])
-            self.groups[name] = Group(**fields)
+            self.groups[name] = _group(value)
         return self.groups[name]
+
+    def written_groups(self) -> list[Group]:
+        """Return all groups, to be looked at only, as they were written back last."""
+        return [_group(value) for _, value in self.tx.scan(b"g/")]
 
     def flush(self) -> Iterator[Deletion]:
         """Write everything back; yields each changed deletion just before, for its state to be published."""
@@ -459,6 +434,13 @@ class Book:
     def _write(self, key: bytes, value: bytes) -> None:
         if self.loaded.get(key) != value:
             self.tx.put(key, value)
+
+
+def _group(value: bytes) -> Group:
+    fields = orjson.loads(value)
+    fields["plan"] = fields["plan"] and Plan(**fields["plan"])
+    fields["job"] = fields["job"] and Job(**fields["job"])
+    return Group(**fields)
 
 
 def group_id(name: str) -> bytes:

@@ -96,11 +96,9 @@ def read_decision(record: Record) -> Decision:
         if given["what"] == "erase":
             split_key((given["customer"] or "").encode())
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        message = "a record of the approvals topic is no decision"
-        raise RecordError(message) from error
+        raise RecordError("a record of the approvals topic is no decision") from error
     if not complete:
-        message = "a decision is incomplete, or is not in the partition of its addressee"
-        raise RecordError(message)
+        raise RecordError("a decision is incomplete, or is not in the partition of its addressee")
     return given
 
 

@@ -41,12 +41,11 @@ class Dispatch:
 
     def pump(self, name: str) -> None:
         """Start whatever a target may be asked now."""
-        target, settings = self._life.kit.targets.get(name), self._settings.targets.get(name)
-        runtime = self._book.runtime(name)
-        off = target is None or settings is None or not settings.enabled
-        if self._now >= runtime.wait_until and (off or not runtime.in_turn):
+        settings, runtime = self._settings.targets.get(name), self._book.runtime(name)
+        target = self._life.kit.targets[name] if settings is not None and settings.enabled else None
+        if self._now >= runtime.wait_until and (target is None or not runtime.in_turn):
             self.health.let_be(name)
-        if target is None or settings is None or not settings.enabled:
+        if target is None or settings is None:
             return
         if runtime.paused is not None:
             self._probe(name, target, runtime)

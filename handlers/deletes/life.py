@@ -67,8 +67,7 @@ class Life:
         """Move a deletion where the caller knows that it can be; anything else is a mistake in this package."""
         refused = self.move(deletion, event, reason)
         if refused is not None:
-            message = f"{event} came upon {deletion.state}: {refused.why}"
-            raise AssertionError(message)
+            raise AssertionError(f"{event} came upon {deletion.state}: {refused.why}")
 
     def decide(self, deletion: Deletion, decided: Decided) -> None:
         """Keep a person's decision with the deletion."""

@@ -174,14 +174,12 @@ def read_message(record: Record) -> tuple[Kind, Message]:
     """Return kind and content of a record of the requests topic; raises RecordError where it is none."""
     kind = _KINDS.get(header(record.headers, KIND) or "")
     if kind is None:
-        text = "a record of the requests topic is of no known kind"
-        raise RecordError(text)
+        raise RecordError("a record of the requests topic is of no known kind")
     try:
         value: Message = orjson.loads(record.value or b"")
         _ = value["request"]["id"], value["request"]["target"], value["reason"], value["hops"], value["serial"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        text = "a record of the requests topic cannot be read"
-        raise RecordError(text) from error
+        raise RecordError("a record of the requests topic cannot be read") from error
     return kind, value
 
 

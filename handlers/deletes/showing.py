@@ -4,11 +4,11 @@ How a target itself does is said as it changes (`handlers.deletes.health`), but 
 """
 
 from collections.abc import Iterable
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
 import orjson
 
-from handlers.deletes.book import TargetState, WaitsFor
+from handlers.deletes.book import Book, Group, Queue, TargetState
 from handlers.deletes.health import Health
 from handlers.deletes.life import Life
 from handlers.deletes.machine import ENDS, State
@@ -19,6 +19,9 @@ from worker.handling import Tx
 _MEASURE_MS: Final = 1_000
 _TELL_MS: Final = 10_000
 _STATES: Final[tuple[TargetState, ...]] = get_args(TargetState)
+_TURN: Final[tuple[Queue, ...]] = ("q", "k", "y", "v")
+
+WaitsFor = Literal["window", "plan", "person", "route", "turn"]
 
 
 class Showing:
@@ -41,8 +44,9 @@ class Showing:
         if life.now < self._measured + _MEASURE_MS:
             return
         self._measured = life.now
+        groups = life.book.written_groups()
         for name in life.book.targets():
-            waits, state = life.book.waits(name), life.book.runtime(name).state(life.now)
+            waits, state = waiting(life.book, name, groups), life.book.runtime(name).state(life.now)
             self._measure(life, name, waits, state)
             before, since = self._states.get(name, (None, 0))  # None: what an earlier executor has said may be past
             if state != before and life.now >= since + _TELL_MS:
@@ -61,4 +65,22 @@ class Showing:
             tx.measure(telemetry.DELETIONS_OPEN, many, name, waits_for)
         for one in _STATES:
             tx.measure(telemetry.TARGET_STATE, one == state, name, one)
-        tx.measure(telemetry.DELETIONS_OVERDUE, life.book.overdue(name, life.now) / 1000, name)
+        tx.measure(telemetry.DELETIONS_OVERDUE, _overdue(life.book, name, life.now) / 1000, name)
+
+
+def waiting(book: Book, target: str, groups: Iterable[Group]) -> dict[WaitsFor, int]:
+    """Return how many deletions of a target have not ended, by what they wait for; `groups`: those of all targets."""
+    runtime, own = book.runtime(target), [group for group in groups if group.target == target]
+    return {
+        "window": sum(group.count for group in own if group.plan is None),
+        "plan": sum(group.count + group.plan.count for group in own if group.plan is not None),
+        "person": runtime.queued.get("h", 0),
+        "route": runtime.queued.get("w", 0),
+        "turn": runtime.in_turn,
+    }
+
+
+def _overdue(book: Book, target: str, now: int) -> int:
+    """Return for how many milliseconds the next deletion of a target has been due; 0: none is."""
+    orders = [book.next_order(queue, target) for queue in _TURN]
+    return max(0, now - min((order for order in orders if order is not None), default=now))

@@ -44,17 +44,16 @@ Sent = tuple[bytes, bytes | None, Headers]
 class LocalTask(Task):
     """A poll task whose topics are lists."""
 
-    def __init__(self, folder: Path, topics: dict[str, list[Sent]], offset: int = 0) -> None:
+    def __init__(self, folder: Path, topics: dict[str, list[Sent]], max_bytes: int = 1_000_000) -> None:
         """Keep state in `folder`, records in `topics`."""
-        super().__init__(Connection(KafkaSettings()), TOPICS, TaskSpec("poll", 1, folder, "cluster", "topic"), 0)
+        connection = Connection(KafkaSettings(max_record_bytes=max_bytes))
+        super().__init__(connection, TOPICS, TaskSpec("poll", 1, folder, "cluster", "topic"), 0)
         self.sent = topics
         self._store = Store(folder / "poll" / "0", Identity("cluster", "topic"), oldest=0)
         self.transactions = 0
-        self.refuse: Callable[[Transaction], None] = lambda _: None
 
     async def _commit(self, tx: Transaction, store: Store) -> None:
         await asyncio.sleep(0)
-        self.refuse(tx)
         self.transactions += 1
         for (topic, _), records in tx.outputs.items():
             self.sent.setdefault(topic, []).extend(records)

@@ -6,32 +6,27 @@ the simulators, asked over HTTP by the real `Source`. `World.check` holds the ev
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
 import orjson
 
+from tests.flow.local import HASHER, TOPICS, LocalTask, Sent
+from tests.waiting import until
 from worker.changes import Entry
 from worker.detection import Detector
 from worker.errors import TransactionError
-from worker.events import CREATED, DELETED, Headers, header
-from worker.kafka import Connection
+from worker.events import CREATED, DELETED, header
 from worker.poller import Source
-from worker.privacy import Hasher
-from worker.settings import KafkaSettings
 from worker.simulator.drivly import Drivly as Upstream
 from worker.simulator.server import Request
 from worker.sources import Row, normalizer
 from worker.sources.drivly import Drivly, DrivlySettings
-from worker.state import Identity, Store
-from worker.task import Task, TaskSpec, Transaction
-from worker.times import now_ms
-from worker.topics import Topics
+from worker.state import Store
+from worker.task import Transaction
 
-TOPICS: Final = Topics(partitions=1)
-HASHER: Final = Hasher(b"pepper")
 KEY: Final = "users API-Key one"
 Event = tuple[str, str, int]
 
@@ -41,24 +36,23 @@ class Log:
 
     def __init__(self) -> None:
         """Start empty."""
-        self.topics: defaultdict[str, list[tuple[str, bytes | None, Headers]]] = defaultdict(list)
-        self.transactions = 0
+        self.topics: defaultdict[str, list[Sent]] = defaultdict(list)
         self.attempts = 0
 
     def events(self) -> list[Event]:
         """Return (key, type, sequence) of every event, in order."""
         return [
-            (key, header(headers, "ce_type") or "", int(header(headers, "ce_sequence") or 0))
+            (key.decode(), header(headers, "ce_type") or "", int(header(headers, "ce_sequence") or 0))
             for key, _, headers in self.topics[TOPICS.events]
         ]
 
     def table(self, topic: str) -> dict[str, Any]:
         """Return the newest value by key that is not null."""
-        newest = {key: value for key, value, _ in self.topics[topic]}
+        newest = {key.decode(): value for key, value, _ in self.topics[topic]}
         return {key: orjson.loads(value) for key, value in newest.items() if value is not None}
 
 
-class PollTask(Task):
+class PollTask(LocalTask):
     """A poll task that commits into a log.
 
     `fail_at`: the number of the attempt to commit at which Kafka fails; `commit_seconds`: what a commit takes, in which
@@ -66,18 +60,10 @@ class PollTask(Task):
     """
 
     def __init__(
-        self,
-        folder: Path,
-        log: Log,
-        *,
-        fail_at: int | None = None,
-        max_bytes: int = 1_000_000,
-        commit_seconds: float = 0.005,
+        self, folder: Path, log: Log, *, fail_at: int | None = None, commit_seconds: float = 0.005, **more: Any
     ) -> None:
-        """Open the store."""
-        connection = Connection(KafkaSettings(max_record_bytes=max_bytes))
-        super().__init__(connection, TOPICS, TaskSpec("poll", 1, folder, "cluster", "topic"), 0)
-        self._store = Store(folder, Identity("cluster", "topic"), oldest=0, map_size=2**28)
+        """Open the store; `more` is for any such task."""
+        super().__init__(folder, log.topics, **more)
         self.fail_at = fail_at
         self._commit_seconds = commit_seconds
         self._committed = log
@@ -86,24 +72,8 @@ class PollTask(Task):
         self._committed.attempts += 1
         await asyncio.sleep(self._commit_seconds)
         if self.fail_at is not None and self._committed.attempts >= self.fail_at:
-            message = "a transaction failed"
-            raise TransactionError(message)
-        for (topic, _), records in tx.outputs.items():
-            for key, value, headers in records:
-                self._committed.topics[topic].append(((key or b"").decode(), value, headers))
-        self._committed.transactions += 1
-        store.commit(self._committed.transactions, now_ms())
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 20) -> None:
-    """Wait until `condition` holds; AssertionError saying `what` was waited for if it does not."""
-    try:
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        message = f"waited {seconds:g} s for: {what}"
-        raise AssertionError(message) from None
+            raise TransactionError("a transaction failed")
+        await super()._commit(tx, store)
 
 
 class World:
@@ -140,7 +110,7 @@ class World:
 
     def start(self, **task: Any) -> None:
         """Start polling, as a worker that has been given the partition."""
-        self.task = PollTask(self.folder / "store", self.log, **task)
+        self.task = PollTask(self.folder, self.log, **task)
         sources = []
         for name, settings in self.settings.items():
             adapter = self.adapters[name](name, settings)
@@ -216,8 +186,8 @@ class World:
 
     def alarms(self, name: str = "crm") -> set[str | None]:
         """Return every alarm that a source has raised, and None where it had none."""
-        records = self.log.topics[TOPICS.status]
-        return {orjson.loads(value or b"{}").get("alarm") for key, value, _ in records if key == f"source/{name}"}
+        key, records = f"source/{name}".encode(), self.log.topics[TOPICS.status]
+        return {orjson.loads(value or b"{}").get("alarm") for of, value, _ in records if of == key}
 
     async def state(self, state: str, name: str = "crm") -> None:
         """Wait until a source says that it is in a state."""

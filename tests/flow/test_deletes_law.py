@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 
 from handlers.deletes.book import Book
 from handlers.deletes.machine import TABLE, Event, State
+from handlers.deletes.showing import waiting
 from tests.flow.deletes_world import World, drivly, http, route
 from worker.events import header
 from worker.handling import Call, Reply
-from worker.testkit import MemoryTx
 from worker.times import milliseconds
 
 IDS = ("1", "2", "3")
@@ -98,14 +98,12 @@ class Stepped(World):
                 for key, value in task.tx.scan(b"r/")
                 if value.startswith(b'{"request":')
             )
+            groups = book.written_groups()
+            moving = [group for group in groups if group.job]
             for target in book.targets():
-                waits = book.waits(target)
+                waits = waiting(book, target, groups)
                 assert min(waits.values()) >= 0
-                moving = [group for group in map(book.group, self._groups(task.tx)) if group is not None and group.job]
                 assert moving or sum(waits.values()) == open_[target], (waits, open_)
-
-    def _groups(self, tx: MemoryTx) -> list[str]:
-        return [orjson.loads(value)["name"] for _, value in tx.scan(b"g/")]
 
     def _step_deleted(self, source: str, customer: str, reason: str) -> None:
         self.deleted(source, customer, reason, live=0)

@@ -11,7 +11,9 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from tests.flow.poll_world import KEY, TOPICS, World, until, world
+from tests.flow.local import TOPICS
+from tests.flow.poll_world import KEY, World, world
+from tests.waiting import until
 from worker import absence, poller, telemetry, upstream
 from worker.absence import Enumeration
 from worker.errors import UpstreamUnavailableError
@@ -71,10 +73,10 @@ async def test_an_unchanged_upstream_writes_nothing_to_kafka(here: World) -> Non
     await here.settled()
     await here.state("running")
     await here.swept(2)
-    before, asked = here.log.transactions, sum(crm.counts.values())
+    before, asked = here.task.transactions, sum(crm.counts.values())
     await here.swept(5)
     assert sum(crm.counts.values()) >= asked + 20
-    assert here.log.transactions == before
+    assert here.task.transactions == before
 
 
 async def test_whatever_happens_upstream_is_published(here: World) -> None:
@@ -765,8 +767,8 @@ async def test_a_record_that_cannot_be_used_is_set_aside_and_the_others_go_on(he
     crm.fault("deep", levels=300, path=CHANGES)
     here.start()
     await here.state("degraded")
-    letters = here.log.table(TOPICS.deadletters)
-    assert {(letter["path"], letter["status"]) for letter in letters.values()} == {("/api/customers", 200)}
+    letters = [orjson.loads(value) for _, value, _ in here.log.topics[TOPICS.deadletters] if value is not None]
+    assert {(letter["path"], letter["status"]) for letter in letters} == {("/api/customers", 200)}
     crm.clear_faults()
     for number in range(1, 8):
         crm.update(number)

@@ -19,6 +19,7 @@ import yaml
 
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from tests.integration.conftest import Deployment
+from tests.waiting import until
 from worker import inspect, service
 from worker.config import Config, load, parse
 from worker.events import Customer
@@ -112,9 +113,7 @@ async def found(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.Monk
     stop = asyncio.Event()
     serving = asyncio.ensure_future(service.serve(config, REBUILT, stop=stop))
     try:
-        async with asyncio.timeout(DEADLINE):
-            while not await _settled(config):
-                await asyncio.sleep(0.2)
+        await until(lambda: _settled(config))
     finally:
         stop.set()
         await serving

@@ -5,8 +5,6 @@ import json
 import signal
 import socket
 import sys
-import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
+from tests.waiting import until
 from worker import embedded
 from worker.embedded import layout
 from worker.errors import EmbeddedKafkaError
@@ -35,17 +34,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> bool:
-    """Poll the condition until it holds, and return whether it did within the deadline."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while True:
-        found = condition()
-        holds = found if isinstance(found, bool) else await found
-        if holds or time.monotonic() > deadline:
-            return holds
-        await asyncio.sleep(0.05)
 
 
 def processes_of(folder: Path) -> list[int]:

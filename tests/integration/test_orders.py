@@ -382,9 +382,7 @@ async def _controlled(deployment: Deployment, position: int) -> list[str]:
 
     with capture_logs() as logs:
         running = asyncio.ensure_future(Control(task, {}).run())
-        async with asyncio.timeout(20):
-            while not reached():
-                await asyncio.sleep(0.05)
+        await until(reached)
         task.stopping.set()
         await running
     await task.close()

@@ -91,9 +91,7 @@ async def running(deployment: Deployment, make: Callable[[Task], HandlerLoop], s
         await task.start(owner)
     work = [asyncio.ensure_future(make(task).run()) for task in tasks]
     try:
-        async with asyncio.timeout(DEADLINE):
-            while not all(task.working for task in tasks):
-                await asyncio.sleep(0.02)
+        await until(lambda: all(task.working for task in tasks))
         yield
         for task in tasks:
             task.stopping.set()

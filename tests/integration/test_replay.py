@@ -14,14 +14,14 @@ from aiokafka.errors import TopicAuthorizationFailedError
 
 import handlers
 from tests.integration.conftest import Deployment
-from tests.integration.test_plugins import config_of, publish, running
+from tests.integration.test_plugins import Picky, config_of, publish, running
 from tests.waiting import until
 from worker import inspect, rebuild, replay, tail
 from worker.config import Config, parse
 from worker.consumer import HandlerLoop
 from worker.errors import KafkaUnavailableError, UsageError
 from worker.events import header
-from worker.handling import Input, Outcome, Record, Skip
+from worker.handling import Outcome, Record, Skip
 from worker.overview import overview
 from worker.plugin_testkit import deletion, event
 from worker.privacy import Hasher
@@ -304,30 +304,20 @@ async def test_deletions_are_requested_once_more_only_with_the_flag(past: tuple[
     assert await requested() == wanted
 
 
-class Seen:
+class Seen(Picky):
     """Stands in for the requests, as the loop sees it: keeps the keys that it is given."""
 
     stage = "requests"
-    version = 1
 
     def __init__(self, deployment: Deployment) -> None:
         """Read the table of customers."""
-        self.inputs = (Input(deployment.topics.latest),)
+        super().__init__(deployment)
         self.keys: list[bytes | None] = []
 
-    def open(self, *_: Any) -> None:
-        """Do nothing."""
-
-    def on_record(self, _tx: Any, record: Record, _now: int) -> Outcome:
+    def on_record(self, tx: Any, record: Record, now: int) -> Outcome:
         """Keep it."""
         self.keys.append(record.key)
         return Skip("seen")
-
-    def on_reply(self, *_: Any) -> None:
-        """Never called."""
-
-    def on_timer(self, *_: Any) -> None:
-        """Never called."""
 
 
 async def test_no_copies_are_made_for_who_has_not_begun(past: tuple[Deployment, str]) -> None:

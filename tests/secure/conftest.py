@@ -1,9 +1,7 @@
 """Brokers as production secures them: TLS, passwords, tokens and ACLs; and a deployment of its own for each test."""
 
-import asyncio
 import itertools
 import os
-import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from tests.secure.certificates import Authority
 from tests.secure.collector import Collector
 from tests.secure.governing import Governor
 from tests.secure.issuer import AUDIENCE, Issuer
+from tests.waiting import until
 from worker import embedded
 from worker.acls import Grant
 from worker.embedded import layout
@@ -62,10 +61,7 @@ class Secured:
         if grants:
             await self.governor.allow(f"User:{name}", grants)
         who = {"username": name, "password": self.secret(f"{name}.password", password)}
-        deadline = time.monotonic() + _PATIENCE
-        while not await self._known(who, grants):
-            assert time.monotonic() < deadline, f"the broker does not come to know {name}"
-            await asyncio.sleep(0.05)
+        await until(lambda: self._known(who, grants), f"the broker comes to know {name}", seconds=_PATIENCE)
         return who
 
     async def _known(self, who: dict[str, Any], grants: Collection[Grant]) -> bool:

@@ -1,11 +1,11 @@
 """Kafka over TLS, by password, by token and by certificate: who may come in does, and who may not is told why."""
 
-import asyncio
 import json
 import sys
 
 import pytest
 
+from tests.programs import run
 from tests.secure.conftest import Secured
 from worker.errors import KafkaUnavailableError, TopicError
 from worker.kafka import Connection, apply_topics, plan_topics
@@ -62,17 +62,9 @@ async def test_clients_close_over_tls_on_the_event_loop_of_workers(admin: KafkaS
     await apply_topics(admin, topics)
     await Connection(admin).publish(topics, [(topics.status, b"key", b"{}")])
     settings = json.dumps(admin.model_dump(mode="json", exclude_defaults=True))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        CLOSE,
-        settings,
-        topics.status,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    logged = b"".join(await process.communicate()).decode()
-    assert process.returncode == 0, logged
+    code, output, errors = await run([sys.executable, "-c", CLOSE, settings, topics.status])
+    logged = output + errors
+    assert code == 0, logged
     assert "kafka_client_abandoned" not in logged
 
 

@@ -203,8 +203,7 @@ async def test_a_store_that_cannot_be_read_is_no_fault_of_the_events(prefix: byt
 
         def get(self, key: bytes, default: Any = None) -> Any:
             if key.startswith(prefix):
-                message = "the store cannot be read"
-                raise StoreError(message)
+                raise StoreError("the store cannot be read")
             return super().get(key, default)
 
     trial = Trial(count, outputs=["counts"])

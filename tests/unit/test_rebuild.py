@@ -240,8 +240,7 @@ async def test_what_ends_the_stages_ends_the_rebuild(monkeypatch: pytest.MonkeyP
 
     async def serve(*_: Any, stop: asyncio.Event) -> None:
         if broken:
-            message = "a topic is gone"
-            raise TopicError(message)
+            raise TopicError("a topic is gone")
         await stop.wait()
 
     monkeypatch.setattr(service, "serve", serve)

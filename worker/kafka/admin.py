@@ -89,8 +89,7 @@ class Admin:
         node = await self.client.find_coordinator(name)
         row: tuple[Any, ...] = (await self.network.send(node, GroupsRequest([name]))).groups[0]
         if row[0]:
-            message = f"{name} cannot be described"
-            raise for_code(row[0])(message)
+            raise for_code(row[0])(f"{name} cannot be described")
         return row
 
     async def coordinator(self, transactional_id: str) -> int:
@@ -115,8 +114,7 @@ class Admin:
             elif code:
                 reason = (more[0] if more else None) or for_code(code).__name__
                 hint = "Does this principal have CREATE on the topic?" if for_code(code) is _NOT_ALLOWED else None
-                message = f"topic {name} cannot be created: {reason}"
-                raise TopicError(message, hint=hint)
+                raise TopicError(f"topic {name} cannot be created: {reason}", hint=hint)
         await self._appear({spec.name for spec in specs})
         return frozenset(there)
 
@@ -127,8 +125,7 @@ class Admin:
         for name, code in response.topic_error_codes:
             if code and for_code(code) is not UnknownTopicOrPartitionError:
                 hint = "Does this principal have DELETE on the topic?" if for_code(code) is _NOT_ALLOWED else None
-                message = f"topic {name} cannot be deleted: {for_code(code).__name__}"
-                raise TopicError(message, hint=hint)
+                raise TopicError(f"topic {name} cannot be deleted: {for_code(code).__name__}", hint=hint)
         async with asyncio.timeout(self._settings.request_timeout):
             while await self.create([spec]):  # brokers with ZooKeeper delete it a moment later
                 await asyncio.sleep(_APPEAR_SECONDS)
@@ -161,8 +158,7 @@ class Admin:
         for response in await self.client.alter_configs(resources):
             for code, message, _, name in response.resources:
                 if code:
-                    what = f"topic {name} cannot be changed: {message or for_code(code).__name__}"
-                    raise TopicError(what)
+                    raise TopicError(f"topic {name} cannot be changed: {message or for_code(code).__name__}")
 
     async def topic_ids(self, names: Sequence[str]) -> tuple[str, dict[str, str]]:
         """Return the cluster's id and, by name, the ids of topics; raises TopicError for one that does not exist."""

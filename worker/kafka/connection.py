@@ -98,6 +98,15 @@ class Connection:
         await self._start(consumer, "consumer")
         return consumer
 
+    @asynccontextmanager
+    async def reader(self, what: str, **how: Any) -> AsyncGenerator[AIOKafkaConsumer]:
+        """Start a consumer (`how` as `consumer` takes it), and stop it after the block; `what` it is, for the log."""
+        consumer = await self.consumer(**how)
+        try:
+            yield consumer
+        finally:
+            await bounded_stop(consumer.stop(), what)
+
     async def demand(self, client: AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient, *topics: str) -> None:
         """Raise TopicError for topics of ours that are not there, or that have another number of partitions.
 
@@ -124,11 +133,8 @@ class Connection:
         What was committed by now lies before them. A `read_committed` consumer's own ends may still lie before that:
         the markers of a transaction are written a moment after its commit was answered.
         """
-        probe = await self.consumer(committed=False)
-        try:
+        async with self.reader("probe", committed=False) as probe:
             found: dict[TopicPartition, int] = await probe.end_offsets(where)
-        finally:
-            await bounded_stop(probe.stop(), "probe")
         return found
 
     async def publish(

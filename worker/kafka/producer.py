@@ -37,15 +37,13 @@ class _EndTxnOnce(EndTxnHandler):  # type: ignore[misc]  # aiokafka has no types
     """EndTxn that is never sent again after an answer was lost."""
 
     def handle_error(self) -> float:
-        message = "the answer to EndTxn was lost"
-        raise TransactionError(message)
+        raise TransactionError("the answer to EndTxn was lost")
 
     async def do(self, node_id: int) -> Any:
         try:
             response = await self._sender.client.send(node_id, self.create_request(), group=self.group)
         except KafkaError as error:
-            message = f"the answer to EndTxn was lost ({type(error).__name__})"
-            raise TransactionError(message) from error
+            raise TransactionError(f"the answer to EndTxn was lost ({type(error).__name__})") from error
         backoff = self.handle_response(response)
         if backoff is not None:  # refused before it was carried out: the coordinator moved, or is still busy
             await asyncio.sleep(backoff)
@@ -136,8 +134,7 @@ class TransactionalProducer:
                 for topic in topics:
                     await self._client.partitions_for(topic)
         except (KafkaError, TimeoutError) as error:
-            message = f"the topics' metadata is not to be had ({type(error).__name__})"
-            raise KafkaUnavailableError(message) from error
+            raise KafkaUnavailableError(f"the topics' metadata is not to be had ({type(error).__name__})") from error
 
     async def close(self) -> None:
         """Close, without waiting for what cannot end."""

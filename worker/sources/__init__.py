@@ -263,5 +263,4 @@ def adapter_class(kind: str, adapters: Mapping[str, type[Adapter]]) -> type[Adap
     try:
         return adapters[kind]
     except KeyError:
-        message = f"there is no source kind {kind!r}; there are {', '.join(sorted(adapters))}"
-        raise ConfigError([message]) from None
+        raise ConfigError([f"there is no source kind {kind!r}; there are {', '.join(sorted(adapters))}"]) from None
