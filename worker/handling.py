@@ -142,8 +142,28 @@ class State(Protocol):
         """
 
 
+class Lines:
+    """Lines for the log, which are written once the transaction is committed: (level, name, fields) each."""
+
+    __slots__ = ("said",)
+
+    def __init__(self) -> None:
+        """Start with none."""
+        self.said: list[tuple[Literal["info", "warning"], str, dict[str, Any]]] = []
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Have a line written that says how things go."""
+        self.said.append(("info", event, fields))
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Have a line written that somebody should read."""
+        self.said.append(("warning", event, fields))
+
+
 class Tx(State, Protocol):
-    """The transaction that a handler works in."""
+    """The transaction that a handler works in; `log` has the lines that it writes (`worker.logevents`)."""
+
+    log: Lines
 
     def send(
         self,

@@ -110,6 +110,17 @@ EVENTS: Final[Mapping[str, LogEvent]] = {
         ("topic", "position"),
         "If an operator's command of that time was not answered, give it again.",
     ),
+    "plan_held": LogEvent(
+        "warning",
+        "So many deletions wait for a person.",
+        ("plan", "target", "source", "count", "reason"),
+        "`rollcall status` has the command that lets them pass; `rollcall deletions list --state HELD`.",
+    ),
+    "target_paused": LogEvent(
+        "warning", "Nothing is deleted at a target any more.", ("target", "reason"), "Mend the reason."
+    ),
+    "circuit_open": LogEvent("warning", "A target fails; it is left alone for a while.", ("target", "seconds")),
+    "target_working": LogEvent("info", "A target that was paused or failed is asked again.", ("target",)),
     "call_unanswered": LogEvent("warning", "A call to a target got no whole answer.", ("lane", "reason")),
     "call_failed": LogEvent("warning", "A call to a target was not made, or was refused.", ("lane", "reason")),
     "traces_not_exported": LogEvent("warning", "Spans do not reach the collector.", ("error",), "See the collector."),

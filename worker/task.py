@@ -25,7 +25,7 @@ from prometheus_client import Gauge
 from worker import telemetry
 from worker.errors import FencedError, RecordTooLargeError, RollcallError, StateError, TransactionError
 from worker.events import Headers
-from worker.handling import Call
+from worker.handling import Call, Lines
 from worker.kafka import Connection, Encoded, TransactionalProducer, bounded_stop
 from worker.state import Identity, Store, StoreTransaction
 from worker.times import now_ms
@@ -62,7 +62,7 @@ def check_size(limit: int, topic: str, key: bytes, value: bytes | None, headers:
 class Transaction(StoreTransaction):
     """What one transaction writes: the state's changes, records for topics, and calls to make once it is committed."""
 
-    __slots__ = ("_left", "_max_bytes", "_partitions", "calls", "group_offsets", "measured", "outputs")
+    __slots__ = ("_left", "_max_bytes", "_partitions", "calls", "group_offsets", "log", "measured", "outputs")
 
     def __init__(self, state: StoreTransaction, partitions: int, max_bytes: int) -> None:
         """Write through `state`; topics have `partitions`, a record at most `max_bytes`."""
@@ -70,6 +70,7 @@ class Transaction(StoreTransaction):
         self.outputs: dict[tuple[str, int], list[Encoded]] = {}
         self.calls: list[Call] = []
         self.measured: list[tuple[telemetry.Metric, float, tuple[str, ...]]] = []
+        self.log = Lines()
         self.group_offsets: dict[TopicPartition, int] = {}
         self._partitions = partitions
         self._max_bytes = max_bytes
@@ -340,7 +341,9 @@ class Task:
         telemetry.RECORDS_OUT.labels(self.stage).inc(sum(map(len, tx.outputs.values())))
 
     def _show(self, tx: Transaction) -> None:
-        """Have the metrics show what was measured."""
+        """Have the metrics show what was measured, and the log what was said."""
+        for level, event, fields in tx.log.said:
+            getattr(self.log, level)(event, **fields)
         for metric, value, labels in tx.measured:
             if isinstance(metric, Gauge):
                 metric.labels(*labels).set(value)

@@ -30,7 +30,7 @@ from worker.events import (
     customer_key,
     event_headers,
 )
-from worker.handling import CALLED_OFF, Call, Handler, Outcome, Record, Reply, Retry
+from worker.handling import CALLED_OFF, Call, Handler, Lines, Outcome, Record, Reply, Retry
 from worker.telemetry import Metric
 from worker.topics import partition_of
 
@@ -163,6 +163,7 @@ class MemoryTx(MemoryState):
         self.sent: list[tuple[str, bytes, bytes | None, Headers, bytes]] = []
         self.calls: list[Call] = []
         self.measured: dict[tuple[Metric | str, ...], float] = {}
+        self.log = Lines()
         self._left: list[Callable[[], None]] = []
 
     def send(

@@ -138,6 +138,8 @@ class Guard:
         self._tx.put(b"n/" + name.encode(), orjson.dumps({"group": group.name}))
         self._tx.put(b"s/" + group_id(group.name), group.name.encode())
         self._tell(group, plan, "held")
+        log = self._tx.log
+        log.warning("plan_held", plan=name, target=group.target, source=group.source, count=plan.count, reason=why)
         self._arm(group, now + _WATCH_MS)
 
     def _release(self, group: Group) -> None:

@@ -59,13 +59,14 @@ class Health:
         if runtime.paused != why:
             runtime.paused = why
             self.tell(name)
+            self._life.tx.log.warning("target_paused", target=name, reason=why)
 
     def resume(self, name: str) -> None:
         """Let a paused target go on."""
         runtime = self.runtime(name)
         if runtime.paused is not None:
             runtime.paused = None
-            self.tell(name)
+            self._works(name)
 
     def resume_now(self, name: str) -> bool:
         """Let a target go on at once, on a person's word; return whether it was held back by anything."""
@@ -95,7 +96,11 @@ class Health:
         runtime = self.runtime(name)
         if runtime.half_open:
             runtime.half_open, runtime.opened, runtime.last = False, 0, ""
-            self.tell(name)
+            self._works(name)
+
+    def _works(self, name: str) -> None:
+        self.tell(name)
+        self._life.tx.log.info("target_working", target=name)
 
     def _failed(self, name: str, runtime: Runtime) -> None:
         breaker = self._settings.breaker
@@ -108,6 +113,8 @@ class Health:
             runtime.wait_until = max(runtime.wait_until, self._now + int(pause * 1000))
             runtime.opened, runtime.half_open, runtime.last, runtime.failures = runtime.opened + 1, True, "", 0
             self.tell(name)
+            seconds = (runtime.wait_until - self._now) / 1000
+            self._life.tx.log.warning("circuit_open", target=name, seconds=seconds)
 
     def tell(self, name: str) -> None:
         """Say on the status topic how a target does."""

@@ -226,6 +226,10 @@ class World:
         """Return what a metric shows of the executors; a target has one."""
         return sum(task.tx.measured.get((metric, *labels), 0) for task in self.harness._tasks)
 
+    def lines(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return what the executors have logged: the name and the fields of each line."""
+        return [(name, dict(fields)) for task in self.harness._tasks for _, name, fields in task.tx.log.said]
+
     def waits(self, target: str = "crm") -> dict[str, int]:
         """Return how much waits for what, where anything does, as the status topic has it; metrics say the same."""
         said: dict[str, int] = self.status(f"deletions/{target}")["waits"]

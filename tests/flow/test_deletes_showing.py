@@ -35,6 +35,33 @@ def test_what_is_gathered_held_and_behind_it_is_counted() -> None:
     assert world.measured(telemetry.DELETIONS, "crm", "VERIFIED") == 4
 
 
+def test_what_waits_for_a_person_is_logged() -> None:
+    """A held plan once, a target that is paused or whose circuit is open, and that it works again."""
+    world = World(simple(guard={"count": 1}))
+    deleted(world, "1", "2", "3")
+    world.settle()
+    deleted(world, "4")
+    world.settle()
+    (plan,) = world.plans()
+    held = {"plan": plan["plan"], "target": "crm", "source": "shop", "count": 3, "reason": plan["reason"]}
+    assert world.lines() == [("plan_held", held)]
+    world.systems["crm"].fault = lambda _: Reply(401)
+    world.approve(plan)
+    world.settle(5)
+    refused = {"target": "crm", "reason": "it refuses the credential (401)"}
+    assert world.lines()[1:] == [("target_paused", refused)]
+    world.systems["crm"].fault = lambda _: Reply(500)
+    world.settle()
+    world.decide("retry", target="crm")
+    world.settle()
+    assert [name for name, _ in world.lines()[2:4]] == ["target_working", "circuit_open"]
+    assert world.lines()[3][1]["target"] == "crm"
+    assert world.lines()[3][1]["seconds"] > 0
+    world.systems["crm"].fault = lambda _: None
+    world.settle(60)
+    assert world.lines()[-1] == ("target_working", {"target": "crm"})
+
+
 def test_what_is_held_by_itself_waits_for_a_person() -> None:
     """Without a look-up, a second deletion of a customer that nothing has shown since."""
     world = World(simple(http()))

@@ -156,7 +156,7 @@ async def test_work_that_raises_leaves_nothing(deployment: Deployment) -> None:
 
 
 async def test_what_was_measured_shows_with_the_commit_and_gauges_go_with_the_task(deployment: Deployment) -> None:
-    """What a transaction that came to nothing has measured never shows."""
+    """What a transaction that came to nothing has measured never shows, and what it has logged is in no log."""
     gauge, counter = telemetry.DELETIONS_OVERDUE, telemetry.DELETIONS
     task = deployment.task("poll")
     await task.start(owner)
@@ -164,15 +164,20 @@ async def test_what_was_measured_shows_with_the_commit_and_gauges_go_with_the_ta
     def measure(tx: Transaction) -> None:
         tx.measure(gauge, 7, "shown")
         tx.measure(counter, 2, "shown", "VERIFIED")
+        tx.log.warning("target_paused", target="shown", reason="a test")
 
     def fail(tx: Transaction) -> None:
         measure(tx)
         raise LookupError
 
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError), capture_logs() as lines:
         await task.transact(fail)
-    assert shown() == {}
-    await task.transact(measure)
+    assert (shown(), lines) == ({}, [])
+    with capture_logs() as lines:
+        await task.transact(measure)
+    (line,) = lines
+    assert (line["event"], line["log_level"], line["target"]) == ("target_paused", "warning", "shown")
+    assert (line["stage"], line["partition"]) == ("poll", 0)
     await task.transact(lambda tx: (measure(tx), write(deployment, "a")(tx)))
     assert shown() == {"rollcall_deletions_overdue_seconds": 7, "rollcall_deletions_total": 4}
     await task.close()
