@@ -17,6 +17,10 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 _DAY = dt.timedelta(days=1)
+_USAGES = (
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,13 @@ class Authority:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rollcall test authority")])
         constraints = x509.BasicConstraints(ca=True, path_length=None)
+        usage = x509.KeyUsage(**{name: name == "key_cert_sign" for name in _USAGES})
         certificate = self._builder(self._name, self._key.public_key()).add_extension(constraints, critical=True)
         self.ca = folder / "ca.pem"
-        self.ca.write_bytes(self._sign(certificate))
+        self.ca.write_bytes(self._sign(certificate.add_extension(usage, critical=True)))
 
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        """Begin one with the identifiers of RFC 5280 (4.2.1.1, 4.2.1.2), on which Python insists from 3.13 on."""
         now = dt.datetime.now(dt.UTC)
         return (
             x509
@@ -52,6 +58,8 @@ class Authority:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - _DAY)
             .not_valid_after(now + _DAY)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
     def _sign(self, builder: x509.CertificateBuilder) -> bytes:
