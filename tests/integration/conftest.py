@@ -1,5 +1,6 @@
 """A real broker for the whole run, and a deployment of its own (a topic prefix) for each test."""
 
+import asyncio
 import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from worker import embedded
+from worker import embedded, service
 from worker.kafka import Connection, apply_topics
 from worker.settings import KafkaSettings
 from worker.task import Task, TaskSpec
@@ -60,7 +61,8 @@ async def owner() -> None:
 
 @pytest.fixture(scope="session")
 async def kafka() -> AsyncIterator[KafkaSettings]:
-    """Run a broker of one node."""
+    """Run a broker of one node; what aiokafka leaves to nobody when a producer is fenced is treated as in a worker."""
+    asyncio.get_running_loop().set_exception_handler(service._unexpected)
     async with embedded.cluster() as cluster:
         yield KafkaSettings(bootstrap=cluster.bootstrap, partitions=PARTITIONS)
 

@@ -55,20 +55,6 @@ async def test_a_changed_partition_count_is_refused(deployment: Deployment) -> N
         await claim(deployment.connection, deployment.topics, OURS)
 
 
-async def test_of_two_that_start_at_once_one_wins(deployment: Deployment) -> None:
-    """Two deployments that meet on empty topics do not both take them."""
-    rivals = [claim(deployment.connection, deployment.topics, Record(name * 8, PARTITIONS)) for name in "abc"]
-    outcomes = await asyncio.gather(*rivals, return_exceptions=True)
-    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "StateError", "StateError"]
-    assert len(await deployment.read(deployment.topics.status)) == 1
-
-
-async def test_however_many_start_at_once_all_go_on(deployment: Deployment) -> None:
-    """The workers of one deployment, at its very first start: none ends because others write the same record."""
-    await asyncio.gather(*(claim(deployment.connection, deployment.topics, OURS) for _ in range(16)))
-    assert [record.value for record in await deployment.read(deployment.topics.status)] == [OURS.encode()]
-
-
 async def test_who_learns_late_that_another_was_first_goes_on(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -82,3 +68,17 @@ async def test_who_learns_late_that_another_was_first_goes_on(
 
     monkeypatch.setattr(module, "_write", late)
     await claim(Connection(settings), deployment.topics, OURS)
+
+
+async def test_of_two_that_start_at_once_one_wins(deployment: Deployment) -> None:
+    """Two deployments that meet on empty topics do not both take them."""
+    rivals = [claim(deployment.connection, deployment.topics, Record(name * 8, PARTITIONS)) for name in "abc"]
+    outcomes = await asyncio.gather(*rivals, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["NoneType", "StateError", "StateError"]
+    assert len(await deployment.read(deployment.topics.status)) == 1
+
+
+async def test_however_many_start_at_once_all_go_on(deployment: Deployment) -> None:
+    """The workers of one deployment, at its very first start: none ends because others write the same record."""
+    await asyncio.gather(*(claim(deployment.connection, deployment.topics, OURS) for _ in range(16)))
+    assert [record.value for record in await deployment.read(deployment.topics.status)] == [OURS.encode()]
