@@ -1,6 +1,7 @@
 """The command line: puts the parts together and turns errors into exit codes.
 
-Exit codes: 0 ok, 1 something differs or failed, 2 usage or configuration, 3 something needed is not available.
+Exit codes: 0 ok, 1 something differs or failed, 2 usage or configuration, 3 something needed is not available, 130
+ended by Ctrl-C.
 """
 
 import sys
