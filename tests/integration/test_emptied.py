@@ -10,7 +10,7 @@ from aiokafka.admin import RecordsToDelete
 
 from tests.integration.polling import Poller, linked
 from tests.integration.test_upgrade import KEY, deletes, receipts, sources
-from tests.waiting import until
+from tests.waiting import taken_up, until
 from worker import inspect
 from worker.kafka import Connection
 from worker.settings import KafkaSettings
@@ -67,9 +67,11 @@ async def test_emptied_deletes_begin_anew_and_execute_nothing_of_the_past(
     story = Story(poller, upstreams)
     async with poller.running(*STAGES):
         await until(story.polled)
+        await taken_up(*STAGES, partitions=kafka.partitions)
         first = await story.delete()
         await until(story.done)
     async with poller.running("poll", "requests"):
+        await taken_up("poll", "requests", partitions=kafka.partitions)
         before = await story.requests()
         open_ = await story.delete()
 
@@ -92,6 +94,7 @@ async def test_emptied_deletes_begin_anew_and_execute_nothing_of_the_past(
             return (await story.states()).get(f"shop/{open_}") == "HELD"
 
         await until(held)
+        await taken_up(*STAGES, partitions=kafka.partitions)
         later = await story.delete()
 
         async def carried_out() -> bool:

@@ -1,10 +1,8 @@
 """Releases and configurations beside one another: there, back, and half of each."""
 
 import asyncio
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections import Counter
@@ -23,6 +21,7 @@ from tests.integration.polling import QUICK, Poller, linked
 from tests.waiting import until
 from worker import comparing, inspect, service
 from worker import config as configuration
+from worker.demo.workers import Workers
 from worker.settings import KafkaSettings
 from worker.simulator.drivly import Drivly
 
@@ -73,43 +72,25 @@ def deletes(systems: dict[str, Drivly], key: Path) -> dict[str, Any]:
     }
 
 
-# Stages of a handler's worker; a task of each has every partition.
-STAGES = {"poll": 1, "deletes": 2, "dedupe": 3}
-
-
 @asynccontextmanager
-async def release(program: Path, poller: Poller, handler: str = "deletes") -> AsyncGenerator[Path]:
-    """Run a release's workers, a poller and a handler, from when they have taken up all their tasks, and stop them in order.
+async def release(program: Path, poller: Poller, handler: str = "deletes") -> AsyncGenerator[Workers]:
+    """Run a release's workers, a poller and a handler, from when both are ready, and stop them in order.
 
-    What happens before a handler's very first start is the past for it, of which it carries out nothing. Return the
-    folder of their logs.
+    What happens before a handler's very first start is the past for it, of which it carries out nothing.
     """
     logs = Path(tempfile.mkdtemp(prefix="logs-", dir=poller.folder))
-    workers = []
-    for command in (("poll",), ("handle", handler)):
-        with (logs / command[-1]).open("ab") as out:  # each its own, as containers have
-            workers.append(
-                await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "worker.cli", "--config", str(poller.path), *command),
-                    cwd=program,
-                    env={**os.environ, "PYTHONPATH": str(program)},
-                    stdout=out,
-                    stderr=out,
-                )
-            )
-    wanted = (STAGES["poll"] + STAGES[handler]) * poller.config.file.kafka.partitions
+    workers = Workers(poller.path, logs, {"poller": ["poll"], handler: ["handle", handler]}, program)
     try:
-        await until(lambda: len(tasks(logs)) == wanted)
-        yield logs
+        await workers.start_all()
+        await workers.ready()
+        yield workers
     except AssertionError as error:
-        error.add_note("\n".join(written(logs)))
+        error.add_note("".join(map(workers.log, workers.names)))
         raise
     finally:
-        for worker in workers:
-            if worker.returncode is None:
-                worker.terminate()
-        codes = [await worker.wait() for worker in workers]
-    assert codes == [0, 0], "\n".join(written(logs))
+        names = workers.names
+        codes = await asyncio.gather(*map(workers.stop, names))
+    assert codes == [0, 0], "".join(map(workers.log, names))
 
 
 async def as_upstream(poller: Poller, systems: dict[str, Drivly]) -> None:
@@ -133,19 +114,10 @@ async def receipts(poller: Poller) -> Counter[str]:
     return Counter(str(orjson.loads(record.value or b"{}").get("outcome")) for record in found)
 
 
-def written(logs: Path) -> list[str]:
-    """Return the lines that workers have written."""
-    return [line for log in sorted(logs.iterdir()) for line in log.read_text("utf-8").splitlines()]
-
-
-def logged(logs: Path) -> list[dict[str, Any]]:
-    """Return what workers have logged."""
-    return [orjson.loads(line) for line in written(logs) if line.startswith("{")]
-
-
-def tasks(logs: Path) -> set[tuple[str, int]]:
-    """Return stage and partition of the tasks that have been taken up."""
-    return {(line["stage"], line["partition"]) for line in logged(logs) if line["event"] == "task_restored"}
+def logged(workers: Workers) -> set[str]:
+    """Return the names of the lines that workers have logged."""
+    lines = [line for name in workers.names for line in workers.log(name).splitlines()]
+    return {orjson.loads(line)["event"] for line in lines if line.startswith("{")}
 
 
 async def test_a_release_takes_over_and_is_rolled_back(
@@ -158,7 +130,7 @@ async def test_a_release_takes_over_and_is_rolled_back(
     crm = systems["crm"]
     deleted = 0
     for program in (earlier, ROOT, earlier, ROOT):
-        async with release(program, poller) as logs:
+        async with release(program, poller) as workers:
             await as_upstream(poller, systems)
             first, second, *_ = crm.customers()
             crm.update(int(first))
@@ -171,7 +143,7 @@ async def test_a_release_takes_over_and_is_rolled_back(
 
             await until(carried_out)
             await as_upstream(poller, systems)
-        assert not {"task_failed", "source_republished"} & {line["event"] for line in logged(logs)}
+            assert not {"task_failed", "source_republished"} & logged(workers)
         for name in systems:
             published = await poller.events(name)
             created = Counter(id_ for id_, headers, _ in published if headers["ce_type"] == "customer.created")

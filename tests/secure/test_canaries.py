@@ -256,6 +256,8 @@ async def go_wrong(everything: Everything, systems: dict[str, Drivly], secured: 
 
     async with everything.workers() as processes:
         await until(published, "the customers were not published")
+        tasks = len(acls.WORKERS) * config.file.kafka.partitions
+        await until(lambda: everything.said().count(b'"event":"task_restored"') == tasks, "not all was taken up")
         for kind, options in FAULTS:
             met = crm.fault(kind, times=3, **options)
             crm.update(int(next(iter(crm.customers()))))

@@ -10,7 +10,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from tests.secure.collector import Collector
 from tests.secure.conftest import Secured
 from tests.secure.plant import Plant, words
-from tests.waiting import until
+from tests.waiting import taken_up, until
 from worker import acls, inspect, service
 from worker.config import Config
 from worker.events import header
@@ -86,6 +86,7 @@ async def delete_one(plant: Plant, config: Config) -> None:
             return len(await plant.live(config, plant.topics.receipts)) >= 2
 
         await until(published, "the customers were not published")
+        await taken_up("requests", "executor", partitions=config.file.kafka.partitions)
         plant.world.delete_at_once(2)
         await until(carried_out, "the deletions were not carried out")
 

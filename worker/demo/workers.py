@@ -24,11 +24,14 @@ ROLES: Final[Mapping[str, Sequence[str]]] = {"poller": ["poll"], "handlers": ["h
 class Workers:
     """Worker processes by name; `roles` gives each one's command."""
 
-    def __init__(self, config: Path, folder: Path, roles: Mapping[str, Sequence[str]] = ROLES) -> None:
-        """`folder` takes their logs, one file a name."""
+    def __init__(
+        self, config: Path, folder: Path, roles: Mapping[str, Sequence[str]] = ROLES, program: Path | None = None
+    ) -> None:
+        """`folder` takes their logs, one file a name; `program` is the folder of another release than this one."""
         self._config = config
         self._folder = folder
         self._roles = dict(roles)
+        self._program = program
         self._processes: dict[str, asyncio.subprocess.Process] = {}
 
     @property
@@ -45,6 +48,7 @@ class Workers:
         with (self._folder / f"{name}.log").open("ab") as log:
             self._processes[name] = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "worker.cli", "--config", str(self._config), *self._roles[name]),
+                cwd=self._program,
                 stdout=log,
                 stderr=log,
             )
