@@ -16,6 +16,11 @@ DEFAULT = DedupeSettings()
 VERIFIED = DedupeSettings(vetoes=Vetoes(borrowed=False))
 # For who would rather keep one person in two records than merge twins of age who live together.
 TWINS = DedupeSettings(vetoes=Vetoes(grown_up=200))
+# For FEBRL4, whose two files have the same people, each of them once, as its linkages with one match each assume.
+FILES = DedupeSettings(one_to_one=(("dataset4a", "dataset4b"),))
+# Whoever is in the census is known to social security, noise aside; of a couple that files jointly taxes know one.
+SAME = DedupeSettings(one_to_one=(("census", "ssa"),))
+NOT_THE_SAME = DedupeSettings(one_to_one=(("census", "tax1040"),))
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,7 @@ CATALOGUE = (
     DataSet("FEBRL4", "tuning", partial(_febrl, "FEBRL4"), goal=_FEBRL4),
     DataSet("FEBRL3, ids verified", "tuning", partial(_febrl, "FEBRL3"), VERIFIED, _FEBRL3),
     DataSet("FEBRL4, ids verified", "tuning", partial(_febrl, "FEBRL4"), VERIFIED, _FEBRL4),
+    DataSet("FEBRL4, one to one", "tuning", partial(_febrl, "FEBRL4"), FILES, _FEBRL4),
     DataSet("RLdata500", "tuning", partial(_rldata, "RLdata500")),
     *(
         DataSet(f"pseudopeople-{seed}", "tuning", partial(_pseudopeople, seed), goal=_PEOPLE)
@@ -101,6 +107,8 @@ CATALOGUE = (
         partial(_pseudopeople, 101, postcodes=True, middle=False),
         TWINS,
     ),
+    DataSet("pseudopeople-101, census and ssa one to one", "tuning", partial(_pseudopeople, 101), SAME),
+    DataSet("pseudopeople-101, census and taxes one to one", "tuning", partial(_pseudopeople, 101), NOT_THE_SAME),
     DataSet("RLdata10000", "run before", partial(_rldata, "RLdata10000")),
     *(DataSet(f"pseudopeople-{seed}", "run before", partial(_pseudopeople, seed), goal=_PEOPLE) for seed in (303, 404)),
     *(DataSet(f"pseudopeople-{seed}", "reporting", partial(_pseudopeople, seed), goal=_PEOPLE) for seed in (707, 808)),
@@ -110,6 +118,7 @@ CATALOGUE = (
         )
         for seed in (707, 808)
     ),
+    DataSet("pseudopeople-707, census and ssa one to one", "reporting", partial(_pseudopeople, 707), SAME),
 )
 
 PUBLISHED = (

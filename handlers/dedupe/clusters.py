@@ -365,6 +365,7 @@ class _Work:
             self._recall(node, change, besides=True)
         evidence = self._evidence(node, change.together)
         unverified = node.data is not None and change.identity != node.identity
+        one_to_one = self._resolver.links.any_by_exclusion({node.name, *before, *change.together})
         node.identity, node.data = 0, None
         self._store.undescribe(node)
         concerned = self._resolver.outdate(node, change.version + 1)
@@ -372,16 +373,17 @@ class _Work:
         remaining = [name for name in change.together if self._store.node(name).data is not None]
         moved = not set(remaining) <= set(before)
         if remaining:
-            reasons = {"late": in_doubt, "unverified": unverified, "moved": moved}
+            reasons = {"late": in_doubt, "unverified": unverified, "moved": moved, "one_to_one": one_to_one}
             doubt = [reason for reason, holds in reasons.items() if holds]
             was = (change.cluster, change.winner)
             self._tell(node, "deleted", change.version, was, remaining, evidence, doubt)
 
     def _evidence(self, node: Node, others: list[str]) -> list[Evidence]:
-        found = []
+        found, links = [], self._resolver.links
         for other in others:
-            variant = self._store.current(self._store.pair(node.name, other))
-            if variant is not None and self._resolver.standing(variant) > float("-inf"):
+            pair = self._store.pair(node.name, other)
+            variant = self._store.current(pair)
+            if variant is not None and (links.standing(variant) > float("-inf") or links.by_exclusion(pair)):
                 found.append(_evidence(other, variant))
         return found
 

@@ -6,7 +6,7 @@ Plain typed dictionaries, out of which the JSON Schemas are made. Customers are 
 
 from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from worker.events import Headers
 
@@ -33,13 +33,15 @@ class Proof(Step):
 
     `keys` are the kinds of values in common that count (`identifier`, `email`, `phone`, `reference`); `fields` the
     weights of the other fields; `exact_id`: an identifier in common; `generic`: a value in common that too many
-    customers share, which was not counted.
+    customers share, which was not counted. `one_to_one` is there, and true, where something speaks against the link,
+    which counts only because the two systems have the same people and neither customer can be anybody else there.
     """
 
     keys: list[str]
     fields: dict[str, float]
     exact_id: bool
     generic: bool
+    one_to_one: NotRequired[bool]
 
 
 class Membership(TypedDict):
@@ -134,7 +136,8 @@ class Departure(TypedDict):
     them: the digest (BLAKE2b, 8 bytes) of its value on `customers.clusters`, empty where it has none. `doubt` says why
     the deletion of others must not follow from this: `late` (the evidence did not come in time), `unverified` (the last
     live version is not known), `moved` (it was published together with others than its last version is linked with),
-    `rebuilt` (from the past, after a loss of state). Empty where there is none.
+    `one_to_one` (a link in its cluster counts only because two systems have the same people), `rebuilt` (from the past,
+    after a loss of state). Empty where there is none.
     """
 
     customer: str

@@ -29,7 +29,8 @@ class Why(TypedDict):
     is held against the thresholds `link` and `review` (null: out of the question); `needs` what has to be in common
     beside the score; `vetoes` each veto, with whether it holds; `lifted`: the first that does is outweighed; `blocked`:
     why nothing can link the two. `verdict`: `linked`, `review` or `apart`. It is that of the pair alone; the cluster
-    may have other members and caps.
+    may have other members and caps. `one_to_one`: the score would link the two, and their sources have the same people,
+    so that they are linked all the same if neither may be anybody else there.
     """
 
     a: str
@@ -49,6 +50,7 @@ class Why(TypedDict):
     blocked: str | None
     email_clash: bool
     sources: str
+    one_to_one: bool
     verdict: str
 
 
@@ -85,9 +87,12 @@ def why(
     met = sorted((first.keys & second.keys) - set(crowded))
     agreed = {key: weight for key, weight in compared.agreed.items() if key not in crowded}
     best = compared._replace(agreed=agreed).best()
-    standing = Judge(settings).standing(compared.fields, compared.need, best)
-    if not met or compared.block:
+    judge = Judge(settings)
+    standing = judge.standing(compared.fields, compared.need, best)
+    apart = not met or compared.block is not None
+    if apart:
         standing = float("-inf")
+    only = judge.one_to_one(first.source, second.source) and judge.linked_but_for_doubt(compared.fields, best)
     return {
         "a": _key(one),
         "b": _key(other),
@@ -106,6 +111,7 @@ def why(
         "blocked": compared.block,
         "email_clash": compared.clash and any(key[:1] == b"E" for key in met),
         "sources": "same" if compared.same_source else "several",
+        "one_to_one": only and not apart and standing < settings.link,
         "verdict": "linked" if standing >= settings.link else "review" if standing >= settings.review else "apart",
     }
 

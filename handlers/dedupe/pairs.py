@@ -73,12 +73,21 @@ class Comparer:
         self._review = settings.review
         self._compare = Scorer(settings).compare
         self._judge = Judge(settings)
+        self._some_are_one_to_one = bool(settings.one_to_one)
+
+    def one_to_one(self, one: bytes, other: bytes) -> bool:
+        """Return whether two customers are of sources that have the same people, each of them once."""
+        if not self._some_are_one_to_one:
+            return False
+        return self._judge.one_to_one(one.partition(b"/")[0].decode(), other.partition(b"/")[0].decode())
 
     def compare(self, a: Profile, b: Profile) -> Finding:
         """Compare two members, the one first that comes first in the order of their keys."""
-        comparison = self._compare(a, b)
+        comparison, judge = self._compare(a, b), self._judge
+        fields, best = comparison.fields, comparison.best()
         supported = comparison.block is None and (
-            self._judge.standing(comparison.fields, comparison.need, comparison.best()) >= self._review
+            judge.standing(fields, comparison.need, best) >= self._review
+            or (judge.one_to_one(a.source, b.source) and judge.linked_but_for_doubt(fields, best))
         )
         flags = (
             comparison.need << NEED_SHIFT
@@ -89,7 +98,7 @@ class Comparer:
         )
         agreed = "".join(sorted(chr(key[0]) for key in comparison.agreed))
         by_email = supported or comparison.clash
-        return Finding(by_email, supported, comparison.fields, agreed, flags, comparison.agreed)
+        return Finding(by_email, supported, fields, agreed, flags, comparison.agreed)
 
 
 class Pairs:
@@ -212,16 +221,17 @@ class _Meeting:
             found = self._looked[value] = glance(value), {}
         return found
 
-    def candidates(self, value: bytes | None, names: Iterable[bytes]) -> list[bytes]:
+    def candidates(self, customer: bytes, value: bytes | None, names: Iterable[bytes]) -> list[bytes]:
         """Return who of others has to be compared with a member, as it is encoded."""
         if value is None:
             return []
         one, looked = self.look(value)
-        found = []
+        found, comparer = [], self.pairs.comparer
         for name in names:
             without = looked.get(name)
             if without is None:
-                without = looked[name] = self.pairs.comparer.hopeless(one, self.member(name))
+                without = not comparer.one_to_one(customer, name) and comparer.hopeless(one, self.member(name))
+                looked[name] = without
             if not without:
                 found.append(name)
         return found
@@ -320,7 +330,8 @@ class _Bucket:
     def _meet(self, before: bytes | None, after: bytes | None) -> None:
         """Say what has changed between the customer, as it was and as it is, and the others."""
         meeting = self._meeting
-        new, old = meeting.candidates(after, self.others), meeting.candidates(before, self.others)
+        customer = meeting.customer
+        new, old = (meeting.candidates(customer, value, self.others) for value in (after, before))
         is_ = meeting.comparand(meeting.customer, after) if new and after is not None else None
         was = meeting.comparand(meeting.customer, before) if old and before is not None else None
         for name in dict.fromkeys((*new, *old)):
@@ -350,7 +361,7 @@ class _Bucket:
         meeting = self._meeting
         for place, name in enumerate(self.others, 1):
             value, rest = meeting.member(name), self.others[place:]
-            for other in rest if every else meeting.candidates(value, rest):
+            for other in rest if every else meeting.candidates(name, value, rest):
                 yield meeting.comparand(name, value), meeting.comparand(other, meeting.member(other))
 
     def _supported(self, one: Comparand, other: Comparand) -> bool:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from handlers.dedupe.events import Proof
 from handlers.dedupe.graph import Edge, Partition, cluster_id, founder_id, partition, path, winner
 from handlers.dedupe.lineage import Shape, changes
+from handlers.dedupe.links import Links, source_of
 from handlers.dedupe.publish import Publisher
 from handlers.dedupe.scoring import Judge, Scorer
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
@@ -34,13 +35,10 @@ class Resolver:
         self._rules = rules
         self._settings = rules.settings
         self._store = store
+        self.links = Links(rules.settings, rules.judge, store)
         self._publisher = publisher
         self._winners: dict[str, str] = {}
         self.resolved: set[str] = set()
-
-    def standing(self, variant: Variant) -> float:
-        """Return how a pair stands."""
-        return variant.standing(self._rules.judge)
 
     def published(self, node: Node) -> list[str]:
         """Return with whom a customer is published."""
@@ -72,8 +70,10 @@ class Resolver:
         """
         if self._store.current(pair) is not variant:
             return
-        link, after = self._settings.link, self.standing(variant)
-        if max(before, after) < link or (before == after and not revalued):
+        link, after = self._settings.link, self.links.standing(variant)
+        if self.links.one_to_one(pair):
+            self.resolve([pair.a, pair.b])  # others may be each other's only ones now, or no longer
+        elif max(before, after) < link or (before == after and not revalued):
             self._judge(pair, {})
         elif min(before, after) >= link and self._by_themselves(pair):
             self._restate(pair, after)
@@ -96,6 +96,7 @@ class Resolver:
     def resolve(self, seeds: Iterable[str]) -> None:
         """Work out the clusters around `seeds` and publish what is different."""
         todo = list(seeds)
+        todo += [rival for name in todo for rival in self.links.rivals(name)]
         done: set[str] = set()
         partitions: list[Partition] = []
         for name in todo:
@@ -125,23 +126,18 @@ class Resolver:
                 continue
             for pair in self._store.pairs(node):
                 other = pair.other(name)
-                if other not in known and self._linked(pair):
+                if other not in known and self.links.strength(pair) >= self._settings.link:
                     known.add(other)
                     found.append(other)
         return found, len(found) > limit
-
-    def _linked(self, pair: Pair) -> bool:
-        variant = self._store.current(pair)
-        return variant is not None and self.standing(variant) >= self._settings.link
 
     def _partition(self, component: Sequence[str]) -> Partition:
         nodes = {name: data for name in component if (data := self._store.node(name).data) is not None}
         edges: dict[tuple[str, str], Edge] = {}
         for name in component:
             for pair in self._store.pairs(self._store.node(name)):
-                variant = self._store.current(pair)
-                if variant is not None and self.standing(variant) >= self._settings.link:
-                    edges[pair.a, pair.b] = Edge(pair.a, pair.b, self.standing(variant))
+                if (strength := self.links.strength(pair)) >= self._settings.link:
+                    edges[pair.a, pair.b] = Edge(pair.a, pair.b, strength)
         return partition(nodes, edges.values(), self._settings.caps, self._opposed)
 
     def _opposed(self, a: str, b: str, between: Iterable[str]) -> int:
@@ -193,10 +189,11 @@ class Resolver:
                 self._store.change(node)
 
     def _proof(self, edge: Edge) -> Proof:
-        variant = self._store.current(self._store.pair(edge.a, edge.b))
+        pair = self._store.pair(edge.a, edge.b)
+        variant = self._store.current(pair)
         if variant is None:
             raise AssertionError("a cluster rests on a link that does not count")
-        return {
+        proof: Proof = {
             "a": edge.a,
             "b": edge.b,
             "score": edge.score,
@@ -205,6 +202,9 @@ class Resolver:
             "exact_id": "N" in variant.values,
             "generic": variant.generic,
         }
+        if self.links.by_exclusion(pair):
+            proof["one_to_one"] = True
+        return proof
 
     def _judge(self, pair: Pair, refused: dict[tuple[str, str], str]) -> None:
         variant = self._store.current(pair)
@@ -214,10 +214,10 @@ class Resolver:
             together = a.cluster is not None and a.cluster == b.cluster
             if variant.clashes:
                 reason = "email_clash"
-            elif together or self.standing(variant) < self._settings.review:
+            elif together:
                 reason = None
-            elif self.standing(variant) < self._settings.link:
-                reason = "score"
+            elif self.links.strength(pair) < self._settings.link:
+                reason = "score" if self.links.standing(variant) >= self._settings.review else None
             elif a.tangled:
                 reason = "component"
             else:
@@ -228,7 +228,7 @@ class Resolver:
     def _review(self, pair: Pair, wanted: list[object] | None, variant: Variant | None = None) -> None:
         if pair.review == wanted:
             return
-        same = variant.same_source if variant is not None else pair.a.partition("/")[0] == pair.b.partition("/")[0]
+        same = variant.same_source if variant is not None else source_of(pair.a) == source_of(pair.b)
         self._publisher.review(founder_id(pair.a), pair, wanted, same_source=same)
         pair.review = wanted
         self._store.change_pair(pair)

@@ -87,9 +87,19 @@ class Judge:
     """Says how a pair stands."""
 
     def __init__(self, settings: DedupeSettings) -> None:
-        """Take the threshold and the penalty from `settings`."""
+        """Take the threshold, the penalty and which sources are one to one from `settings`."""
+        self._link = settings.link
         self._just_below = settings.link - _JUST_BELOW
         self._penalty = settings.weights.uncorroborated
+        self._groups = {source: number for number, group in enumerate(settings.one_to_one) for source in group}
+
+    def one_to_one(self, source: str, other: str) -> bool:
+        """Return whether two sources have the same people, each of them once."""
+        return source != other and source in self._groups and self._groups[source] == self._groups.get(other)
+
+    def linked_but_for_doubt(self, weights: Iterable[float], best: Mapping[str, float]) -> bool:
+        """Return whether the score alone would link a pair, as `standing` adds it up, whatever it needs besides."""
+        return self.standing(weights, Need.NOTHING, best) >= self._link
 
     def standing(self, weights: Iterable[float], need: int, best: Mapping[str, float]) -> float:
         """Return the score that decides: what is not corroborated as it needs to be loses, and is never linked.

@@ -176,6 +176,11 @@ class DedupeSettings(Model):
     priority: tuple[SourceName, ...] = Field(
         default=(), description="Sources whose customers win a cluster, the first one first; others come after"
     )
+    one_to_one: tuple[tuple[SourceName, ...], ...] = Field(
+        default=(),
+        description="Groups of sources that have the same people, each of them once: two of their customers whom only "
+        "a doubt keeps apart are linked, if neither can be anybody else there",
+    )
     patience: Duration = Field(
         default=900.0, description="How long a change waits for the evidence on it, before it is done in doubt"
     )
@@ -188,6 +193,15 @@ class DedupeSettings(Model):
         twice = sorted({source for source in named if named.count(source) > 1})
         if twice:
             raise ValueError(f"a source belongs to one scope; in several: {', '.join(twice)}")
+        paired = [source for group in self.one_to_one for source in group]
+        twice = sorted({source for source in paired if paired.count(source) > 1})
+        if twice:
+            raise ValueError(f"a source is one to one with those of one group; named twice: {', '.join(twice)}")
+        for group in self.one_to_one:
+            if len(group) == 1:
+                raise ValueError(f"one_to_one: {group[0]} stands alone; name the sources that have the same people")
+            if len(scopes := {self.scope_of(source): source for source in group}) > 1:
+                raise ValueError(f"one_to_one: {' and '.join(sorted(scopes.values()))} are in different scopes")
         return self
 
     def scope_of(self, source: str) -> str:

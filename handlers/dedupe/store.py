@@ -117,11 +117,20 @@ class Variant:
         """Return the score as it adds up."""
         return sum(self.fields, 0.0) + sum(self.best().values(), 0.0)
 
+    @property
+    def possible(self) -> bool:
+        """Return whether something supports the pair, and nothing keeps it apart for good."""
+        return not self.flags & wire.BLOCKED and any(said[2] for said in self.keys.values())
+
     def standing(self, judge: Judge) -> float:
         """Return the score that decides, minus infinity where a rule keeps the pair apart or nothing supports it."""
-        if self.flags & wire.BLOCKED or not any(said[2] for said in self.keys.values()):
+        if not self.possible:
             return float("-inf")
         return judge.standing(self.fields, self.flags >> wire.NEED_SHIFT, self.best())
+
+    def linked_but_for_doubt(self, judge: Judge) -> bool:
+        """Return whether its score alone would link the pair."""
+        return self.possible and judge.linked_but_for_doubt(self.fields, self.best())
 
     @property
     def clashes(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.profile import Hasher, Refined, Refiner, extract
-from handlers.dedupe.scoring import FIELDS, Comparison, Judge, Scorer
+from handlers.dedupe.scoring import FIELDS, Comparison, Judge, Need, Scorer
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
 from worker.events import Customer
 
@@ -51,14 +51,15 @@ def batch(customers: Mapping[str, Customer], settings: DedupeSettings, hasher: H
         if met and compared.clash and any(key[:1] == b"E" for key in met):
             found.reviews[a, b] = "email_clash"
     found.links = {pair: score for pair, score in standing.items() if score >= settings.link}
+    _exclude(found, refined, small, settings)
     compared_all = {pair: scorer.compare(*(_profile(refined[name]) for name in pair)) for pair in standing}
     refused = _unite(found, refined, settings, compared_all)
     for pair, score in standing.items():
         if found.reviews.get(pair) is None and found.of(pair[0]) != found.of(pair[1]):
-            if settings.review <= score < settings.link:
-                found.reviews[pair] = "score"
-            elif pair in refused:
+            if pair in refused:
                 found.reviews[pair] = refused[pair]
+            elif settings.review <= score < settings.link:
+                found.reviews[pair] = "score"
     return found
 
 
@@ -74,6 +75,26 @@ def _score(compared: Comparison, met: Iterable[bytes], settings: DedupeSettings)
         if key in met:
             best[chr(key[0])] = max(weight, best.get(chr(key[0]), weight))
     return Judge(settings).standing(compared.fields, compared.need, best)
+
+
+def _exclude(found: Found, refined: Mapping[str, Refined], small: set[bytes], settings: DedupeSettings) -> None:
+    """Link who may be one, doubts aside, and can be nobody else in the other's source, where sources are one to one."""
+    scorer = Scorer(settings)
+    may_be: dict[tuple[str, str], set[str]] = defaultdict(set)
+    proofs = {}
+    for group in settings.one_to_one:
+        for a, b in combinations(sorted(refined, key=str.encode), 2):
+            one, other = (name.split("/")[0] for name in (a, b))
+            met = set(refined[a].keys) & set(refined[b].keys) & small
+            compared = scorer.compare(_profile(refined[a]), _profile(refined[b]))._replace(need=Need.NOTHING)
+            if one != other and {one, other} <= set(group) and _score(compared, met, settings) >= settings.link:
+                may_be[a, other].add(b)
+                may_be[b, one].add(a)
+                proofs[a, b] = _proof(a, b, compared, met, settings.link) | {"one_to_one": True}
+    for (a, b), proof in proofs.items():
+        only = may_be[a, b.split("/")[0]] == {b} and may_be[b, a.split("/")[0]] == {a}
+        if only and (a, b) not in found.links:
+            found.links[a, b], found.proofs[a, b] = settings.link, proof
 
 
 def _proof(a: str, b: str, compared: Comparison, met: set[bytes], score: float) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -67,12 +67,20 @@ def values(random: Random) -> tuple[int, ...]:
     return (*(random.randrange(12) for _ in range(4)), random.randrange(4))
 
 
-def schedule(random: Random) -> list[Operation]:
-    """Draw a history."""
+def families(random: Random) -> tuple[int, ...]:
+    """Draw members of two families, each with its home and phone, and seldom an identifier."""
+    home = random.choice((1, 2))
+    return random.randrange(12), random.choice((0, 0, 0, 1)), 4 * home, home, random.randrange(4)
+
+
+def schedule(
+    random: Random, values: Callable[[Random], tuple[int, ...]] = values, whom: Sequence[int] = range(8)
+) -> list[Operation]:
+    """Draw a history of some customers."""
     kinds: dict[str, tuple[int, Callable[[], Operation]]] = {
-        "put": (5, lambda: ("put", random.randrange(8), *values(random))),
-        "touch": (1, lambda: ("touch", random.randrange(8), random.randrange(12))),
-        "delete": (2, lambda: ("delete", random.randrange(8))),
+        "put": (5, lambda: ("put", random.choice(whom), *values(random))),
+        "touch": (1, lambda: ("touch", random.choice(whom), random.randrange(12))),
+        "delete": (2, lambda: ("delete", random.choice(whom))),
         "work": (2, lambda: ("work", random.randint(1, 30))),
         "rest": (1, lambda: ("rest",)),
         "crash": (1, lambda: ("crash", random.choice(STAGES))),
@@ -211,8 +219,22 @@ LAW: Final = settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_streaming_equals_batch(seed: int) -> None:
     """After any history the clusters and the open reviews are those of a batch run over the live customers of a scope."""
     rules = SETTINGS if seed % 4 else SETTINGS.model_copy(update={"scopes": {"retail": ("drivly",)}})
+    as_in_one_go(seed, rules, schedule(Random(seed)))
+
+
+@settings(LAW, max_examples=500)
+@given(seeds)
+def test_streaming_equals_batch_one_to_one(seed: int) -> None:
+    """So it is where sources have the same people, and who is linked hangs on who else there is."""
+    caps, generic = (SETTINGS.caps, SETTINGS.generic) if seed % 2 else (Caps(), Generic())
+    rules = DedupeSettings(one_to_one=(("connect", "drivly"),), caps=caps, generic=generic)
+    as_in_one_go(seed, rules, schedule(Random(seed), families, (0, 1, 4, 5)[: 3 + seed % 2]))
+
+
+def as_in_one_go(seed: int, rules: DedupeSettings, history: list[Operation]) -> None:
+    """Have a history happen, and compare what is published with what a batch run finds in each scope."""
     here = world(seed, rules)
-    for operation in schedule(Random(seed)):
+    for operation in history:
         here.do(operation)
     here.run.run()
     found = Found()

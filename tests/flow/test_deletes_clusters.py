@@ -18,11 +18,11 @@ from worker.topics import Topics
 ADA: dict[str, Any] = {"given": "Ada", "family": "Archer", "born": "1980-02-03", "emails": ["ada@example.com"]}
 
 
-def world(seed: int) -> World:
+def world(seed: int, **rules: Any) -> World:
     """Return a world in which who is gone from the shop is deleted in the crm, where it is the same person."""
 
     def search(topics: Topics) -> Sequence[Callable[[], Handler]]:
-        return stages(DedupeSettings(), topics, Hasher(b"a pepper for tests"))
+        return stages(DedupeSettings(**rules), topics, Hasher(b"a pepper for tests"))
 
     return World({"targets": {"crm": drivly()}, "routes": [route(link="cluster")]}, before=search, seed=seed)
 
@@ -72,4 +72,18 @@ def test_who_is_somebodys_again_is_not_deleted(seed: int) -> None:
     put(run, person("shop", "2", **ADA))
     run.settle()
     assert run.outcomes() == {"crm/5": "SUPERSEDED"}
+    assert run.systems["crm"].deletes() == []
+
+
+def test_what_is_linked_because_nobody_else_is_there_is_held() -> None:
+    """The wife is gone from the shop, and the husband is taken for her in the crm: a person decides."""
+    run = world(0, one_to_one=[["crm", "shop"]])
+    home = ("12 Mill Lane", "Springfield", "62701")
+    put(run, person("shop", "1", given="Ada", family="Archer", address=home))
+    put(run, person("crm", "5", given="Brian", family="Archer", address=home))
+    run.settle()
+    assert run.harness.table(run.topics.clusters)
+    run.harness.publish(run.topics.latest, *deleted("shop", "1", 2))
+    run.settle()
+    assert run.states() == {"crm/5": "HELD"}
     assert run.systems["crm"].deletes() == []

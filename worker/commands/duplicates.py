@@ -186,6 +186,8 @@ def _explain(account: Why, published: Published) -> None:
     )
     click.echo(f"  vetoes: {vetoes}{' (outweighed)' if account['lifted'] else ''}")
     click.echo(f"  needs in common beside the score: {account['needs']}")
+    if account["one_to_one"]:
+        click.echo("  linked all the same where neither may be anybody else: their sources are one to one")
     if account["blocked"]:
         click.echo(f"  kept apart whatever else: {account['blocked'].replace('_', ' ')}")
     if account["email_clash"]:

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from handlers.dedupe.settings import Generic
+from handlers.dedupe.settings import DedupeSettings, Generic
 
 
 @pytest.mark.parametrize("phone", ["+47(", "[", r"*\d", "+4712345678", "(?i)x", "1{99999999999}"])
@@ -14,3 +14,21 @@ def test_a_generic_phone_is_a_regular_expression(phone: str) -> None:
     (problem,) = caught.value.errors()
     assert problem["loc"] == ("phones", 1)
     assert repr(phone) in problem["msg"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "scopes", "message"),
+    [
+        ([["crm"]], {}, "crm stands alone"),
+        ([["crm", "shop"], ["mail", "crm"]], {}, "named twice: crm"),
+        ([["crm", "crm"]], {}, "named twice: crm"),
+        ([["crm", "shop"]], {"retail": ["shop"]}, "crm and shop are in different scopes"),
+    ],
+)
+def test_sources_that_are_one_to_one_can_be_compared(
+    groups: list[list[str]], scopes: dict[str, list[str]], message: str
+) -> None:
+    """Two and more in one scope, each in one group."""
+    with pytest.raises(ValidationError, match=message):
+        DedupeSettings.model_validate({"one_to_one": groups, "scopes": scopes})
+    assert DedupeSettings.model_validate({"one_to_one": [["crm", "shop"], ["mail", "erp"]]})
