@@ -18,7 +18,7 @@ VERIFIED = DedupeSettings(vetoes=Vetoes(borrowed=False))
 TWINS = DedupeSettings(vetoes=Vetoes(grown_up=200))
 # For FEBRL4, whose two files have the same people, each of them once, as its linkages with one match each assume.
 FILES = DedupeSettings(one_to_one=(("dataset4a", "dataset4b"),))
-# Whoever is in the census is known to social security, noise aside; of a couple that files jointly taxes know one.
+# Whoever is in the census is known to social security, noise aside. Taxes know two thirds of them.
 SAME = DedupeSettings(one_to_one=(("census", "ssa"),))
 NOT_THE_SAME = DedupeSettings(one_to_one=(("census", "tax1040"),))
 
