@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import structlog
 from aiohttp import web
-from aiokafka.errors import KafkaError
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 import handlers
@@ -27,7 +26,7 @@ from worker.consumer import HandlerLoop, Lanes
 from worker.control import Control
 from worker.deployment import Deployment, claim
 from worker.detection import Detector
-from worker.errors import ConfigError, TopicError, TransactionError, UsageError
+from worker.errors import ConfigError, TopicError, UsageError
 from worker.handling import Handler
 from worker.http import Lane
 from worker.kafka import CLOSE_TIMEOUT, Connection, demand_assertions, plan_topics
@@ -130,7 +129,6 @@ async def serve(config: Config, stages: Sequence[str], *, stop: asyncio.Event | 
     collect_seldom()
     stopping = stop or asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_unexpected)
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stopping.set)
     bound = asyncio.ensure_future(_bounded(stopping, config.file.grace, whole=stop is None))
@@ -150,19 +148,6 @@ def collect_seldom() -> None:
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
-
-
-def _unexpected(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Log what nobody awaits as an event, by its class: its text may hold anything.
-
-    aiokafka leaves the futures of a failed transaction to nobody; the failure itself was raised where it was awaited.
-    What is no error is about something that a client left open which did not stop in time.
-    """
-    error = context.get("exception")
-    if error is None:
-        log.info("left_open", what=context["message"])
-    elif not isinstance(error, KafkaError | TransactionError):
-        log.error("unexpected_error", what=context["message"], error=type(error).__name__)
 
 
 async def _bounded(stopping: asyncio.Event, grace: float, *, whole: bool) -> None:

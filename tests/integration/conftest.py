@@ -10,8 +10,8 @@ import pytest
 from aiokafka import TopicPartition
 from aiokafka.structs import ConsumerRecord
 
-from worker import embedded, service
-from worker.kafka import Connection, apply_topics
+from worker import embedded
+from worker.kafka import Connection, apply_topics, unawaited
 from worker.settings import KafkaSettings
 from worker.task import Task, TaskSpec
 from worker.topics import Topics
@@ -62,7 +62,7 @@ async def owner() -> None:
 @pytest.fixture(scope="session")
 async def kafka() -> AsyncIterator[KafkaSettings]:
     """Run a broker of one node; what aiokafka leaves to nobody when a producer is fenced is treated as in a worker."""
-    asyncio.get_running_loop().set_exception_handler(service._unexpected)
+    asyncio.get_running_loop().set_exception_handler(unawaited)
     async with embedded.cluster() as cluster:
         yield KafkaSettings(bootstrap=cluster.bootstrap, partitions=PARTITIONS)
 

@@ -1,13 +1,16 @@
 """What the transactional producer, and its start, make of answers that a real broker seldom gives."""
 
 import asyncio
+import gc
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
+from structlog.testing import capture_logs
 
+from worker.commands.common import run
 from worker.errors import FencedError, KafkaUnavailableError, RollcallError, TransactionError
 from worker.kafka import Connection, TransactionalProducer
 from worker.settings import KafkaSettings
@@ -75,3 +78,22 @@ async def test_a_fence_while_a_producer_starts_is_a_fence(
     monkeypatch.setattr(AIOKafkaProducer, "stop", stop)
     with pytest.raises(expected):
         await Connection(KafkaSettings(bootstrap="127.0.0.1:1")).producer("mine")
+
+
+def test_an_error_that_nobody_awaits_is_logged_by_its_class_only() -> None:
+    """Its text may hold anything; those that aiokafka leaves behind say nothing new, in a command as in a worker."""
+
+    async def leave_behind() -> None:  # ruff: ignore[unused-async] - is run
+        loop = asyncio.get_running_loop()
+        for error in (ProducerFenced(), TransactionError("its answer was lost"), ValueError("Ada Archer")):
+            loop.create_future().set_exception(error)
+        gc.collect()
+        loop.call_exception_handler({"message": "Unclosed AIOKafkaConnection"})
+
+    with capture_logs() as logs:
+        run(leave_behind())
+    assert [(entry["event"], entry["log_level"], entry.get("error")) for entry in logs] == [
+        ("unexpected_error", "error", "ValueError"),
+        ("left_open", "info", None),
+    ]
+    assert "Ada" not in str(logs)

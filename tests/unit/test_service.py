@@ -7,32 +7,11 @@ import signal
 
 import aiohttp
 import pytest
-from aiokafka.errors import ProducerFenced
 from structlog.testing import capture_logs
 
 from worker import config as configuration
 from worker import service
-from worker.errors import TransactionError
-from worker.service import Probes, _unexpected
-
-
-async def test_an_error_that_nobody_awaits_is_logged_by_its_class_only(  # ruff: ignore[unused-async] - needs a loop
-) -> None:
-    """Its text may hold anything; those that aiokafka leaves behind say nothing new."""
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_unexpected)
-    try:
-        with capture_logs() as logs:
-            for error in (ProducerFenced(), TransactionError("its answer was lost"), ValueError("Ada Archer")):
-                loop.create_future().set_exception(error)
-            gc.collect()
-    finally:
-        loop.set_exception_handler(None)
-    assert [(entry["event"], entry["error"]) for entry in logs] == [("unexpected_error", "ValueError")]
-    with capture_logs() as logs:
-        _unexpected(loop, {"message": "Unclosed AIOKafkaConnection"})
-    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("left_open", "info")]
-    assert "Ada" not in str(logs)
+from worker.service import Probes
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "localhost:0"])

@@ -17,17 +17,23 @@ from worker import telemetry
 from worker.config import Config
 from worker.errors import UsageError
 from worker.inspect import plain
+from worker.kafka import unawaited
 
 _PIPE_WIDTH: Final = 1_000
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine on the fastest event loop there is, and return its result."""
+
+    async def working() -> Any:
+        asyncio.get_running_loop().set_exception_handler(unawaited)
+        return await work
+
     try:
         import uvloop  # ruff: ignore[import-outside-top-level] - not on every platform
     except ImportError:
-        return asyncio.run(work)
-    return uvloop.run(work)
+        return asyncio.run(working())
+    return uvloop.run(working())
 
 
 def config(ctx: click.Context) -> Config:

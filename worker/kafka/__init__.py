@@ -9,7 +9,7 @@ Guarantees that aiokafka does not give by itself, each beside the code that give
 """
 
 from worker.kafka.admin import Admin
-from worker.kafka.clients import CLOSE_TIMEOUT, bounded_stop, linger
+from worker.kafka.clients import CLOSE_TIMEOUT, bounded_stop, linger, unawaited
 from worker.kafka.connection import Connection, apply_topics, plan_topics
 from worker.kafka.inputs import MARKERS_SECONDS, emptied, undecodable, unreadable
 from worker.kafka.producer import Encoded, Outputs, TransactionalProducer, demand_assertions
@@ -28,6 +28,7 @@ __all__ = [
     "emptied",
     "linger",
     "plan_topics",
+    "unawaited",
     "undecodable",
     "unreadable",
 ]

@@ -12,6 +12,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, RequestTimedOutError
 from aiokafka.structs import ConsumerRecord
 
+from worker.errors import TransactionError
+
 log = structlog.get_logger()
 
 CLOSE_TIMEOUT: Final = 5.0
@@ -30,6 +32,19 @@ async def bounded_stop(stopping: Awaitable[Any], what: str) -> None:
         log.warning("kafka_client_abandoned", client=what, after_seconds=CLOSE_TIMEOUT)
     elif not task.cancelled() and (error := task.exception()) is not None:
         log.warning("kafka_client_close_failed", client=what, error=type(error).__name__)
+
+
+def unawaited(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody awaits, as an event loop's exception handler, by its class: its text may hold anything.
+
+    aiokafka leaves the futures of a failed transaction to nobody; the failure itself was raised where it was awaited.
+    What is no error is about something that a client left open which did not stop in time.
+    """
+    error = context.get("exception")
+    if error is None:
+        log.info("left_open", what=context["message"])
+    elif not isinstance(error, KafkaError | TransactionError):
+        log.error("unexpected_error", what=context["message"], error=type(error).__name__)
 
 
 def inner(client: Any) -> Any:
