@@ -38,7 +38,7 @@ class Links:
 
     def by_exclusion(self, pair: Pair) -> bool:
         """Return whether a pair is a link, but not by itself."""
-        variant = self._store.current(pair)
+        variant = self._store.current(pair) if self.one_to_one(pair) else None
         return variant is not None and self.standing(variant) < self._link and self._only_each_other(pair)
 
     def any_by_exclusion(self, names: Iterable[str]) -> bool:

@@ -176,7 +176,7 @@ class DedupeSettings(Model):
     priority: tuple[SourceName, ...] = Field(
         default=(), description="Sources whose customers win a cluster, the first one first; others come after"
     )
-    one_to_one: tuple[tuple[SourceName, ...], ...] = Field(
+    one_to_one: tuple[Annotated[tuple[SourceName, ...], Field(min_length=2)], ...] = Field(
         default=(),
         description="Groups of sources that have the same people, each of them once: two of their customers whom only "
         "a doubt keeps apart are linked, if neither can be anybody else there",
@@ -198,8 +198,6 @@ class DedupeSettings(Model):
         if twice:
             raise ValueError(f"a source is one to one with those of one group; named twice: {', '.join(twice)}")
         for group in self.one_to_one:
-            if len(group) == 1:
-                raise ValueError(f"one_to_one: {group[0]} stands alone; name the sources that have the same people")
             if len(scopes := {self.scope_of(source): source for source in group}) > 1:
                 raise ValueError(f"one_to_one: {' and '.join(sorted(scopes.values()))} are in different scopes")
         return self

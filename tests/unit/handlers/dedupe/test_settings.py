@@ -19,7 +19,7 @@ def test_a_generic_phone_is_a_regular_expression(phone: str) -> None:
 @pytest.mark.parametrize(
     ("groups", "scopes", "message"),
     [
-        ([["crm"]], {}, "crm stands alone"),
+        ([["crm"]], {}, "at least 2 items"),
         ([["crm", "shop"], ["mail", "crm"]], {}, "named twice: crm"),
         ([["crm", "crm"]], {}, "named twice: crm"),
         ([["crm", "shop"]], {"retail": ["shop"]}, "crm and shop are in different scopes"),
