@@ -35,11 +35,16 @@ OFFICE = "+12025550733"
 PERSONAL = (
     *("adelina", "quimby", "zebedee", "1980-02-03", "1991-11-30", "mill lane", "springfield", "62701"),
     *("adelina@example.com", "shared@example.com", "2025550799", "2025550733"),
+    *("orla", "piers", "fenwick", "quay street", "riverton"),
 )
 
 
 def customers() -> list[Customer]:
-    """Return a person in two systems and twice in one, a household, an e-mail clash, an office phone of all."""
+    """Return a person in two systems and twice in one, a household, an e-mail clash, an office phone of all.
+
+    The last two are of systems with the same people, in which each can be nobody else.
+    """
+    quay = ("7 Quay Street", "Riverton", "82501")
     crowd = [person("mail", str(n), given=f"G{n}x", family=f"F{n}y", phones=[OFFICE]) for n in range(60)]
     return [
         person("crm", "1", **ADA, phones=[*HOME["phones"], OFFICE], address=HOME["address"]),
@@ -48,6 +53,8 @@ def customers() -> list[Customer]:
         person("crm", "3", given="Zebedee", family="Quimby", born="1991-11-30", emails=["shared@example.com"], **HOME),
         person("crm", "4", given="Gaston", family="Lequeux", born="1961-05-06", emails=["shared@example.com"]),
         *crowd,
+        person("erp", "1", given="Orla", family="Fenwick", address=quay),
+        person("till", "1", given="Piers", family="Fenwick", address=quay),
     ]
 
 
@@ -104,6 +111,7 @@ async def found(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.Monk
         "prefix": deployment.topics.prefix,
         "kafka": {"bootstrap": kafka.bootstrap, "partitions": kafka.partitions},
         "state_dir": str(tmp_path / "workers"),
+        "handlers": {"dedupe": {"one_to_one": [["erp", "till"]]}},
     }
     (tmp_path / "rollcall.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     config = load(tmp_path / "rollcall.yaml")
@@ -121,20 +129,21 @@ async def found(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 async def _settled(config: Config) -> bool:
-    """Return whether the three of them are one, and only by what identifies them, and the clash is reported."""
+    """Return whether the three of them are one, by what identifies them, and the two, and the clash is reported."""
     rows = {
         row.key: orjson.loads(row.value or b"null") for row in await inspect.records(config, config.topics.clusters)
     }
     identity = [orjson.loads(row.value or b"") for row in await inspect.records(config, config.topics.identity)]
     clash = any(event.get("reason") == "email_clash" and event["a"] == "crm/3" for event in identity)
     done = [row for row in rows.values() if row and row["size"] == 3]
-    return clash and len(done) == 3 and any(step["generic"] for row in done for step in row["path"])
+    only_each_other = bool(rows.get(b"erp/1"))
+    return clash and only_each_other and len(done) == 3 and any(step["generic"] for row in done for step in row["path"])
 
 
 async def test_clusters_and_reviews_are_listed(found: Found) -> None:
     """Within one source and across are told apart, and an e-mail clash within one source is reported as one."""
     lines = await found.lines("list")
-    (group,) = [line for line in lines if line["kind"] == "cluster"]
+    (group,) = [line for line in lines if line["kind"] == "cluster" and line["winner"] != "erp/1"]
     assert group["members"] == ["crm/1", "crm/2", "shop/1"]
     assert (group["sources"], group["members_by_source"]) == ("several", {"crm": 2, "shop": 1})
     reviews = {(line["a"], line["b"]): line for line in lines if line["kind"] == "review"}
@@ -145,7 +154,7 @@ async def test_clusters_and_reviews_are_listed(found: Found) -> None:
     code, shown, errors = await found.rollcall("list", terminal=True)
     assert (code, errors) == (0, "")
     assert "crm/2, shop/1" in shown or "crm/1" in shown
-    assert "1 clusters" in shown
+    assert "2 clusters" in shown
 
 
 async def test_why_two_are_one(found: Found) -> None:
@@ -164,6 +173,20 @@ async def test_why_two_are_one(found: Found) -> None:
     code, shown, errors = await found.rollcall("why", "crm/1", "crm/2", terminal=True)
     assert (code, errors) == (0, "")
     assert "crm/1 and crm/2: linked" in shown
+    assert "published as one" in shown
+
+
+async def test_why_two_are_one_who_can_be_nobody_else(found: Found) -> None:
+    """The pair alone is apart; the evidence, and the account, say why it is linked all the same."""
+    (account,) = await found.lines("why", "erp/1", "till/1")
+    assert (account["verdict"], account["one_to_one"]) == ("apart", True)
+    assert account["vetoes"]["given_name"]
+    (step,) = account["published"]["path"]
+    assert step["one_to_one"]
+    code, shown, errors = await found.rollcall("why", "erp/1", "till/1", terminal=True)
+    assert (code, errors) == (0, "")
+    assert "erp/1 and till/1: apart" in shown
+    assert "linked all the same where neither may be anybody else" in shown
     assert "published as one" in shown
 
 
@@ -200,8 +223,8 @@ async def test_what_cannot_be_answered_is_said(found: Found, arguments: tuple[st
 async def test_all_of_it_is_exported(found: Found) -> None:
     """JSON lines and CSV say the same, to a file or to a pipe."""
     rows = await found.lines("export")
-    assert [row["customer"] for row in rows] == ["crm/1", "crm/2", "shop/1"]
-    assert [row["winner"] for row in rows].count(True) == 1
+    assert [row["customer"] for row in rows] == ["crm/1", "crm/2", "erp/1", "shop/1", "till/1"]
+    assert [row["winner"] for row in rows].count(True) == 2
     code, _, errors = await found.rollcall("export", "--format", "csv", "--output", str(found.folder / "all.csv"))
     assert code == 0, errors
     read = list(csv.DictReader(io.StringIO((found.folder / "all.csv").read_text(encoding="utf-8"))))
@@ -250,7 +273,7 @@ async def test_the_page_works_as_it_is_written(found: Found) -> None:
     )
     async with asyncio.timeout(DEADLINE):
         assert await process.wait() == 0
-    assert len((found.folder / "duplicates.jsonl").read_text(encoding="utf-8").splitlines()) == 3
+    assert len((found.folder / "duplicates.jsonl").read_text(encoding="utf-8").splitlines()) == 5
     (example,) = blocks("yaml")
     raw = yaml.safe_load((found.folder / "rollcall.yaml").read_text(encoding="utf-8"))
     source = {"kind": "drivly", "url": "https://crm.example.com/api", "key": {"env": "KEY"}}
