@@ -90,7 +90,7 @@ CATALOGUE = (
     ),
     *(
         DataSet(f"pseudopeople-{seed}, postcodes", "tuning", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE)
-        for seed in (101, 202)
+        for seed in (101, 202, 505, 606)
     ),
     # What a setting, and data without middle names, cost: no goals.
     DataSet("FEBRL3, grown_up 200", "tuning", partial(_febrl, "FEBRL3"), TWINS),
@@ -110,15 +110,24 @@ CATALOGUE = (
     DataSet("pseudopeople-101, census and ssa one to one", "tuning", partial(_pseudopeople, 101), SAME),
     DataSet("pseudopeople-101, census and taxes one to one", "tuning", partial(_pseudopeople, 101), NOT_THE_SAME),
     DataSet("RLdata10000", "run before", partial(_rldata, "RLdata10000")),
-    *(DataSet(f"pseudopeople-{seed}", "run before", partial(_pseudopeople, seed), goal=_PEOPLE) for seed in (303, 404)),
-    *(DataSet(f"pseudopeople-{seed}", "reporting", partial(_pseudopeople, seed), goal=_PEOPLE) for seed in (707, 808)),
+    *(
+        DataSet(f"pseudopeople-{seed}", "run before", partial(_pseudopeople, seed), goal=_PEOPLE)
+        for seed in (303, 404, 707, 808)
+    ),
+    *(
+        DataSet(
+            f"pseudopeople-{seed}, postcodes", "run before", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE
+        )
+        for seed in (707, 808)
+    ),
+    *(DataSet(f"pseudopeople-{seed}", "reporting", partial(_pseudopeople, seed), goal=_PEOPLE) for seed in (909, 1010)),
     *(
         DataSet(
             f"pseudopeople-{seed}, postcodes", "reporting", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE
         )
-        for seed in (707, 808)
+        for seed in (909, 1010)
     ),
-    DataSet("pseudopeople-707, census and ssa one to one", "reporting", partial(_pseudopeople, 707), SAME),
+    DataSet("pseudopeople-707, census and ssa one to one", "run before", partial(_pseudopeople, 707), SAME),
 )
 
 PUBLISHED = (

@@ -193,7 +193,8 @@ class Scorer:
         """Return whether a veto on two people of one family name is more likely due to an error.
 
         Twins live together as children and may have names that are in no list, and parents and children of one name are
-        a generation apart. Where middle names differ as well, no error explains it.
+        a generation apart. Where middle names differ as well, no error explains it; and one system that has two birth
+        dates has two people, rather than one twice.
         """
         if _initials_differ(a.middle, b.middle):
             return False
@@ -203,7 +204,9 @@ class Scorer:
             return not place.perhaps and _misnamed(a, b)
         apart = abs(int(a.born[:4]) - int(b.born[:4])) if edits > 0 else 0
         shortest, longest = self._vetoes.generation
-        return veto == "birth_date" and place.home and alike >= Alike.MISTYPED and not shortest <= apart <= longest
+        if veto != "birth_date" or a.source == b.source or not place.home or alike < Alike.MISTYPED:
+            return False
+        return not shortest <= apart <= longest
 
     def _need(self, a: Profile, b: Profile, alike: Alike, edits: int, place: _Place, family: float) -> Need:
         """Return what a pair without a veto needs; `alike` says how much the given names are.

@@ -269,6 +269,15 @@ class TestVerdicts:
         assert verdict(*pair) == "apart"
         assert compared(*pair).opposed == 2
 
+    def test_two_birth_dates_of_namesakes_in_one_home_are_a_mistake_unless_one_system_has_both(self) -> None:
+        """Two systems know a person, and one of them has the birth date wrong; one system has somebody once, mostly."""
+        shared: dict[str, Any] = {"given": "Daniel", "family": "Marchand", "address": PARIS}
+        one, other = made(**shared, born="1980-02-03"), made(**shared, born="1975-11-27")
+        assert compared(one, other).veto == "birth_date"
+        assert verdict(one, other) == "apart"
+        elsewhere: Customer = {**other, "source": "connect"}
+        assert verdict(one, elsewhere) == "linked"
+
     def test_senior_and_junior_are_two(self) -> None:
         """Whatever else agrees, without an identifier."""
         senior = made(**ANNE, suffix="Sr", address=PARIS, emails=["a@example.org"])
