@@ -112,20 +112,23 @@ CATALOGUE = (
     DataSet("RLdata10000", "run before", partial(_rldata, "RLdata10000")),
     *(
         DataSet(f"pseudopeople-{seed}", "run before", partial(_pseudopeople, seed), goal=_PEOPLE)
-        for seed in (303, 404, 707, 808)
+        for seed in (303, 404, 707, 808, 909, 1010)
     ),
     *(
         DataSet(
             f"pseudopeople-{seed}, postcodes", "run before", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE
         )
-        for seed in (707, 808)
+        for seed in (707, 808, 909, 1010)
     ),
-    *(DataSet(f"pseudopeople-{seed}", "reporting", partial(_pseudopeople, seed), goal=_PEOPLE) for seed in (909, 1010)),
+    *(
+        DataSet(f"pseudopeople-{seed}", "reporting", partial(_pseudopeople, seed), goal=_PEOPLE)
+        for seed in (1111, 1212)
+    ),
     *(
         DataSet(
             f"pseudopeople-{seed}, postcodes", "reporting", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE
         )
-        for seed in (909, 1010)
+        for seed in (1111, 1212)
     ),
     DataSet("pseudopeople-707, census and ssa one to one", "run before", partial(_pseudopeople, 707), SAME),
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pseudopeople  # type: ignore[import-not-found]
 
-SEEDS = (101, 202, 303, 404, 505, 606, 707, 808, 909, 1010)
+SEEDS = (101, 202, 303, 404, 505, 606, 707, 808, 909, 1010, 1111, 1212)
 MAKERS = {
     "census": pseudopeople.generate_decennial_census,
     "ssa": pseudopeople.generate_social_security,

@@ -225,8 +225,11 @@ class Scorer:
             return Need.NOTHING if place.perhaps and family >= 0 else Need.VALUE
         if edits == 0:
             grown_up = self._grown_up(a, b)
+            if alike != Alike.MISSING and _initials_differ(a.middle, b.middle):
+                return Need.STRONG
             at_home = place.perhaps or (place.neighbours and grown_up)
-            return Need.NOTHING if at_home and (alike == Alike.MISSING or grown_up) else Need.VALUE
+            lost = alike == Alike.MISSING and a.source != b.source
+            return Need.NOTHING if at_home and (lost or grown_up) else Need.VALUE
         return Need.STRONG
 
     def _grown_up(self, a: Profile, b: Profile) -> bool:

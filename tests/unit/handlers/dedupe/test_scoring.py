@@ -225,6 +225,22 @@ class TestVerdicts:
         mistyped = {**born, "address": ("26 boulevard Saint-Michel", "Paris", "75060")}
         assert verdict(made(given="Anne", **born), made(given="Jules", **mistyped)) == "linked"
 
+    def test_two_names_alike_of_one_birth_date_are_two_people_where_middle_names_differ(self) -> None:
+        """Twins of age live in one home at times; a given name mistyped and another middle name are two errors."""
+        born: dict[str, Any] = {"family": "Marchand", "born": "1960-05-06", "address": PARIS}
+        assert verdict(made(given="Diane", **born), made(given="Daniel", **born)) == "linked"
+        pair = made(given="Diane", middle="J", **born), made(given="Daniel", middle="M", **born)
+        assert compared(*pair).veto is None
+        assert verdict(*pair) == "review"
+
+    def test_a_lost_given_name_is_not_made_up_for_by_a_twin_s_birth_date_and_home(self) -> None:
+        """Two systems know a child, and one has lost its name; one system that has two has twins."""
+        child: dict[str, Any] = {"family": "Marchand", "born": "2015-02-24", "address": PARIS}
+        one, other = made(given="Anne", **child), made(**child)
+        assert verdict(one, other) == "review"
+        elsewhere: Customer = {**other, "source": "connect"}
+        assert verdict(one, elsewhere) == "linked"
+
     def test_a_name_in_no_list_is_a_mistake_unless_a_twin_may_have_it(self) -> None:
         """One birth date and one middle name are one person's; children in one home may be two."""
         born: dict[str, Any] = {"middle": "J", "family": "Marchand", "born": "2012-05-06"}
