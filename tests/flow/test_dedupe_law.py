@@ -222,7 +222,7 @@ def test_streaming_equals_batch(seed: int) -> None:
     as_in_one_go(seed, rules, schedule(Random(seed)))
 
 
-@settings(LAW, max_examples=500)
+@settings(LAW, max_examples=250)
 @given(seeds)
 def test_streaming_equals_batch_one_to_one(seed: int) -> None:
     """So it is where sources have the same people, and who is linked hangs on who else there is."""
