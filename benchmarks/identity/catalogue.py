@@ -1,6 +1,6 @@
 """Which data sets there are, what each one was used for, the goals, and what others have published on them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,8 @@ from benchmarks.identity import sets
 from handlers.dedupe import DedupeSettings
 from handlers.dedupe.settings import Vetoes
 from worker.events import Customer
+
+Use = Literal["tuning", "run before", "reporting"]
 
 DEFAULT = DedupeSettings()
 # For sources that check an identifier when they take it: then one in common is not that of the husband or wife.
@@ -37,7 +39,7 @@ class DataSet:
     """A set: `use` says whether rules and weights were chosen by it, or its figures were known when they were."""
 
     name: str
-    use: Literal["tuning", "run before", "reporting"]
+    use: Use
     read: Callable[[Path], Iterator[tuple[str, Customer]]]
     settings: DedupeSettings = DEFAULT
     goal: Goal = Goal()
@@ -75,6 +77,16 @@ _FEBRL3 = Goal(precision=0.9995, f1=0.997)
 _FEBRL4 = Goal(precision=0.9995, f1=0.999)
 _PEOPLE = Goal(precision=0.9995, recall=0.95)
 
+
+def _people(use: Use, seeds: Sequence[int], *, postcodes: bool = False) -> list[DataSet]:
+    """Return the sets of pseudopeople with the defaults and their goal, one for each draw of the noise."""
+    more = ", postcodes" if postcodes else ""
+    return [
+        DataSet(f"pseudopeople-{seed}{more}", use, partial(_pseudopeople, seed, postcodes=postcodes), goal=_PEOPLE)
+        for seed in seeds
+    ]
+
+
 CATALOGUE = (
     DataSet("FEBRL1", "tuning", partial(_febrl, "FEBRL1")),
     DataSet("FEBRL2", "tuning", partial(_febrl, "FEBRL2")),
@@ -84,14 +96,8 @@ CATALOGUE = (
     DataSet("FEBRL4, ids verified", "tuning", partial(_febrl, "FEBRL4"), VERIFIED, _FEBRL4),
     DataSet("FEBRL4, one to one", "tuning", partial(_febrl, "FEBRL4"), FILES, _FEBRL4),
     DataSet("RLdata500", "tuning", partial(_rldata, "RLdata500")),
-    *(
-        DataSet(f"pseudopeople-{seed}", "tuning", partial(_pseudopeople, seed), goal=_PEOPLE)
-        for seed in (101, 202, 505, 606)
-    ),
-    *(
-        DataSet(f"pseudopeople-{seed}, postcodes", "tuning", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE)
-        for seed in (101, 202, 505, 606)
-    ),
+    *_people("tuning", (101, 202, 505, 606)),
+    *_people("tuning", (101, 202, 505, 606), postcodes=True),
     # What a setting, and data without middle names, cost: no goals.
     DataSet("FEBRL3, grown_up 200", "tuning", partial(_febrl, "FEBRL3"), TWINS),
     DataSet("FEBRL4, grown_up 200", "tuning", partial(_febrl, "FEBRL4"), TWINS),
@@ -110,26 +116,10 @@ CATALOGUE = (
     DataSet("pseudopeople-101, census and ssa one to one", "tuning", partial(_pseudopeople, 101), SAME),
     DataSet("pseudopeople-101, census and taxes one to one", "tuning", partial(_pseudopeople, 101), NOT_THE_SAME),
     DataSet("RLdata10000", "run before", partial(_rldata, "RLdata10000")),
-    *(
-        DataSet(f"pseudopeople-{seed}", "run before", partial(_pseudopeople, seed), goal=_PEOPLE)
-        for seed in (303, 404, 707, 808, 909, 1010)
-    ),
-    *(
-        DataSet(
-            f"pseudopeople-{seed}, postcodes", "run before", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE
-        )
-        for seed in (707, 808, 909, 1010)
-    ),
-    *(
-        DataSet(f"pseudopeople-{seed}", "reporting", partial(_pseudopeople, seed), goal=_PEOPLE)
-        for seed in (1111, 1212)
-    ),
-    *(
-        DataSet(
-            f"pseudopeople-{seed}, postcodes", "reporting", partial(_pseudopeople, seed, postcodes=True), goal=_PEOPLE
-        )
-        for seed in (1111, 1212)
-    ),
+    *_people("run before", (303, 404, 707, 808, 909, 1010)),
+    *_people("run before", (707, 808, 909, 1010), postcodes=True),
+    *_people("reporting", (1111, 1212)),
+    *_people("reporting", (1111, 1212), postcodes=True),
     DataSet("pseudopeople-707, census and ssa one to one", "run before", partial(_pseudopeople, 707), SAME),
 )
 

@@ -13,6 +13,7 @@ import orjson
 
 from handlers.dedupe.comparand import Profile, parse
 from handlers.dedupe.events import REVIEW, Membership, Proof, Review
+from handlers.dedupe.graph import source_of
 from handlers.dedupe.profile import Hasher, Refiner, extract
 from handlers.dedupe.scoring import FIELDS, Judge, Need, Scorer
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings
@@ -176,7 +177,7 @@ def groups(clusters: Mapping[bytes, bytes | None]) -> Iterator[Group]:
             found.setdefault(known["cluster"], group)["members"].append(customer.decode())
     for _, group in sorted(found.items()):
         group["members"].sort()
-        group["members_by_source"] = dict(Counter(name.partition("/")[0] for name in group["members"]))
+        group["members_by_source"] = dict(Counter(map(source_of, group["members"])))
         group["sources"] = "same" if len(group["members_by_source"]) == 1 else "several"
         yield group
 

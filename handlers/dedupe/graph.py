@@ -78,6 +78,11 @@ def pair_of(a: str, b: str) -> tuple[str, str]:
     return (a, b) if a.encode() < b.encode() else (b, a)
 
 
+def source_of(name: str) -> str:
+    """Return the source of a customer, which is named `<source>/<customer id>`."""
+    return name.partition("/")[0]
+
+
 def cluster_id(members: Collection[str], nodes: Mapping[str, Data]) -> str:
     """Return the cluster's id, the hash of its founder: whoever was seen first, by id among equals."""
     return founder_id(min(members, key=lambda name: (nodes[name]["seen"], name)))

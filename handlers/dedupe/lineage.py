@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from handlers.dedupe.events import Merged, Part, Split, WinnerChanged
-from handlers.dedupe.graph import Edge
+from handlers.dedupe.graph import Edge, source_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,6 @@ def _merged(
         "joined": [name for name in shape.members if name not in was],
         "absorbed": sorted({before[name] for name in shape.members if name in before} - {cluster}),
         "links": [{"a": edge.a, "b": edge.b, "score": edge.score} for edge in shape.tree],
-        "sources": "same" if len({name.partition("/")[0] for name in shape.members}) == 1 else "several",
+        "sources": "same" if len({source_of(name) for name in shape.members}) == 1 else "several",
         "rebuilt": rebuilt,
     }

@@ -8,6 +8,7 @@ the two may be anybody else in the other's source. That hangs on the other pairs
 from collections.abc import Iterable, Iterator
 from typing import Final
 
+from handlers.dedupe.graph import source_of
 from handlers.dedupe.scoring import Judge
 from handlers.dedupe.settings import DedupeSettings
 from handlers.dedupe.store import Pair, Store, Variant
@@ -19,9 +20,8 @@ class Links:
     """Looks at the pairs of one transaction's store."""
 
     def __init__(self, settings: DedupeSettings, judge: Judge, store: Store) -> None:
-        """Take the threshold and which sources are one to one from `settings`, of which `judge` was made."""
+        """Take the threshold from `settings`, of which `judge` was made."""
         self._link = settings.link
-        self._some_are_one_to_one = bool(settings.one_to_one)
         self._judge = judge
         self._store = store
 
@@ -34,34 +34,12 @@ class Links:
         variant = self._store.current(pair)
         if variant is not None and (standing := self.standing(variant)) >= self._link:
             return standing
-        return self._link if self._only_each_other(pair) else _NEVER
+        return self._link if self.by_exclusion(pair) else _NEVER
 
     def by_exclusion(self, pair: Pair) -> bool:
         """Return whether a pair is a link, but not by itself."""
-        variant = self._store.current(pair) if self.one_to_one(pair) else None
-        return variant is not None and self.standing(variant) < self._link and self._only_each_other(pair)
-
-    def any_by_exclusion(self, names: Iterable[str]) -> bool:
-        """Return whether a link between any two of these customers is one by exclusion."""
-        if not self._some_are_one_to_one:
-            return False
-        among = set(names)
-        pairs = (pair for name in among for pair in self._store.pairs(self._store.node(name)))
-        return any(self.by_exclusion(pair) for pair in pairs if {pair.a, pair.b} <= among)
-
-    def one_to_one(self, pair: Pair) -> bool:
-        """Return whether two customers are of sources that have the same people, each of them once."""
-        return self._some_are_one_to_one and self._judge.one_to_one(source_of(pair.a), source_of(pair.b))
-
-    def rivals(self, name: str) -> Iterator[str]:
-        """Yield who may be a customer by the score, of the sources that are one to one with its own."""
-        if self._some_are_one_to_one:
-            for pair in self._store.pairs(self._store.node(name)):
-                if self._may_be_one(pair):
-                    yield pair.other(name)
-
-    def _only_each_other(self, pair: Pair) -> bool:
-        if not self._may_be_one(pair):
+        variant = self._candidate(pair)
+        if variant is None or self.standing(variant) >= self._link:
             return False
         for name, other in ((pair.a, pair.b), (pair.b, pair.a)):
             for rival in self.rivals(name):
@@ -69,11 +47,27 @@ class Links:
                     return False
         return True
 
-    def _may_be_one(self, pair: Pair) -> bool:
+    def any_by_exclusion(self, names: Iterable[str]) -> bool:
+        """Return whether a link between any two of these customers is one by exclusion."""
+        if not self._judge.some_are_one_to_one:
+            return False
+        among = set(names)
+        pairs = (pair for name in among for pair in self._store.pairs(self._store.node(name)))
+        return any(self.by_exclusion(pair) for pair in pairs if {pair.a, pair.b} <= among)
+
+    def one_to_one(self, pair: Pair) -> bool:
+        """Return whether two customers are of sources that have the same people, each of them once."""
+        judge = self._judge
+        return judge.some_are_one_to_one and judge.one_to_one(source_of(pair.a), source_of(pair.b))
+
+    def rivals(self, name: str) -> Iterator[str]:
+        """Yield who may be a customer by the score, of the sources that are one to one with its own."""
+        if self._judge.some_are_one_to_one:
+            for pair in self._store.pairs(self._store.node(name)):
+                if self._candidate(pair) is not None:
+                    yield pair.other(name)
+
+    def _candidate(self, pair: Pair) -> Variant | None:
+        """Return what counts of a pair of sources that are one to one, if the two may be one by the score."""
         variant = self._store.current(pair) if self.one_to_one(pair) else None
-        return variant is not None and variant.linked_but_for_doubt(self._judge)
-
-
-def source_of(name: str) -> str:
-    """Return the source of a customer, which is named `<source>/<customer id>`."""
-    return name.partition("/")[0]
+        return variant if variant is not None and variant.linked_but_for_doubt(self._judge) else None

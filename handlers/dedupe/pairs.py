@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from handlers.dedupe.comparand import Profile, parse
+from handlers.dedupe.graph import source_of
 from handlers.dedupe.profile import KEY_BYTES
 from handlers.dedupe.scoring import VALUE_TAGS, Judge, Scorer
 from handlers.dedupe.settings import DedupeSettings
@@ -73,13 +74,12 @@ class Comparer:
         self._review = settings.review
         self._compare = Scorer(settings).compare
         self._judge = Judge(settings)
-        self._some_are_one_to_one = bool(settings.one_to_one)
 
     def one_to_one(self, one: bytes, other: bytes) -> bool:
         """Return whether two customers are of sources that have the same people, each of them once."""
-        if not self._some_are_one_to_one:
+        if not self._judge.some_are_one_to_one:
             return False
-        return self._judge.one_to_one(one.partition(b"/")[0].decode(), other.partition(b"/")[0].decode())
+        return self._judge.one_to_one(source_of(one.decode()), source_of(other.decode()))
 
     def compare(self, a: Profile, b: Profile) -> Finding:
         """Compare two members, the one first that comes first in the order of their keys."""

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from handlers.dedupe.events import Proof
-from handlers.dedupe.graph import Edge, Partition, cluster_id, founder_id, partition, path, winner
+from handlers.dedupe.graph import Edge, Partition, cluster_id, founder_id, partition, path, source_of, winner
 from handlers.dedupe.lineage import Shape, changes
-from handlers.dedupe.links import Links, source_of
+from handlers.dedupe.links import Links
 from handlers.dedupe.publish import Publisher
 from handlers.dedupe.scoring import Judge, Scorer
 from handlers.dedupe.settings import KEY_KINDS, DedupeSettings

@@ -91,6 +91,7 @@ class Judge:
         self._link = settings.link
         self._just_below = settings.link - _JUST_BELOW
         self._penalty = settings.weights.uncorroborated
+        self.some_are_one_to_one = bool(settings.one_to_one)
         self._groups = {source: number for number, group in enumerate(settings.one_to_one) for source in group}
 
     def one_to_one(self, source: str, other: str) -> bool:
@@ -224,9 +225,9 @@ class Scorer:
         if alike == Alike.MISTYPED:
             return Need.NOTHING if place.perhaps and family >= 0 else Need.VALUE
         if edits == 0:
-            grown_up = self._grown_up(a, b)
             if alike != Alike.MISSING and _initials_differ(a.middle, b.middle):
                 return Need.STRONG
+            grown_up = self._grown_up(a, b)
             at_home = place.perhaps or (place.neighbours and grown_up)
             lost = alike == Alike.MISSING and a.source != b.source
             return Need.NOTHING if at_home and (lost or grown_up) else Need.VALUE

@@ -4,6 +4,8 @@ Everything has a default that was measured; `docs/truth.md` has the figures and 
 """
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field, model_validator
@@ -159,6 +161,12 @@ class Generic(Model):
     )
 
 
+def _twice(groups: Iterable[Iterable[str]]) -> list[str]:
+    """Return what is in the groups more than once."""
+    named = Counter(name for group in groups for name in group)
+    return sorted(name for name, times in named.items() if times > 1)
+
+
 class DedupeSettings(Model):
     """The section `handlers.dedupe` of the configuration."""
 
@@ -189,13 +197,9 @@ class DedupeSettings(Model):
     def _consistent(self) -> "DedupeSettings":
         if self.review > self.link:
             raise ValueError("review must not be above link")
-        named = [source for sources in self.scopes.values() for source in sources]
-        twice = sorted({source for source in named if named.count(source) > 1})
-        if twice:
+        if twice := _twice(self.scopes.values()):
             raise ValueError(f"a source belongs to one scope; in several: {', '.join(twice)}")
-        paired = [source for group in self.one_to_one for source in group]
-        twice = sorted({source for source in paired if paired.count(source) > 1})
-        if twice:
+        if twice := _twice(self.one_to_one):
             raise ValueError(f"a source is one to one with those of one group; named twice: {', '.join(twice)}")
         for group in self.one_to_one:
             if len(scopes := {self.scope_of(source): source for source in group}) > 1:

@@ -4,6 +4,7 @@ Two customers with neither an identifier nor an e-mail address in common are two
 their birth dates are not the same: they live in one street, or are a family. So are two of one given name if their
 family names differ, and either their birth dates are far apart, or nothing but a street agrees besides. Guarantees: of
 a pair that is a `hopeless` one no bucket says anything, neither that the two are linked or to be reviewed nor a clash.
+It is not asked about pairs of sources that are one to one: these may be linked all the same.
 """
 
 from collections.abc import Sequence

@@ -42,18 +42,19 @@ def batch(customers: Mapping[str, Customer], settings: DedupeSettings, hasher: H
     small = {key for key, members in buckets.items() if len(members) <= settings.generic.bucket}
     found = Found()
     standing: dict[tuple[str, str], float] = {}
+    comparisons: dict[tuple[str, str], Comparison] = {}
+    together: dict[tuple[str, str], set[bytes]] = {}
     for a, b in combinations(sorted(refined, key=str.encode), 2):
-        met = set(refined[a].keys) & set(refined[b].keys) & small
-        compared = scorer.compare(_profile(refined[a]), _profile(refined[b]))
+        met = together[a, b] = set(refined[a].keys) & set(refined[b].keys) & small
+        compared = comparisons[a, b] = scorer.compare(_profile(refined[a]), _profile(refined[b]))
         standing[a, b] = _score(compared, met, settings)
         if standing[a, b] >= settings.link:
             found.proofs[a, b] = _proof(a, b, compared, met, standing[a, b])
         if met and compared.clash and any(key[:1] == b"E" for key in met):
             found.reviews[a, b] = "email_clash"
     found.links = {pair: score for pair, score in standing.items() if score >= settings.link}
-    _exclude(found, refined, small, settings)
-    compared_all = {pair: scorer.compare(*(_profile(refined[name]) for name in pair)) for pair in standing}
-    refused = _unite(found, refined, settings, compared_all)
+    _exclude(found, comparisons, together, settings)
+    refused = _unite(found, refined, settings, comparisons)
     for pair, score in standing.items():
         if found.reviews.get(pair) is None and found.of(pair[0]) != found.of(pair[1]):
             if pair in refused:
@@ -77,20 +78,23 @@ def _score(compared: Comparison, met: Iterable[bytes], settings: DedupeSettings)
     return Judge(settings).standing(compared.fields, compared.need, best)
 
 
-def _exclude(found: Found, refined: Mapping[str, Refined], small: set[bytes], settings: DedupeSettings) -> None:
+def _exclude(
+    found: Found,
+    comparisons: Mapping[tuple[str, str], Comparison],
+    together: Mapping[tuple[str, str], set[bytes]],
+    settings: DedupeSettings,
+) -> None:
     """Link who may be one, doubts aside, and can be nobody else in the other's source, where sources are one to one."""
-    scorer = Scorer(settings)
     may_be: dict[tuple[str, str], set[str]] = defaultdict(set)
     proofs = {}
-    for group in settings.one_to_one:
-        for a, b in combinations(sorted(refined, key=str.encode), 2):
-            one, other = (name.split("/")[0] for name in (a, b))
-            met = set(refined[a].keys) & set(refined[b].keys) & small
-            compared = scorer.compare(_profile(refined[a]), _profile(refined[b]))._replace(need=Need.NOTHING)
-            if one != other and {one, other} <= set(group) and _score(compared, met, settings) >= settings.link:
-                may_be[a, other].add(b)
-                may_be[b, one].add(a)
-                proofs[a, b] = _proof(a, b, compared, met, settings.link) | {"one_to_one": True}
+    for (a, b), compared in comparisons.items():
+        one, other = (name.split("/")[0] for name in (a, b))
+        paired = one != other and any({one, other} <= set(group) for group in settings.one_to_one)
+        met, doubtless = together[a, b], compared._replace(need=Need.NOTHING)
+        if paired and _score(doubtless, met, settings) >= settings.link:
+            may_be[a, other].add(b)
+            may_be[b, one].add(a)
+            proofs[a, b] = _proof(a, b, compared, met, settings.link) | {"one_to_one": True}
     for (a, b), proof in proofs.items():
         only = may_be[a, b.split("/")[0]] == {b} and may_be[b, a.split("/")[0]] == {a}
         if only and (a, b) not in found.links:

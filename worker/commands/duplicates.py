@@ -17,6 +17,7 @@ import orjson
 from handlers.dedupe import explain
 from handlers.dedupe.events import Review
 from handlers.dedupe.explain import Census, Group, Published, Reviews, Why
+from handlers.dedupe.graph import source_of
 from worker import inspect
 from worker.commands.common import cell, out, run, written
 from worker.commands.common import config as configured
@@ -146,7 +147,7 @@ def _known(config: Config, source: str | None) -> None:
 
 
 def _wanted(members: Sequence[str], kind: str, source: str | None, sources: str | None) -> bool:
-    of_source = source is None or any(name.partition("/")[0] == source for name in members)
+    of_source = source is None or source in map(source_of, members)
     return of_source and sources in {None, kind}
 
 
