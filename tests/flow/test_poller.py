@@ -763,9 +763,12 @@ async def test_a_private_address_fails_its_source_alone(here: World) -> None:
 async def test_a_record_that_cannot_be_used_is_set_aside_and_the_others_go_on(here: World) -> None:
     """The source is degraded until the record is mended."""
     before = telemetry.REGISTRY.get_sample_value("rollcall_dead_letters_total", {"stage": "poll"}) or 0
-    crm = await here.add()
-    crm.fault("deep", levels=300, path=CHANGES)
+    crm = await here.add(scan_interval=3600)  # a sweep, which reads other pages, would find it mended
     here.start()
+    await here.settled()
+    await here.swept_once()
+    crm.fault("deep", levels=300, path=CHANGES)
+    crm.update(3)
     await here.state("degraded")
     letters = [orjson.loads(value) for _, value, _ in here.log.topics[TOPICS.deadletters] if value is not None]
     assert {(letter["path"], letter["status"]) for letter in letters} == {("/api/customers", 200)}
