@@ -166,8 +166,11 @@ class _Work:
         self._weighed: dict[tuple[str, str], _Weighed] = {}
 
     def follow(self, record: Record, *, rebuilt: bool) -> None:
-        """Go on with a record."""
-        if rebuilt != self._publisher.rebuilt:
+        """Go on with a record; of the past, what followed from the one before is worked out first.
+
+        Whatever was published once, and is no longer so, is come by again in that way, and taken back.
+        """
+        if rebuilt or self._publisher.rebuilt:
             self.settle()
         self._publisher.follow(record, rebuilt=rebuilt)
         self._resolver = Resolver(self._rules, self._store, self._publisher)

@@ -222,6 +222,16 @@ def test_streaming_equals_batch(seed: int) -> None:
     as_in_one_go(seed, rules, schedule(Random(seed)))
 
 
+def test_a_review_of_before_a_loss_is_closed() -> None:
+    """What was open for a moment, and is come by again in the midst of a transaction, is taken back all the same."""
+    loss: list[Operation] = [("put", 7, 10, 5, 1, 0, 3), ("work", 17), ("put", 5, 5, 0, 4, 11, 2)]
+    loss += [("put", 7, 4, 6, 6, 8, 0), ("work", 7), ("touch", 5, 4), ("put", 3, 4, 2, 2, 9, 3)]
+    loss += [("put", 1, 3, 1, 3, 1, 0), ("touch", 5, 0), ("work", 8), ("stale", "customers.latest", 8675, 16)]
+    loss += [("put", 3, 11, 2, 10, 2, 0), ("work", 17), ("put", 4, 9, 10, 10, 2, 0), ("work", 6)]
+    loss += [("forget", "clusters")]
+    as_in_one_go(4770311, SETTINGS, loss)
+
+
 @settings(LAW, max_examples=250)
 @given(seeds)
 def test_streaming_equals_batch_one_to_one(seed: int) -> None:
