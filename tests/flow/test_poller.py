@@ -72,6 +72,7 @@ async def test_an_unchanged_upstream_writes_nothing_to_kafka(here: World) -> Non
     here.start()
     await here.settled()
     await here.state("running")
+    await until(lambda: here.status()["live"] == 7, "the count to be told")
     await here.swept(2)
     before, asked = here.task.transactions, sum(crm.counts.values())
     await here.swept(5)
@@ -109,9 +110,9 @@ async def test_a_row_that_becomes_visible_late_is_found(here: World) -> None:
     await here.swept_once()
     late = crm.create(visible_after=0.4)
     crm.update(3)
-    await until(lambda: f"crm/{late}" not in here.latest() and here.log.events()[-1][1] == UPDATED, "the head to pass")
     await until(lambda: str(late) in crm.customers(), "it to become visible")
     await here.settled()
+    assert [key for key, _, _ in here.log.events()[-2:]] == ["crm/3", f"crm/{late}"], "the head has passed it"
 
 
 async def test_a_row_that_is_written_with_a_time_in_the_past_is_found(here: World) -> None:
@@ -360,7 +361,7 @@ async def test_a_pause_ends_the_look_ups_that_were_ordered(here: World, monkeypa
     here.start()
     await here.settled()
     await here.swept_once()
-    crm.fault("latency", seconds=0.1, path=LOOKUP)
+    crm.fault("latency", seconds=0.5, path=LOOKUP)
     given = [{**order(str(number), "look up", "crm", who="ann", at=0), "ids": []} for number in range(1, 6)]
     here.detectors["crm"].checkpoint.wanted += [[one, one["id"]] for one in given]
     await until(lambda: here.lookups(2), "the second look-up")
@@ -485,7 +486,7 @@ async def test_a_look_up_that_fails_does_not_count_a_miss_twice(here: World) -> 
     await here.settled()
     failing = crm.fault("status", status=503, path="/customers/5")
     crm.delete(5)
-    await until(lambda: here.missed(5) == 1, "the first to be missed once")
+    await until(lambda: here.missed(5) >= 1, "the first to be missed")
     before = len(crm.requests)
     crm.delete(2)
     await until(lambda: failing.hits >= 3, "look-ups of the first")

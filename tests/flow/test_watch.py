@@ -123,7 +123,8 @@ async def test_unchanged_customers_write_nothing(world: World, dealer: MyKaarma)
     async with world.polling():
         await watch(world, sorted(dealer.customers()))
         await rounds(world, 2)
-        await world.until(lambda: world.condition.state == "running")
+        told = {"state": "running", "live": 40, "watched": 40, "not_looked_up": 0}
+        await world.until(lambda: told.items() <= world.status.items())
         before = world.task.transactions
         await rounds(world, 4)
         assert world.task.transactions == before
