@@ -174,7 +174,7 @@ async def test_a_scan_goes_on_after_a_crash_but_proves_no_absence(world: World, 
         await full(world)
     telco.delete(min(telco.customers()))
     for _ in range(6):
-        async with world.polling(rate=30, burst=2):
+        async with world.polling(rate=5, burst=2):
             seen = len(telco.requests)
             await world.until(lambda seen=seen: len(telco.requests) >= seen + 3)  # type: ignore[misc]
     assert world.reasons == {}
