@@ -74,9 +74,9 @@ def tools() -> dict[str, Tool]:
 
 
 def _go(*arguments: str, folder: Path | None = None) -> str:
-    # Without C nothing but Go is needed, and it is built sooner.
-    environment = os.environ | {"CGO_ENABLED": "0"}
-    environment["GOFLAGS"] = f"{os.environ.get('GOFLAGS', '')} -mod=mod -buildvcs=false"
+    flags = f"{os.environ.get('GOFLAGS', '')} -mod=mod -buildvcs=false"
+    # Without cgo no C compiler is needed, and less is built.
+    environment = os.environ | {"CGO_ENABLED": "0", "GOFLAGS": flags}
     done = subprocess.run(["go", *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"go {' '.join(arguments)} failed:\n{done.stderr[-4000:]}")

@@ -152,7 +152,7 @@ class _Work:
     """What the records of one transaction set off.
 
     A pair has the support of several buckets, and a person has several customers: what follows from links is worked
-    out once, at the end, or before a customer changes or goes.
+    out once, at the end, or before a customer changes or goes; of the past, before the next record.
     """
 
     def __init__(self, tx: Tx, topics: Topics, rules: Rules, now: int) -> None:
